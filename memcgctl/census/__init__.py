@@ -1,0 +1,1 @@
+"""Reads how a kernel stores memcgs, charges and references into the model."""

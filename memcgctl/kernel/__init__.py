@@ -1,0 +1,1 @@
+"""Opens a kernel, live or dumped, and reads its memory; knows nothing of memcgs."""

@@ -1,0 +1,106 @@
+"""The plain data that all parts of memcgctl speak.
+
+A census is a value: frozen, free of drgn objects, comparable and serialisable.
+Units are in the names: ``_bytes``, ``_pages``, ``_folios``. Kernel names are kept
+as they are, bytes that are not UTF-8 as surrogates (``os.fsencode`` undoes it);
+escaping is the report's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The kernel a census was taken of, and how it was read."""
+
+    kind: Literal["live", "vmcore", "census"]
+    path: str | None
+    release: str
+    types: Literal["btf", "dwarf"]
+    cgroup_version: Literal[1, 2]
+    page_size: int
+    possible_cpus: int
+    numa_nodes: int
+
+
+@dataclass(frozen=True)
+class Charges:
+    """Folios charged to one memcg; ``file`` excludes ``shmem``.
+
+    ``kernel`` counts whole kernel pages that are charged to the memcg (page
+    tables, stacks), never slab objects.
+    """
+
+    file_bytes: int = 0
+    shmem_bytes: int = 0
+    anon_bytes: int = 0
+    kernel_bytes: int = 0
+    file_folios: int = 0
+    shmem_folios: int = 0
+    anon_folios: int = 0
+    kernel_folios: int = 0
+
+    @property
+    def total_bytes(self) -> int:
+        return self.file_bytes + self.shmem_bytes + self.anon_bytes + self.kernel_bytes
+
+
+@dataclass(frozen=True)
+class SwapUse:
+    """Swap entries charged to one memcg, over all swap devices."""
+
+    entries: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What the kernel allocates for one memcg, whether it is used or not.
+
+    ``percpu_accounted_bytes`` is the part that the parent's ``percpu`` line in
+    ``memory.stat`` shows; ``percpu_bytes`` adds what is allocated unaccounted.
+    """
+
+    percpu_bytes: int
+    percpu_accounted_bytes: int
+    structs_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.percpu_bytes + self.structs_bytes
+
+
+@dataclass(frozen=True)
+class Memcg:
+    """One memory cgroup. ``charges`` and ``swap`` are None where nothing was scanned.
+
+    ``id`` is the cgroup id (``cgroup->kn->id``), ``private_id`` the 16-bit one
+    (``memcg->id.id``, 0 for an offline memcg without swap entries), ``refs`` the css
+    references, None where the kernel keeps them per CPU. ``ancestor`` is the path of
+    the nearest online ancestor.
+    """
+
+    id: int
+    path: str
+    state: Literal["offline", "online"]
+    ancestor: str
+    refs: int | None
+    children: int
+    usage_bytes: int
+    overhead: Overhead
+    address: int
+    private_id: int
+    charges: Charges | None
+    swap: SwapUse | None
+
+
+@dataclass(frozen=True)
+class Census:
+    """All memcgs of one kernel, parents before children, and what went wrong."""
+
+    kernel: Kernel
+    memcgs: tuple[Memcg, ...]
+    warnings: tuple[str, ...]

@@ -1,0 +1,1 @@
+"""Renders the model: tables, trees and JSON."""
