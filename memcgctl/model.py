@@ -74,6 +74,132 @@ class Overhead:
 
 
 @dataclass(frozen=True)
+class Holder:
+    """Css references of one kind that one memcg is held by, and by what."""
+
+    kind: Literal[
+        "folio",
+        "kernel",
+        "swap",
+        "child",
+        "writeback",
+        "stock",
+        "socket",
+        "fsnotify",
+        "event",
+        "objcg",
+        "other",
+    ]
+    count: int
+    detail: str
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that uses charged memory; ``bytes`` is how much of it.
+
+    ``start_ticks`` tells a process from a later one of the same pid.
+    """
+
+    pid: int
+    comm: str
+    memcg: str
+    memcg_id: int
+    bytes: int
+    start_ticks: int = 0
+
+
+@dataclass(frozen=True)
+class Backing:
+    """The object that folios belong to: an inode of some file system.
+
+    ``device`` is ``major:minor``, or the block device's name for its own metadata.
+    ``path`` is as the host sees it, ``container_path`` as the container's own mount
+    namespace does where the two differ; both None where no dentry is left.
+    """
+
+    kind: Literal["file", "tmpfs", "memfd", "sysv", "shared-anon", "bdev", "hugetlb"]
+    fs: str
+    device: str
+    inode: int
+    generation: int
+    path: str | None
+    container_path: str | None
+    deleted: bool
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Coldness:
+    """How recently a group of folios was used, in bytes, by the kernel's own marks.
+
+    ``generations`` pairs an MGLRU generation's age in seconds (None: unknown) with the
+    bytes in it; empty without MGLRU.
+    """
+
+    active_bytes: int = 0
+    referenced_bytes: int = 0
+    workingset_bytes: int = 0
+    generations: tuple[tuple[float | None, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class ChargeGroup:
+    """Folios of one memcg that share class, backing object and being mapped or not.
+
+    ``obstacles`` names what stands in the way of eviction for some of them, with
+    the bytes it concerns; ``evictable_bytes`` is what nothing stands in the way of.
+    """
+
+    kind: Literal["file", "shmem", "anon", "kernel"]
+    mapped: bool
+    folios: int
+    bytes: int
+    evictable_bytes: int
+    obstacles: tuple[tuple[str, int], ...]
+    dirty_bytes: int
+    backing: Backing | None
+    mappers: tuple[Process, ...]
+    openers: tuple[Process, ...]
+    coldness: Coldness
+
+
+@dataclass(frozen=True)
+class SwapOwner:
+    """Who would fault a swap entry in again; ``pid`` None: an inode, not a process."""
+
+    pid: int | None
+    comm: str
+    memcg: str
+    memcg_id: int
+    entries: int
+    start_ticks: int = 0
+
+
+@dataclass(frozen=True)
+class SwapDeviceUse:
+    """Entries of one memcg on one swap device, by owner; the rest is unowned."""
+
+    device: str
+    entries: int
+    owners: tuple[SwapOwner, ...]
+
+
+@dataclass(frozen=True)
+class Details:
+    """What ``explain`` adds to one memcg.
+
+    ``unexplained`` is the css references that no holder accounts for, None where
+    the kernel does not tell the total.
+    """
+
+    holders: tuple[Holder, ...]
+    unexplained: int | None
+    charge_groups: tuple[ChargeGroup, ...]
+    swap_devices: tuple[SwapDeviceUse, ...]
+
+
+@dataclass(frozen=True)
 class Memcg:
     """One memory cgroup. ``charges`` and ``swap`` are None where nothing was scanned.
 
@@ -95,6 +221,7 @@ class Memcg:
     private_id: int
     charges: Charges | None
     swap: SwapUse | None
+    details: Details | None = None
 
 
 @dataclass(frozen=True)
