@@ -199,6 +199,14 @@ class Details:
     swap_devices: tuple[SwapDeviceUse, ...]
 
 
+def cost_bytes(
+    charges: Charges | None, swap: SwapUse | None, overhead: Overhead
+) -> int:
+    """Memory and swap together; only the overhead where nothing was scanned."""
+    charged = charges.total_bytes if charges else 0
+    return charged + (swap.bytes if swap else 0) + overhead.total_bytes
+
+
 @dataclass(frozen=True)
 class Memcg:
     """One memory cgroup. ``charges`` and ``swap`` are None where nothing was scanned.
@@ -223,6 +231,10 @@ class Memcg:
     swap: SwapUse | None
     details: Details | None = None
 
+    @property
+    def cost_bytes(self) -> int:
+        return cost_bytes(self.charges, self.swap, self.overhead)
+
 
 @dataclass(frozen=True)
 class Census:
@@ -230,4 +242,53 @@ class Census:
 
     kernel: Kernel
     memcgs: tuple[Memcg, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """What several offline memcgs cost together; ``path`` names their ancestor.
+
+    ``charges`` and ``swap`` are None where nothing was scanned.
+    """
+
+    path: str
+    memcgs: int
+    usage_bytes: int
+    overhead: Overhead
+    charges: Charges | None
+    swap: SwapUse | None
+
+    @property
+    def cost_bytes(self) -> int:
+        return cost_bytes(self.charges, self.swap, self.overhead)
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What holds ``memcgs`` offline memcgs above all, and what these cost.
+
+    ``children`` and ``other`` stand for memcgs without a charged folio or swap entry.
+    """
+
+    kind: Literal["file", "shmem", "anon", "kernel", "swap", "children", "other"]
+    memcgs: int
+    cost_bytes: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The part of a census that was asked for, in the order that was asked for.
+
+    ``total`` and ``reason`` are of all offline memcgs that match, the ``omitted``
+    (memcgs, or groups where ``groups`` is not None) included. ``reason`` is None
+    where nothing was scanned or nothing is offline.
+    """
+
+    kernel: Kernel
+    memcgs: tuple[Memcg, ...]
+    groups: tuple[Group, ...] | None
+    omitted: int
+    total: Group
+    reason: Reason | None
     warnings: tuple[str, ...]

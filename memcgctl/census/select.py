@@ -1,0 +1,190 @@
+"""Which part of a census was asked for? Filters, orders, groups and adds up.
+
+Pure functions of the model; no kernel structure is read here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from fnmatch import fnmatchcase
+from operator import attrgetter
+from typing import Any, Literal, TypeVar
+
+from memcgctl.model import (
+    Census,
+    Charges,
+    Group,
+    Listing,
+    Memcg,
+    Overhead,
+    Reason,
+    SwapUse,
+)
+
+Sort = Literal[
+    "cost",
+    "id",
+    "path",
+    "memcgs",
+    "refs",
+    "children",
+    "file",
+    "shmem",
+    "anon",
+    "kernel",
+    "swap",
+    "overhead",
+    "usage",
+]
+Kind = Literal["file", "shmem", "anon", "kernel", "swap", "children", "other"]
+Row = TypeVar("Row", Memcg, Group)
+Sum = TypeVar("Sum", Charges, Overhead, SwapUse)
+ROW_ONLY: frozenset[Sort] = frozenset({"id", "refs", "children"})
+GROUP_ONLY: frozenset[Sort] = frozenset({"memcgs"})
+
+
+def select(
+    census: Census,
+    *,
+    online: bool = False,
+    under: str | None = None,
+    sort: Sort = "cost",
+    limit: int | None = None,
+    by_ancestor: bool = False,
+) -> Listing:
+    """Filter by state and path, then group, order and cut to ``limit`` rows.
+
+    Raises ValueError if ``sort`` makes no sense for what is listed.
+    """
+    if sort in (ROW_ONLY if by_ancestor else GROUP_ONLY):
+        raise ValueError(f"{'groups' if by_ancestor else 'memcgs'} have no {sort!r}")
+    matching = [m for m in census.memcgs if under is None or is_under(m.path, under)]
+    offline = [m for m in matching if m.state == "offline"]
+    memcgs: Sequence[Memcg] = ()
+    groups: Sequence[Group] | None = None
+    if by_ancestor:
+        groups = ordered(group_by_ancestor(offline), sort)
+        omitted = len(groups) - len(groups[:limit])
+    else:
+        memcgs = ordered(matching if online else offline, sort)
+        omitted = len(memcgs) - len(memcgs[:limit])
+    return Listing(
+        kernel=census.kernel,
+        memcgs=tuple(memcgs[:limit]),
+        groups=None if groups is None else tuple(groups[:limit]),
+        omitted=omitted,
+        total=total("/", offline),
+        reason=largest_reason(offline),
+        warnings=census.warnings,
+    )
+
+
+def is_under(path: str, glob: str) -> bool:
+    """Whether ``path``, or a cgroup above it, matches ``glob``.
+
+    ``*`` stays within one name. A glob that begins with ``/`` starts at the root,
+    any other at any depth.
+    """
+    names = _names(path)
+    pattern = _names(glob)
+    depths = range(len(names) - len(pattern) + 1)
+    return any(
+        all(map(fnmatchcase, names[depth:], pattern))
+        for depth in (depths[:1] if glob.startswith("/") else depths)
+    )
+
+
+def _names(path: str) -> list[str]:
+    return [name for name in path.split("/") if name]
+
+
+def ordered(rows: Iterable[Row], sort: Sort) -> list[Row]:
+    """Largest first, but ids and paths ascending; what is not known comes last."""
+    if sort in ("id", "path"):
+        return sorted(rows, key=lambda row: (getattr(row, sort), row.path))
+    return sorted(rows, key=lambda row: (_descending(KEYS[sort](row)), row.path))
+
+
+def _descending(number: int | None) -> float:
+    return math.inf if number is None else -number
+
+
+def _charged(kind: str) -> Callable[[Memcg | Group], int | None]:
+    value = attrgetter(f"charges.{kind}_bytes")
+    return lambda row: None if row.charges is None else value(row)
+
+
+KEYS: dict[Sort, Callable[[Any], int | None]] = {
+    "cost": attrgetter("cost_bytes"),
+    "memcgs": attrgetter("memcgs"),
+    "refs": attrgetter("refs"),
+    "children": attrgetter("children"),
+    "file": _charged("file"),
+    "shmem": _charged("shmem"),
+    "anon": _charged("anon"),
+    "kernel": _charged("kernel"),
+    "swap": lambda row: None if row.swap is None else row.swap.bytes,
+    "overhead": attrgetter("overhead.total_bytes"),
+    "usage": attrgetter("usage_bytes"),
+}
+
+
+def group_by_ancestor(memcgs: Iterable[Memcg]) -> list[Group]:
+    """One group for each nearest online ancestor, in order of first appearance."""
+    members: defaultdict[str, list[Memcg]] = defaultdict(list)
+    for memcg in memcgs:
+        members[memcg.ancestor].append(memcg)
+    return [total(ancestor, group) for ancestor, group in members.items()]
+
+
+def total(path: str, memcgs: Sequence[Memcg]) -> Group:
+    """The sum of ``memcgs``; charges and swap are None if one's are not known."""
+    charges = [m.charges for m in memcgs]
+    swap = [m.swap for m in memcgs]
+    return Group(
+        path=path,
+        memcgs=len(memcgs),
+        usage_bytes=sum(m.usage_bytes for m in memcgs),
+        overhead=_sum(Overhead, [m.overhead for m in memcgs]),
+        charges=None if None in charges else _sum(Charges, charges),
+        swap=None if None in swap else _sum(SwapUse, swap),
+    )
+
+
+def _sum(kind: Callable[..., Sum], parts: Sequence[object]) -> Sum:
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    return kind(**{name: sum(map(attrgetter(name), parts)) for name in names})
+
+
+def largest_reason(offline: Iterable[Memcg]) -> Reason | None:
+    """What holds the memcgs that cost most, each counted for what it has most of."""
+    memcgs: Counter[Kind] = Counter()
+    costs: Counter[Kind] = Counter()
+    for memcg in offline:
+        if (kind := _held_by(memcg)) is None:
+            return None
+        memcgs[kind] += 1
+        costs[kind] += memcg.cost_bytes
+    if not costs:
+        return None
+    kind, cost_bytes = costs.most_common(1)[0]
+    return Reason(kind, memcgs[kind], cost_bytes)
+
+
+def _held_by(memcg: Memcg) -> Kind | None:
+    if memcg.charges is None or memcg.swap is None:
+        return None
+    held: dict[Kind, int] = {
+        "file": memcg.charges.file_bytes,
+        "shmem": memcg.charges.shmem_bytes,
+        "anon": memcg.charges.anon_bytes,
+        "kernel": memcg.charges.kernel_bytes,
+        "swap": memcg.swap.bytes,
+    }
+    kind = max(held, key=lambda kind: held[kind])
+    if held[kind]:
+        return kind
+    return "children" if memcg.children else "other"
