@@ -214,7 +214,8 @@ class Memcg:
     ``id`` is the cgroup id (``cgroup->kn->id``), ``private_id`` the 16-bit one
     (``memcg->id.id``, 0 for an offline memcg without swap entries), ``refs`` the css
     references, None where the kernel keeps them per CPU. ``ancestor`` is the path of
-    the nearest online ancestor.
+    the nearest online ancestor, ``parent_id`` the parent's cgroup id (0: the root has
+    none), since a path may have been used more than once.
     """
 
     id: int
@@ -230,6 +231,7 @@ class Memcg:
     charges: Charges | None
     swap: SwapUse | None
     details: Details | None = None
+    parent_id: int = 0
 
     @property
     def cost_bytes(self) -> int:
