@@ -1,0 +1,88 @@
+"""How is kernel memory read in bulk, and what happens where it cannot be read?
+
+drgn translates addresses in C (segments of the core first, then the kernel's page
+tables), as fast as a bare ``pread`` once the blocks are large; what is added here is
+the handling of faults: holes are skipped and counted, and a live kernel, which may
+have changed underneath, is asked again first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import drgn
+
+# A live kernel's fault may be a race with a free or a remap: ask again.
+_LIVE_TRIES = 3
+
+
+class Memory:
+    """Bulk reads of kernel virtual memory; ``faults`` counts what stayed unreadable."""
+
+    def __init__(self, prog: drgn.Program) -> None:
+        self._prog = prog
+        self._tries = _LIVE_TRIES if prog.flags & drgn.ProgramFlags.IS_LIVE else 1
+        self._page_size: int | None = None
+        self.faults = 0
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read ``size`` bytes; raises drgn.FaultError where there is no memory."""
+        for tries_left in reversed(range(self._tries)):
+            try:
+                data: bytes = self._prog.read(address, size)
+                return data
+            except drgn.FaultError:
+                if not tries_left:
+                    raise
+            except (OSError, ValueError, OverflowError) as error:
+                # /proc/kcore has EIO and EFAULT for holes; drgn refuses addresses
+                # beyond the address space as values.
+                if not tries_left:
+                    raise drgn.FaultError(str(error), address & (2**64 - 1)) from error
+        raise AssertionError("unreachable")
+
+    def try_read(self, address: int, size: int) -> bytes | None:
+        """Read ``size`` bytes, or count a fault and return None."""
+        try:
+            return self.read(address, size)
+        except drgn.FaultError:
+            self.faults += 1
+            return None
+
+    def chunks(
+        self, address: int, size: int, chunk: int = 1 << 20, *, unit: int = 1
+    ) -> Iterator[tuple[int, bytes | None]]:
+        """Read a large range piece by piece: (address of the piece, its bytes).
+
+        Pieces are multiples of ``unit`` bytes (the size of an array's element), at
+        most ``chunk`` long, in ascending order and without gaps. A chunk with a hole
+        is read again page by page; a piece that cannot be read is None, counted as a
+        fault, and ends where the next one (or the range) does.
+        """
+        pages = max(self.page_size // unit, 1) * unit
+        chunk = max(chunk // unit, 1) * unit
+        end = address + size
+        for start in range(address, end, chunk):
+            stop = min(start + chunk, end)
+            try:
+                yield start, self.read(start, stop - start)
+            except drgn.FaultError:
+                for part in range(start, stop, pages):
+                    yield part, self.try_read(part, min(pages, stop - part))
+
+    def gather(self, addresses: Iterable[int], size: int) -> list[bytes | None]:
+        """Read many small structures of equal ``size``, in the order asked for.
+
+        The reads are made in the order of addresses, each address once: a
+        compressed core unpacks each page once. None where there was a fault.
+        """
+        wanted = list(addresses)
+        found = {address: self.try_read(address, size) for address in sorted({*wanted})}
+        return [found[address] for address in wanted]
+
+    @property
+    def page_size(self) -> int:
+        """The kernel's page size in bytes."""
+        if self._page_size is None:
+            self._page_size = int(self._prog["PAGE_SIZE"])
+        return self._page_size
