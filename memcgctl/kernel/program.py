@@ -1,0 +1,173 @@
+"""Opens a kernel: where are its memory, its symbols and its types?
+
+A live kernel or a core becomes an ``OpenedKernel``: a drgn program whose symbols come
+from the kernel's own kallsyms and whose types come from its own BTF, so that nothing
+but the core is needed; a System.map, BTF or vmlinux given by hand, or found by drgn's
+debug info finders, steps in where the core does not carry them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import drgn
+
+from memcgctl.kernel import kallsyms, vmcoreinfo
+from memcgctl.kernel.btf import Btf
+from memcgctl.kernel.errors import KernelError
+from memcgctl.kernel.memory import Memory
+from memcgctl.kernel.symbols import Symbols
+
+Progress = Callable[[str, int, int], None]
+Notify = Callable[[str], None]
+
+# drgn would print its warnings through Python's handler of last resort.
+logging.getLogger("drgn").addHandler(logging.NullHandler())
+
+# BTF has no global variables; these are what drgn's own helpers look for.
+_DECLARATIONS = {
+    "__per_cpu_offset": "unsigned long []",
+    "init_mm": "struct mm_struct",
+    "init_pid_ns": "struct pid_namespace",
+    "init_task": "struct task_struct",
+    "jiffies_64": "unsigned long",
+    # CONFIG_SPARSEMEM_EXTREME, which x86-64 always has.
+    "mem_section": "struct mem_section **",
+    "node_data": "struct pglist_data *[]",
+    "nr_cpu_ids": "unsigned int",
+    "page_offset_base": "unsigned long",
+    "vmemmap_base": "unsigned long",
+    "__cpu_online_mask": "struct cpumask",
+    "__cpu_possible_mask": "struct cpumask",
+}
+_FUNCTIONS = ("vmemmap_populate",)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where to read: the live kernel unless ``core`` is given, and what helps."""
+
+    core: Path | None = None
+    vmlinux: Path | None = None
+    btf: Path | None = None
+    system_map: Path | None = None
+    vmcoreinfo: Path | None = None
+
+
+@dataclass
+class OpenedKernel:
+    """A kernel whose memory, symbols and types can be read; a context manager."""
+
+    prog: drgn.Program
+    kind: Literal["live", "vmcore"]
+    path: str | None
+    release: str
+    types: Literal["btf", "dwarf"]
+    memory: Memory
+    warnings: list[str] = field(default_factory=list)
+    _symbols: Symbols | None = None
+    _declared: dict[str, str] = field(default_factory=lambda: dict(_DECLARATIONS))
+
+    def __enter__(self) -> OpenedKernel:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass
+
+    def symbol(self, name: str) -> int:
+        """The symbol's kernel virtual address; raises LookupError if there is none."""
+        address: int = self.prog.symbol(name).address
+        return address
+
+    def declare(self, name: str, type_name: str) -> drgn.Object:
+        """The global variable ``name``, as ``type_name`` where the types have none.
+
+        From now on ``prog[name]`` finds it too. Raises LookupError if there is no such
+        symbol or type.
+        """
+        self._declared[name] = type_name
+        return self.prog.variable(name)
+
+    def percpu(self, name: str, type_name: str) -> drgn.Object:
+        """The per-CPU variable ``name``, for drgn's ``per_cpu(variable, cpu)``."""
+        return self.declare(name, type_name)
+
+    def _find_object(
+        self,
+        prog: drgn.Program,
+        name: str,
+        flags: drgn.FindObjectFlags,
+        filename: str | None,
+    ) -> drgn.Object | None:
+        """drgn's object finder for BTF, which has no variables."""
+        try:
+            if flags & drgn.FindObjectFlags.VARIABLE and name in self._declared:
+                return drgn.Object(
+                    prog, self._declared[name], address=self.symbol(name)
+                )
+            if flags & drgn.FindObjectFlags.FUNCTION and name in _FUNCTIONS:
+                type_ = prog.function_type(prog.void_type(), [], False)
+                return drgn.Object(prog, type_, address=self.symbol(name))
+        except LookupError:
+            return None
+        return None
+
+
+def open_kernel(
+    sources: Sources,
+    *,
+    progress: Progress | None = None,
+    notify: Notify | None = None,
+) -> OpenedKernel:
+    """Open what ``sources`` name; raises KernelError with one clear line.
+
+    ``notify`` gets messages of one line, such as where a core is being unpacked to.
+    """
+    prog = drgn.Program()
+    assert sources.core is not None
+    prog.set_core_dump(sources.core)
+    info = vmcoreinfo.parse(prog["VMCOREINFO"].string_())
+    memory = Memory(prog)
+    kernel = OpenedKernel(
+        prog,
+        "live" if prog.flags & drgn.ProgramFlags.IS_LIVE else "vmcore",
+        str(sources.core),
+        info.release,
+        "btf",
+        memory,
+    )
+    tables = kallsyms.tables_of_vmcoreinfo(info.symbols)
+    symbols = None
+    if tables is not None:
+        symbols = kallsyms.read_symbols(memory, tables, info.symbols["_stext"])
+    else:
+        for tables in kallsyms.find_tables(
+            Memory(prog), info.symbols["_stext"], 1 << 30
+        ):
+            try:
+                symbols = kallsyms.read_symbols(memory, tables, info.symbols["_stext"])
+                kernel.warnings.append("kallsyms found by its structure")
+                break
+            except (ValueError, drgn.FaultError):
+                continue
+    if symbols is None:
+        raise KernelError("no symbols")
+    symbols.register(prog)
+    if sources.vmlinux is not None:
+        prog.load_debug_info([sources.vmlinux])
+        kernel.types = "dwarf"
+    else:
+        start, stop = kernel.symbol("__start_BTF"), kernel.symbol("__stop_BTF")
+        Btf(memory.read(start, stop - start)).register(prog)
+    prog.register_object_finder("memcgctl", kernel._find_object, enable_index=-1)
+    return kernel

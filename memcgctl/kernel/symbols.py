@@ -1,0 +1,89 @@
+"""At which address is a kernel symbol? A table from kallsyms or a System.map.
+
+Both come as text, ``address type name`` a line (``/proc/kallsyms``, ``System.map``),
+or out of the kernel's compressed tables (see kallsyms.py). A lookup is a search in
+one text of all names, so that nothing is built for the 200,000 symbols not asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import drgn
+import numpy as np
+import numpy.typing as npt
+
+Addresses = npt.NDArray[np.uint64]
+
+
+class Symbols:
+    """Names and addresses of one kernel's symbols.
+
+    ``names`` is ``\\n``, then for each symbol its type as in nm(1), its name and
+    ``\\n``, in the order of ``addresses``.
+    """
+
+    def __init__(self, names: bytes, addresses: Addresses) -> None:
+        self.names = names
+        self.addresses = addresses
+
+    def all(self, name: str) -> list[tuple[str, int]]:
+        """(type, address) of all symbols of that name, global ones first."""
+        needle = name.encode(errors="replace") + b"\n"
+        found = []
+        at = self.names.find(needle)
+        while at != -1:
+            if at >= 2 and self.names[at - 2] == ord("\n"):
+                index = self.names.count(b"\n", 0, at - 1) - 1
+                found.append((chr(self.names[at - 1]), int(self.addresses[index])))
+            at = self.names.find(needle, at + 1)
+        return sorted(found, key=lambda symbol: symbol[0].islower())
+
+    def find(self, name: str) -> int | None:
+        """The address of the symbol, None if there is none."""
+        found = self.all(name)
+        return found[0][1] if found else None
+
+    def register(self, prog: drgn.Program) -> None:
+        """Let drgn find these symbols by name."""
+
+        def finder(
+            prog: drgn.Program, name: str | None, address: int | None, one: bool
+        ) -> Sequence[drgn.Symbol]:
+            if name is None or address is not None:
+                return []
+            found = [
+                drgn.Symbol(
+                    name,
+                    value,
+                    0,
+                    drgn.SymbolBinding.GLOBAL
+                    if kind.isupper()
+                    else drgn.SymbolBinding.LOCAL,
+                    drgn.SymbolKind.FUNC if kind in "tT" else drgn.SymbolKind.OBJECT,
+                )
+                for kind, value in self.all(name)
+            ]
+            return found[:1] if one else found
+
+        prog.register_symbol_finder("memcgctl", finder, enable_index=0)
+
+
+def parse_text(text: bytes) -> Symbols:
+    """Symbols out of /proc/kallsyms or a System.map; raises ValueError if it is none.
+
+    Symbols of modules, which /proc/kallsyms has at its end, are left out.
+    """
+    fields = text[: text.find(b"\t[")].split() if b"\t[" in text else text.split()
+    # The cut leaves address, type and name of the first module's symbol.
+    if len(fields) % 3 or not fields:
+        raise ValueError("not a list of kernel symbols")
+    kinds = fields[1::3]
+    if any(len(kind) != 1 for kind in kinds):
+        raise ValueError("not a list of kernel symbols")
+    try:
+        addresses = np.array([int(field, 16) for field in fields[::3]], np.uint64)
+    except OverflowError:
+        raise ValueError("an address has more than 64 bits") from None
+    names = b"".join(b"\n%b%b" % pair for pair in zip(kinds, fields[2::3], strict=True))
+    return Symbols(names + b"\n", addresses)

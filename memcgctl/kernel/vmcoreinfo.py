@@ -1,0 +1,60 @@
+"""What does the kernel say of itself in VMCOREINFO (kernel/vmcore_info.c)?
+
+A note of ``KEY=value`` lines: release, page size, a few symbols, sizes and offsets, and
+where KASLR put the image. Its content is as hostile as the rest of a dump.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+from memcgctl.kernel.errors import KernelError
+
+# The kernel has one page for it (VMCOREINFO_BYTES); a file given by hand may be larger.
+MAX_SIZE = 1 << 20
+
+_SYMBOL = re.compile(r"SYMBOL\((\w+)\)")
+
+
+@dataclass(frozen=True)
+class Vmcoreinfo:
+    """The note's text and its lines as a mapping."""
+
+    raw: bytes
+    values: dict[str, str]
+
+    @property
+    def release(self) -> str:
+        return self.values["OSRELEASE"]
+
+    @cached_property
+    def symbols(self) -> dict[str, int]:
+        """Addresses of the SYMBOL() lines."""
+        found = {}
+        for key, value in self.values.items():
+            match = _SYMBOL.fullmatch(key)
+            if match and re.fullmatch("[0-9a-fA-F]{1,16}", value):
+                found[match[1]] = int(value, 16)
+        return found
+
+    @property
+    def kaslr_offset(self) -> int:
+        """By how much the image is away from its link address."""
+        value = self.values.get("KERNELOFFSET", "0")
+        return int(value, 16) if re.fullmatch("[0-9a-fA-F]{1,16}", value) else 0
+
+
+def parse(raw: bytes) -> Vmcoreinfo:
+    """Raises KernelError if a line that is needed to read memory is missing."""
+    raw = raw.split(b"\0")[0][:MAX_SIZE]
+    values = {}
+    for line in raw.decode("utf-8", "replace").split("\n"):
+        key, equals, value = line.partition("=")
+        if equals:
+            values[key] = value.strip()
+    for key in ("OSRELEASE", "PAGESIZE", "SYMBOL(swapper_pg_dir)", "SYMBOL(_stext)"):
+        if key not in values:
+            raise KernelError(f"VMCOREINFO is damaged: it has no {key}")
+    return Vmcoreinfo(raw, values)
