@@ -75,7 +75,8 @@ def _scalar(type_: drgn.Type) -> Any:
         raise ValueError(f"{type_.type_name()} is not an integer")
     if type_.size not in (1, 2, 4, 8):
         raise ValueError(f"{type_.type_name()} has {type_.size} bytes")
-    return f"{'<' if type_.little_endian else '>'}{code}{type_.size}"
+    order = "<" if type_.byteorder == "little" else ">"
+    return f"{order}{code}{type_.size}"
 
 
 def dtype_of(
