@@ -24,26 +24,9 @@ from memcgctl.model import (
     SwapUse,
 )
 
-Sort = Literal[
-    "cost",
-    "id",
-    "path",
-    "memcgs",
-    "refs",
-    "children",
-    "file",
-    "shmem",
-    "anon",
-    "kernel",
-    "swap",
-    "overhead",
-    "usage",
-]
 Kind = Literal["file", "shmem", "anon", "kernel", "swap", "children", "other"]
 Row = TypeVar("Row", Memcg, Group)
 Sum = TypeVar("Sum", Charges, Overhead, SwapUse)
-ROW_ONLY: frozenset[Sort] = frozenset({"id", "refs", "children"})
-GROUP_ONLY: frozenset[Sort] = frozenset({"memcgs"})
 
 
 def select(
@@ -51,16 +34,14 @@ def select(
     *,
     online: bool = False,
     under: str | None = None,
-    sort: Sort = "cost",
+    sort: str = "cost",
     limit: int | None = None,
     by_ancestor: bool = False,
 ) -> Listing:
     """Filter by state and path, then group, order and cut to ``limit`` rows.
 
-    Raises ValueError if ``sort`` makes no sense for what is listed.
+    ``sort`` is one of ``sort_keys(by_ancestor)``. Groups are of offline memcgs only.
     """
-    if sort in (ROW_ONLY if by_ancestor else GROUP_ONLY):
-        raise ValueError(f"{'groups' if by_ancestor else 'memcgs'} have no {sort!r}")
     matching = [m for m in census.memcgs if under is None or is_under(m.path, under)]
     offline = [m for m in matching if m.state == "offline"]
     memcgs: Sequence[Memcg] = ()
@@ -101,7 +82,13 @@ def _names(path: str) -> list[str]:
     return [name for name in path.split("/") if name]
 
 
-def ordered(rows: Iterable[Row], sort: Sort) -> list[Row]:
+def sort_keys(by_ancestor: bool) -> list[str]:
+    """What memcgs, or groups of them, can be ordered by."""
+    without = {"id", "refs", "children"} if by_ancestor else {"memcgs"}
+    return [key for key in ("id", "path", *KEYS) if key not in without]
+
+
+def ordered(rows: Iterable[Row], sort: str) -> list[Row]:
     """Largest first, but ids and paths ascending; what is not known comes last."""
     if sort in ("id", "path"):
         return sorted(rows, key=lambda row: (getattr(row, sort), row.path))
@@ -117,7 +104,7 @@ def _charged(kind: str) -> Callable[[Memcg | Group], int | None]:
     return lambda row: None if row.charges is None else value(row)
 
 
-KEYS: dict[Sort, Callable[[Any], int | None]] = {
+KEYS: dict[str, Callable[[Any], int | None]] = {
     "cost": attrgetter("cost_bytes"),
     "memcgs": attrgetter("memcgs"),
     "refs": attrgetter("refs"),

@@ -1,1 +1,72 @@
-"""The command line."""
+"""The command line: parse, call, report; see ``main`` for errors and exit codes.
+
+Commands import drgn and NumPy when they run, never when their help is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from memcgctl import __version__
+from memcgctl.cli.list import list_memcgs
+from memcgctl.cli.terminal import fail
+from memcgctl.kernel.errors import KernelError
+
+app = typer.Typer(
+    name="memcgctl",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("list")(list_memcgs)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"memcgctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def memcgctl(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version."
+        ),
+    ] = False,
+) -> None:
+    """Show zombie memory cgroups: removed, but still there, and why.
+
+    Exit codes: 0 done; 1 memcgctl failed; 2 wrong usage; 3 the kernel or core could
+    not be opened or understood.
+    """
+
+
+def main() -> None:
+    """The console script."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        app()
+    except KernelError as error:
+        fail(f"error: {error}", 3)
+    except Exception as error:
+        if os.environ.get("MEMCGCTL_DEBUG"):
+            raise
+        fail(
+            f"internal error: {type(error).__name__}: {error}; "
+            "set MEMCGCTL_DEBUG=1 for a traceback",
+            1,
+        )
+
+
+def _stop(number: int, _frame: Any) -> NoReturn:
+    """Leave as a shell expects, by way of every ``finally``."""
+    sys.exit(128 + number)

@@ -1,0 +1,124 @@
+"""``memcgctl list``: which memcgs are offline, and what do they cost?"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from memcgctl.cli.options import BtfFile, Core, SystemMap, Vmcoreinfo, Vmlinux
+from memcgctl.cli.terminal import progress_bar, say, write
+
+
+class Sort(str, Enum):
+    """The keys of ``--sort``; the same as in ``memcgctl.census.select``."""
+
+    cost = "cost"
+    id = "id"
+    path = "path"
+    memcgs = "memcgs"
+    refs = "refs"
+    children = "children"
+    file = "file"
+    shmem = "shmem"
+    anon = "anon"
+    kernel = "kernel"
+    swap = "swap"
+    overhead = "overhead"
+    usage = "usage"
+
+
+class GroupBy(str, Enum):
+    """What ``--group-by`` can group by."""
+
+    ancestor = "ancestor"
+
+
+def list_memcgs(
+    core: Core = None,
+    vmlinux: Vmlinux = None,
+    btf: BtfFile = None,
+    system_map: SystemMap = None,
+    vmcoreinfo: Vmcoreinfo = None,
+    online: Annotated[
+        bool, typer.Option("--all", help="List online memcgs, too.")
+    ] = False,
+    under: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GLOB",
+            help="Only memcgs at or below a path that matches: '/kubepods*' from the "
+            "root, 'pod*' at any depth; * stays within one name.",
+        ),
+    ] = None,
+    sort: Annotated[
+        Sort,
+        typer.Option(
+            help="Largest first; id and path ascending. cost: memory and swap in all; "
+            "usage: the counter of memory.usage; memcgs: with --group-by only."
+        ),
+    ] = Sort.cost,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Show the first N rows.")
+    ] = None,
+    group_by: Annotated[
+        GroupBy | None,
+        typer.Option(help="One row for each nearest online ancestor."),
+    ] = None,
+    no_scan: Annotated[
+        bool,
+        typer.Option(
+            "--no-scan",
+            help="Only the tree and its counters: no walk over memory, hence no "
+            "charges and no swap.",
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write JSON (memcgctl/list/1).")
+    ] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Write CSV.")] = False,
+) -> None:
+    """List offline (zombie) memcgs and what they cost.
+
+    Of a vmcore or of the running kernel, with the folios and swap entries that are
+    still charged to each, its references and what the kernel allocates for it.
+    """
+    if as_json and as_csv:
+        raise typer.BadParameter("--json and --csv exclude each other.")
+    if online and group_by:
+        raise typer.BadParameter("--group-by groups offline memcgs; --all adds none.")
+
+    from memcgctl.census import take_census
+    from memcgctl.census.select import select, sort_keys
+    from memcgctl.kernel.program import Sources, open_kernel
+    from memcgctl.report.listing import screen, to_csv, to_json
+
+    if sort.value not in (keys := sort_keys(by_ancestor=group_by is not None)):
+        raise typer.BadParameter(f"--sort takes here one of {', '.join(keys)}.")
+    sources = Sources(core, vmlinux, btf, system_map, vmcoreinfo)
+    with (
+        progress_bar() as progress,
+        open_kernel(sources, progress=progress, notify=say) as kernel,
+    ):
+        census = take_census(kernel, scan=not no_scan, progress=progress)
+    listing = select(
+        census,
+        online=online,
+        under=under,
+        sort=sort.value,
+        limit=limit,
+        by_ancestor=group_by is not None,
+    )
+    for warning in listing.warnings:
+        say(f"warning: {warning}")
+    if as_json:
+        write(to_json(listing))
+    elif as_csv:
+        write(to_csv(listing))
+    else:
+        width = shutil.get_terminal_size().columns
+        encoding = sys.stdout.encoding if sys.stdout else "ascii"
+        write(screen(listing, width=width, encoding=encoding, online=online))

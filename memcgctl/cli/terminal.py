@@ -1,0 +1,82 @@
+"""How do data, messages and progress reach the terminal?
+
+Data alone goes to stdout; warnings, errors and progress go to stderr. Rich is
+imported where it is used, to keep ``--help`` and completion fast.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+
+def say(message: str) -> None:
+    """One line on stderr. Names in it are the kernel's or a path's: escaped."""
+    from memcgctl.report.text import escape
+
+    if sys.stderr is not None:
+        line = escape(f"memcgctl: {message}", sys.stderr.encoding)
+        print(line, file=sys.stderr, flush=True)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """One line on stderr, and the exit code."""
+    say(message)
+    sys.exit(code)
+
+
+def write(data: Text | str | bytes) -> None:
+    """Write all data to stdout.
+
+    A reader that has seen enough (``| head``) is no error; a full disk is.
+    """
+    if sys.stdout is None:
+        fail("error: stdout is closed", 1)
+    try:
+        if isinstance(data, bytes):
+            sys.stdout.buffer.write(data)
+        elif isinstance(data, str):
+            sys.stdout.write(data)
+        else:
+            from rich.console import Console
+
+            Console(highlight=False).print(data, end="", soft_wrap=True)
+        sys.stdout.flush()
+    except OSError as error:
+        # What is still in the buffer would fail once more when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            sys.exit(0)
+        fail(f"error: cannot write the output: {error.strerror}", 1)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A callback (what, done, total) that shows a bar once a second has passed.
+
+    Only where stderr is a terminal; the bar is gone at the end.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar = Progress(console=Console(stderr=True), transient=True)
+    task = bar.add_task("")
+    begin = time.monotonic()
+
+    def report(what: str, done: int, total: int) -> None:
+        if bar.console.is_terminal and time.monotonic() - begin > 1:
+            bar.start()
+        bar.update(task, description=what, completed=done, total=total)
+
+    try:
+        yield report
+    finally:
+        if bar.live.is_started:
+            bar.stop()

@@ -1,0 +1,234 @@
+"""What does ``memcgctl list`` show? A headline and a table, JSON, or CSV.
+
+Every line of the table has one width, numbers are never cut, and only paths are
+shortened, so that it fits 80 columns whatever the kernel's names are.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from operator import attrgetter
+from typing import Any
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from memcgctl.model import Charges, Group, Listing, Memcg
+from memcgctl.report.text import count, counted, escape, shorten, size
+
+SCHEMA = "memcgctl/list/1"
+HOLDERS = {
+    "file": "file folios",
+    "shmem": "shmem folios",
+    "anon": "anon folios",
+    "kernel": "kernel pages",
+    "swap": "swap entries",
+    "children": "offline children",
+    "other": "references of other kinds",
+}
+
+
+CLASSES = ("file", "shmem", "anon", "kernel")
+CSV_IDENTITY = ("id", "path", "state", "ancestor", "refs", "children")
+CSV_COSTS = (
+    *(f"charged.{kind}" for kind in CLASSES),
+    *(f"folios.{kind}" for kind in CLASSES),
+    *("swap.entries", "swap.bytes"),
+    *("overhead.percpu", "overhead.percpu_accounted", "overhead.structs"),
+    "usage_bytes",
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A right-aligned column; ``cell`` renders a row's value."""
+
+    title: str
+    cell: Callable[[Any], str]
+    summed: bool = True
+
+
+def screen(
+    listing: Listing, *, width: int = 80, encoding: str = "utf-8", online: bool = False
+) -> Text:
+    """The listing as a person reads it; ``online`` adds a column for the state."""
+    text = Text()
+    for line in headline(listing):
+        text.append(textwrap.fill(line, width) + "\n", "bold")
+    if listing.memcgs or listing.groups:
+        head, *rows, total = table(listing, width, encoding, online)
+        text.append(f"\n{head}\n", "bold")
+        text.append("".join(f"{row}\n" for row in rows))
+        text.append(f"{total}\n", "bold")
+    if listing.omitted:
+        noun = "memcg" if listing.groups is None else "ancestor"
+        text.append(f"{counted(listing.omitted, noun)} more, not shown.\n")
+    return text
+
+
+def headline(listing: Listing) -> list[str]:
+    """How many offline memcgs, what they cost in all, what holds most of it."""
+    total = listing.total
+    if not total.memcgs:
+        return ["No offline memcgs."]
+    who = counted(total.memcgs, "offline memcg")
+    overhead = size(total.overhead.total_bytes, long=True)
+    if total.charges is None:
+        usage = size(total.usage_bytes, long=True)
+        return [f"{who}: {overhead} overhead, {usage} on their counters, not scanned."]
+    cost = size(total.cost_bytes, long=True)
+    lines = [f"{who}: {cost} in all, {overhead} of it overhead."]
+    if reason := listing.reason:
+        cost = size(reason.cost_bytes, long=True)
+        part = f"{reason.memcgs:,} of {who}" if reason.memcgs < total.memcgs else "all"
+        lines.append(f"Largest reason: {HOLDERS[reason.kind]} ({part}, {cost}).")
+    return lines
+
+
+def table(listing: Listing, width: int, encoding: str, online: bool) -> list[str]:
+    """Title line, one line a row, totals line; the path gets what numbers leave."""
+    rows: Sequence[Memcg | Group] = listing.memcgs or listing.groups or ()
+    grid = [_cells(c, rows, listing.total) for c in _columns(listing, online)]
+    paths = ["ancestor" if listing.groups else "path", *(row.path for row in rows)]
+    paths.append("total offline" if online else "total")
+    longest = max(cell_len(escape(path, encoding)) for path in paths)
+    fixed = sum(len(cells[0]) for cells in grid)
+    gap = 2 if fixed + longest + 2 * len(grid) <= width else 1
+    room = max(1, min(longest, width - fixed - gap * len(grid)))
+    shortened = [shorten(path, room, encoding) for path in paths]
+    padded = [path + " " * (room - cell_len(path)) for path in shortened]
+    grid.insert(0 if listing.groups else 1, padded)
+    return [(" " * gap).join(line).rstrip() for line in zip(*grid, strict=True)]
+
+
+def _cells(column: Column, rows: Sequence[Memcg | Group], total: Group) -> list[str]:
+    cells = [column.title, *map(column.cell, rows)]
+    cells.append(column.cell(total) if column.summed else "")
+    widest = max(map(len, cells))
+    return [cell.rjust(widest) for cell in cells]
+
+
+def _columns(listing: Listing, online: bool) -> list[Column]:
+    """All columns but the path; the id, if any, comes first.
+
+    Kernel pages are charged to the memcg itself up to 5.10 only, so that their
+    column is shown where there are any.
+    """
+    columns = [Column("memcgs", lambda row: count(row.memcgs))]
+    if listing.groups is None:
+        columns = [
+            Column("id", lambda row: str(row.id), summed=False),
+            *([Column("state", attrgetter("state"), summed=False)] if online else []),
+            Column("refs", lambda row: count(row.refs), summed=False),
+            Column("children", lambda row: count(row.children), summed=False),
+        ]
+    rows: tuple[Memcg | Group, ...] = (*listing.memcgs, *(listing.groups or ()))
+    kernel = any(row.charges and row.charges.kernel_bytes for row in rows)
+    columns += map(_class_column, ["file", "shmem", "anon", *["kernel"] * kernel])
+    columns.append(Column("swap", lambda row: size(row.swap and row.swap.bytes)))
+    columns.append(Column("overhead", lambda row: size(row.overhead.total_bytes)))
+    return columns
+
+
+def _class_column(kind: str) -> Column:
+    return Column(
+        kind, lambda row: size(row.charges and getattr(row.charges, f"{kind}_bytes"))
+    )
+
+
+def to_json(listing: Listing) -> str:
+    """``memcgctl/list/1``, one memcg a line; ASCII, names as the kernel has them.
+
+    A byte of a name that is not UTF-8 is a lone surrogate ``\\udcXX``, as Python's
+    ``os.fsdecode`` makes it.
+    """
+    total = listing.total
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "source": asdict(listing.kernel),
+        "totals": {
+            "offline": total.memcgs,
+            "charged_bytes": total.charges and total.charges.total_bytes,
+            "swap_bytes": total.swap and total.swap.bytes,
+            "overhead_bytes": total.overhead.total_bytes,
+        },
+        "memcgs": [memcg_json(memcg) for memcg in listing.memcgs],
+        "warnings": listing.warnings,
+    }
+    if listing.groups is not None:
+        document["groups"] = [_group_json(group) for group in listing.groups]
+    parts = (f"{json.dumps(key)}: {_lines(value)}" for key, value in document.items())
+    return "{" + ",\n ".join(parts) + "}\n"
+
+
+def _lines(value: object) -> str:
+    if not value or not isinstance(value, list):
+        return json.dumps(value)
+    return "[\n  " + ",\n  ".join(map(json.dumps, value)) + "]"
+
+
+def memcg_json(memcg: Memcg) -> dict[str, Any]:
+    """One memcg by the contract; the keys after ``overhead`` are additions to it."""
+    return {
+        "id": memcg.id,
+        "path": memcg.path,
+        "state": memcg.state,
+        "ancestor": memcg.ancestor,
+        "refs": memcg.refs,
+        "children": memcg.children,
+        **_costs_json(memcg),
+        "parent_id": memcg.parent_id,
+        "private_id": memcg.private_id,
+        "address": f"{memcg.address:#x}",
+    }
+
+
+def _group_json(group: Group) -> dict[str, Any]:
+    return {"ancestor": group.path, "offline": group.memcgs, **_costs_json(group)}
+
+
+def _costs_json(row: Memcg | Group) -> dict[str, Any]:
+    return {
+        "charged": row.charges and _by_class(row.charges, "bytes"),
+        "folios": row.charges and _by_class(row.charges, "folios"),
+        "swap": row.swap and asdict(row.swap),
+        "overhead": {
+            "percpu": row.overhead.percpu_bytes,
+            "percpu_accounted": row.overhead.percpu_accounted_bytes,
+            "structs": row.overhead.structs_bytes,
+        },
+        "usage_bytes": row.usage_bytes,
+    }
+
+
+def _by_class(charges: Charges, unit: str) -> dict[str, int]:
+    return {kind: getattr(charges, f"{kind}_{unit}") for kind in CLASSES}
+
+
+def to_csv(listing: Listing) -> bytes:
+    """A title row, then the numbers of the JSON; empty where these are null.
+
+    Bytes, as those of a name that are not UTF-8 come out as they are.
+    """
+    rows = [memcg_json(memcg) for memcg in listing.memcgs]
+    keys = [*CSV_IDENTITY, *CSV_COSTS, "parent_id", "private_id", "address"]
+    if listing.groups is not None:
+        rows = [_group_json(group) for group in listing.groups]
+        keys = ["ancestor", "offline", *CSV_COSTS]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(key.replace(".", "_") for key in keys)
+    writer.writerows([_field(row, key) for key in keys] for row in rows)
+    return out.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _field(row: Any, key: str) -> Any:
+    """``charged.file`` of a JSON object; None where ``charged`` is null."""
+    for name in key.split("."):
+        row = row and row[name]
+    return row
