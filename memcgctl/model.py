@@ -294,3 +294,68 @@ class Listing:
     total: Group
     reason: Reason | None
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class User:
+    """What the processes of one memcg use of another one's memory.
+
+    A byte that several processes of the memcg share counts once; where it is not
+    known how much they share, ``mapped_bytes`` and ``open_bytes`` are the largest
+    process's, and ``exact`` is False: it is at least that.
+    """
+
+    memcg: str
+    memcg_id: int
+    processes: int
+    mapped_bytes: int
+    open_bytes: int
+    swap_entries: int
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why one memcg is there: what holds it and who uses it, largest first.
+
+    ``explained`` is the css references that the holders of ``memcg.details`` account
+    for. ``keeper`` is the memcg below it that really holds it, where only children
+    do; ``unused_bytes`` is what nobody maps and nobody has open.
+    """
+
+    kernel: Kernel
+    memcg: Memcg
+    explained: int
+    children: tuple[Memcg, ...]
+    keeper: Memcg | None
+    users: tuple[User, ...]
+    unused_bytes: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Account:
+    """The css references of one offline memcg, counted by kind of holder."""
+
+    memcg: Memcg
+    held: dict[str, int]
+    unexplained: int | None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The accounts of all offline memcgs, those that do not balance first.
+
+    ``unexplained`` counts references without a holder, ``missing`` holders without a
+    reference, ``unknown`` the memcgs whose references could not be counted. ``root``
+    shows what has piled up at the root.
+    """
+
+    kernel: Kernel
+    accounts: tuple[Account, ...]
+    held: dict[str, int]
+    unexplained: int
+    missing: int
+    unknown: int
+    root: Memcg | None
+    warnings: tuple[str, ...]
