@@ -1,0 +1,297 @@
+"""What does ``memcgctl explain`` show? The verdict, then a tree; or JSON.
+
+The tree has four branches: references, charges, swap, users. Lines are wrapped to the
+width at hand, never cut, as a path that was cut in the middle helps nobody here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
+
+from rich.console import Console, Group
+from rich.text import Text
+from rich.tree import Tree
+
+from memcgctl.model import (
+    Backing,
+    ChargeGroup,
+    Coldness,
+    Details,
+    Explanation,
+    Holder,
+    Memcg,
+    Process,
+    SwapDeviceUse,
+    SwapOwner,
+    User,
+)
+from memcgctl.report.listing import memcg_json
+from memcgctl.report.text import counted, escape, size
+from memcgctl.report.verdict import backing_words, holders_words, process_words, verdict
+
+SCHEMA = "memcgctl/explain/1"
+CLASSES = {"file": "file", "shmem": "shmem", "anon": "anon", "kernel": "kernel pages"}
+SHOWN = 8
+
+Item = TypeVar("Item")
+# A line, and the branches below it.
+Branch = tuple[str, Sequence[Any]]
+
+
+def screen(
+    explanation: Explanation, *, width: int = 80, encoding: str = "utf-8"
+) -> Text:
+    """The explanation as a person reads it, in lines of at most ``width`` columns."""
+    memcg, details = explanation.memcg, explanation.memcg.details
+    name = f"{memcg.path} (id {memcg.id}, {memcg.state})"
+    tree = Tree(Text(escape(name, encoding), "bold"))
+    if details:
+        for branch in (
+            _identity(memcg),
+            _references(explanation, details),
+            _charges(details),
+            _swap(explanation, details),
+            _users(explanation),
+        ):
+            _grow(tree, branch, encoding)
+    said = Text(escape(verdict(explanation), encoding) + "\n", "bold")
+    console = Console(width=width, force_terminal=False)
+    options = replace(console.options, encoding=encoding)
+    text = Text()
+    for segment in console.render(Group(said, tree), options):
+        text.append(segment.text, segment.style)
+    lines = text.split(allow_blank=True)
+    for line in lines:
+        line.rstrip()
+    return Text("\n").join(lines)
+
+
+def _grow(tree: Tree, branch: Branch, encoding: str) -> None:
+    line, below = branch
+    grown = tree.add(Text(escape(line, encoding)))
+    for twig in below:
+        _grow(grown, twig, encoding)
+
+
+def _identity(memcg: Memcg) -> Branch:
+    private = f", private id {memcg.private_id}" if memcg.private_id else ""
+    overhead = memcg.overhead
+    costs = f"overhead: {_sized(overhead.percpu_bytes)} per-CPU"
+    below = [
+        (f"nearest online ancestor: {memcg.ancestor}", ()),
+        (f"{costs}, {_sized(overhead.structs_bytes)} structures", ()),
+    ]
+    return f"struct mem_cgroup {memcg.address:#x}{private}", below
+
+
+def _references(explanation: Explanation, details: Details) -> Branch:
+    explained, unexplained = explanation.explained, details.unexplained
+    line = f"references: {explained:,} explained + "
+    if unexplained is None:
+        line += "unknown, as this kernel does not tell the total"
+    else:
+        line += f"{unexplained:,} unexplained = {explained + unexplained:,} in all"
+    below: list[Branch] = []
+    for holder in details.holders:
+        children = explanation.children if holder.kind == "child" else ()
+        named = _some(children, lambda c: (f"{c.path} (id {c.id}, {c.state})", ()))
+        detail = f": {holder.detail}" if holder.detail else ""
+        number = _reference_words(holder)
+        below.append((f"{number}{detail}", named))
+    return line, below
+
+
+def _reference_words(holder: Holder) -> str:
+    if holder.kind == "swap":  # however many entries there are
+        return f"{holder.count:,} for the private id"
+    return holders_words(holder.count, holder.kind)
+
+
+def _charges(details: Details) -> Branch:
+    groups = details.charge_groups
+    folios, total = sum(g.folios for g in groups), sum(g.bytes for g in groups)
+    line = f"charges: {_sized(total)} in {counted(folios, 'folio')}"
+    return (line if groups else "charges: none"), _some(groups, _group)
+
+
+def _group(group: ChargeGroup) -> Branch:
+    where = (
+        "" if group.kind == "kernel" else ", mapped" if group.mapped else ", unmapped"
+    )
+    line = f"{CLASSES[group.kind]}{where}: {counted(group.folios, 'folio')}, "
+    line += f"{_sized(group.bytes)}, {_evictable(group)}"
+    below: list[Branch] = []
+    if group.backing:
+        below += _backing(group.backing)
+    if group.obstacles:
+        named = (f"{name} {_sized(part)}" for name, part in group.obstacles)
+        below.append((f"in the way: {', '.join(named)}", ()))
+    if group.dirty_bytes:
+        below.append((f"dirty: {_sized(group.dirty_bytes)}", ()))
+    if group.kind != "kernel":
+        below.append((f"last used: {_coldness(group.coldness)}", ()))
+    for how, processes in (("mapped by", group.mappers), ("open in", group.openers)):
+        below += [(f"{how} {line}", ()) for line, _ in _some(processes, _process)]
+    return line, below
+
+
+def _evictable(group: ChargeGroup) -> str:
+    if group.evictable_bytes >= group.bytes:
+        return "evictable"
+    if not group.evictable_bytes:
+        return "not evictable"
+    return f"{_sized(group.evictable_bytes)} of it evictable"
+
+
+def _backing(backing: Backing) -> Iterable[Branch]:
+    line = f"{backing_words(backing)}, inode {backing.inode}"
+    yield f"{line}, {_sized(backing.size_bytes)} in size", ()
+    if backing.container_path:
+        yield f"in its container: {backing.container_path}", ()
+
+
+def _coldness(coldness: Coldness) -> str:
+    marks = (
+        ("active", coldness.active_bytes),
+        ("referenced", coldness.referenced_bytes),
+        ("workingset", coldness.workingset_bytes),
+    )
+    words = [f"{_sized(part)} {name}" for name, part in marks if part]
+    words = words or ["neither active, referenced nor workingset"]
+    for age, part in coldness.generations:
+        old = "of unknown age" if age is None else f"{age:,.0f} s old"
+        words.append(f"{_sized(part)} in a generation {old}")
+    return ", ".join(words)
+
+
+def _process(process: Process) -> Branch:
+    return f"{process_words(process)}: {_sized(process.bytes)}", ()
+
+
+def _swap(explanation: Explanation, details: Details) -> Branch:
+    swap = explanation.memcg.swap
+    if swap is None or not (swap.entries or details.swap_devices):
+        return ("swap: not looked at" if swap is None else "swap: none"), ()
+    line = f"swap: {_entries(swap.entries)}, {_sized(swap.bytes)}"
+    return line, [_device(device) for device in details.swap_devices]
+
+
+def _device(device: SwapDeviceUse) -> Branch:
+    below = list(_some(device.owners, lambda owner: (_owner(owner), ())))
+    if unowned := _unowned(device):
+        below.append((f"{_entries(unowned)} of nobody that was found", ()))
+    return f"{device.device}: {_entries(device.entries)}", below
+
+
+def _owner(owner: SwapOwner) -> str:
+    pid = "" if owner.pid is None else f" (pid {owner.pid})"
+    return f"{_entries(owner.entries)} of {owner.comm}{pid} in {owner.memcg}"
+
+
+def _unowned(device: SwapDeviceUse) -> int:
+    return max(0, device.entries - sum(owner.entries for owner in device.owners))
+
+
+def _users(explanation: Explanation) -> Branch:
+    below = list(_some(explanation.users, lambda user: (_user(user), ())))
+    if explanation.unused_bytes:
+        unused = _sized(explanation.unused_bytes)
+        below.append((f"nobody: {unused} neither mapped nor open", ()))
+    return ("users" if below else "users: none"), below
+
+
+def _user(user: User) -> str:
+    parts = (
+        (_sized(user.mapped_bytes) + " mapped", user.mapped_bytes),
+        (_sized(user.open_bytes) + " open", user.open_bytes),
+        (_entries(user.swap_entries), user.swap_entries),
+    )
+    named = ", ".join(words for words, part in parts if part)
+    least = "" if user.exact else "at least "
+    by = f" by {user.processes} processes" if user.processes > 1 else ""
+    return f"{user.memcg}: {least}{named}{by}"
+
+
+def _some(items: Sequence[Item], branch: Callable[[Item], Branch]) -> list[Branch]:
+    """The first of many, and how many more there are."""
+    shown = items if len(items) <= SHOWN else items[: SHOWN - 1]
+    branches = [branch(item) for item in shown]
+    if len(shown) < len(items):
+        branches.append((f"{len(items) - len(shown):,} more; --json shows all", ()))
+    return branches
+
+
+def _entries(number: int) -> str:
+    return f"{number:,} {'entry' if number == 1 else 'entries'}"
+
+
+def _sized(number_bytes: int) -> str:
+    return size(number_bytes, long=True)
+
+
+def to_json(explanation: Explanation) -> str:
+    """``memcgctl/explain/1``; ASCII, names as the kernel has them.
+
+    ``total`` and ``unexplained`` are null where the kernel does not tell the total.
+    """
+    details = explanation.memcg.details
+    document = {
+        "schema": SCHEMA,
+        "source": asdict(explanation.kernel),
+        "memcg": memcg_json(explanation.memcg),
+        "verdict": verdict(explanation),
+        "references": details and _references_json(explanation, details),
+        "charges": [_group_json(g) for g in (details.charge_groups if details else ())],
+        "swap": [_device_json(d) for d in (details.swap_devices if details else ())],
+        "users": [asdict(user) for user in explanation.users],
+        "unused_bytes": explanation.unused_bytes,
+        "children": [
+            {"id": child.id, "path": child.path, "state": child.state}
+            for child in explanation.children
+        ],
+        "held_below": explanation.keeper and memcg_json(explanation.keeper),
+        "options": [],
+        "warnings": explanation.warnings,
+    }
+    return json.dumps(document, indent=1) + "\n"
+
+
+def _references_json(explanation: Explanation, details: Details) -> dict[str, Any]:
+    explained, unexplained = explanation.explained, details.unexplained
+    return {
+        "total": None if unexplained is None else explained + unexplained,
+        "explained": explained,
+        "unexplained": unexplained,
+        "holders": [asdict(holder) for holder in details.holders],
+    }
+
+
+def _group_json(group: ChargeGroup) -> dict[str, Any]:
+    return {
+        "class": group.kind,
+        "mapped": group.mapped,
+        "folios": group.folios,
+        "bytes": group.bytes,
+        "evictable": group.evictable_bytes >= group.bytes,
+        "obstacles": [name for name, _ in group.obstacles],
+        "backing": group.backing and asdict(group.backing),
+        "mappers": [asdict(process) for process in group.mappers],
+        "openers": [asdict(process) for process in group.openers],
+        "evictable_bytes": group.evictable_bytes,
+        "obstacle_bytes": dict(group.obstacles),
+        "dirty_bytes": group.dirty_bytes,
+        "coldness": {
+            **asdict(group.coldness),
+            "generations": [
+                {"age_seconds": age, "bytes": part}
+                for age, part in group.coldness.generations
+            ],
+        },
+    }
+
+
+def _device_json(device: SwapDeviceUse) -> dict[str, Any]:
+    return {**asdict(device), "unowned_entries": _unowned(device)}
