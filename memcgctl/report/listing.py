@@ -12,7 +12,6 @@ import json
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from operator import attrgetter
 from typing import Any
 
 from rich.cells import cell_len
@@ -66,8 +65,8 @@ def screen(
         text.append("".join(f"{row}\n" for row in rows))
         text.append(f"{total}\n", "bold")
     if listing.omitted:
-        noun = "memcg" if listing.groups is None else "ancestor"
-        text.append(f"{counted(listing.omitted, noun)} more, not shown.\n")
+        noun = "more memcg" if listing.groups is None else "more ancestor"
+        text.append(f"{counted(listing.omitted, noun)}, not shown.\n")
     return text
 
 
@@ -93,24 +92,37 @@ def headline(listing: Listing) -> list[str]:
 def table(listing: Listing, width: int, encoding: str, online: bool) -> list[str]:
     """Title line, one line a row, totals line; the path gets what numbers leave."""
     rows: Sequence[Memcg | Group] = listing.memcgs or listing.groups or ()
-    grid = [_cells(c, rows, listing.total) for c in _columns(listing, online)]
+    numbers = [_cells(c, rows, listing.total) for c in _columns(listing, online)]
+    if _width(numbers) + len(numbers) >= width:  # garbage, or a narrow terminal
+        numbers = [
+            [shorten(title, _width([cells]), encoding), *cells]
+            for title, *cells in numbers
+        ]
+    left = width - _width(numbers)
     paths = ["ancestor" if listing.groups else "path", *(row.path for row in rows)]
     paths.append("total offline" if online else "total")
     longest = max(cell_len(escape(path, encoding)) for path in paths)
-    fixed = sum(len(cells[0]) for cells in grid)
-    gap = 2 if fixed + longest + 2 * len(grid) <= width else 1
-    room = max(1, min(longest, width - fixed - gap * len(grid)))
-    shortened = [shorten(path, room, encoding) for path in paths]
-    padded = [path + " " * (room - cell_len(path)) for path in shortened]
+    gap = 2 if longest + 2 * len(numbers) <= left else 1
+    room = max(1, min(longest, left - gap * len(numbers)))
+    grid = [_right_aligned(cells) for cells in numbers]
+    shown = [shorten(path, room, encoding) for path in paths]
+    padded = [path + " " * (room - cell_len(path)) for path in shown]
     grid.insert(0 if listing.groups else 1, padded)
     return [(" " * gap).join(line).rstrip() for line in zip(*grid, strict=True)]
 
 
 def _cells(column: Column, rows: Sequence[Memcg | Group], total: Group) -> list[str]:
     cells = [column.title, *map(column.cell, rows)]
-    cells.append(column.cell(total) if column.summed else "")
-    widest = max(map(len, cells))
-    return [cell.rjust(widest) for cell in cells]
+    return [*cells, column.cell(total) if column.summed else ""]
+
+
+def _right_aligned(cells: Sequence[str]) -> list[str]:
+    width = _width([cells])
+    return [cell.rjust(width) for cell in cells]
+
+
+def _width(columns: Sequence[Sequence[str]]) -> int:
+    return sum(max(map(len, cells)) for cells in columns)
 
 
 def _columns(listing: Listing, online: bool) -> list[Column]:
@@ -123,7 +135,11 @@ def _columns(listing: Listing, online: bool) -> list[Column]:
     if listing.groups is None:
         columns = [
             Column("id", lambda row: str(row.id), summed=False),
-            *([Column("state", attrgetter("state"), summed=False)] if online else []),
+            *(
+                [Column("state", lambda row: row.state[:-4], summed=False)]
+                if online
+                else []
+            ),
             Column("refs", lambda row: count(row.refs), summed=False),
             Column("children", lambda row: count(row.children), summed=False),
         ]
