@@ -93,21 +93,31 @@ def table(listing: Listing, width: int, encoding: str, online: bool) -> list[str
     """Title line, one line a row, totals line; the path gets what numbers leave."""
     rows: Sequence[Memcg | Group] = listing.memcgs or listing.groups or ()
     numbers = [_cells(c, rows, listing.total) for c in _columns(listing, online)]
+    paths = ["ancestor" if listing.groups else "path", *(row.path for row in rows)]
+    paths.append("total offline" if online else "total")
+    return aligned(numbers, paths, 0 if listing.groups else 1, width, encoding)
+
+
+def aligned(
+    numbers: Sequence[Sequence[str]],
+    paths: Sequence[str],
+    place: int,
+    width: int,
+    encoding: str,
+) -> list[str]:
+    """Lines of right-aligned columns, with the paths as column number ``place``."""
     if _width(numbers) + len(numbers) >= width:  # garbage, or a narrow terminal
         numbers = [
             [shorten(title, _width([cells]), encoding), *cells]
             for title, *cells in numbers
         ]
     left = width - _width(numbers)
-    paths = ["ancestor" if listing.groups else "path", *(row.path for row in rows)]
-    paths.append("total offline" if online else "total")
     longest = max(cell_len(escape(path, encoding)) for path in paths)
     gap = 2 if longest + 2 * len(numbers) <= left else 1
     room = max(1, min(longest, left - gap * len(numbers)))
     grid = [_right_aligned(cells) for cells in numbers]
     shown = [shorten(path, room, encoding) for path in paths]
-    padded = [path + " " * (room - cell_len(path)) for path in shown]
-    grid.insert(0 if listing.groups else 1, padded)
+    grid.insert(place, [path + " " * (room - cell_len(path)) for path in shown])
     return [(" " * gap).join(line).rstrip() for line in zip(*grid, strict=True)]
 
 

@@ -41,7 +41,7 @@ def size(count_bytes: int | None, *, long: bool = False) -> str:
 
 
 def count(number: int | None) -> str:
-    """A count in at most eight characters; None gives ``-``."""
+    """A count in at most seven characters; None gives ``-``."""
     if number is None:
         return "-"
     return str(number) if abs(number) < 10_000_000 else f"{number:.1e}"

@@ -46,6 +46,23 @@ def test_any_listing_fits(memcgs: list[Memcg], width: int) -> None:
         assert max(map(cell_len, shown)) <= width
 
 
+def test_garbage_in_every_column_fits() -> None:
+    """One torn memcg would wrap every line of the screen."""
+    worst = (1 << 64) - 1
+    torn = memcg(
+        worst,
+        "/" + "n" * 255,
+        refs=worst,
+        children=worst,
+        charges=Charges(*[1023 << 20] * 8),
+        swap=SwapUse(worst, 1023 << 30),
+        overhead=Overhead(1000 << 10, 0, 0),
+    )
+    shown = lines(select(census(torn), online=True), online=True)
+    assert max(map(cell_len, shown)) <= 80
+    assert shown[-2].split()[0] == str(worst)
+
+
 def test_numbers_stand_under_their_titles() -> None:
     """Numbers that are cut or moved would be read as another memcg's."""
     names = ["/a", "/漢字" * 30, "/" + "n" * 255, "/\x1b[31m\n", "/\udcff", "/[b]x"]
