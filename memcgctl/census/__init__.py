@@ -1,1 +1,107 @@
 """Reads how a kernel stores memcgs, charges and references into the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcgctl.kernel.program import OpenedKernel
+from memcgctl.model import Census, Charges, Kernel, Memcg, SwapUse
+
+from . import folios, memcgs, percpu, swap
+from .records import Warnings, sentences
+
+
+def take_census(
+    kernel: OpenedKernel,
+    *,
+    scan: bool = True,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Census:
+    """All memcgs of the kernel, online ones and the root included.
+
+    Without ``scan`` memory and swap maps are not read, and charges and swap are None.
+    ``progress`` gets what is done, how much of it, and how much there is. Raises
+    KernelError if the kernel's memory makes no sense.
+    """
+    warnings = Warnings()
+    tree = memcgs.read_tree(
+        kernel, warnings, percpu.MEMCG_MEMBERS, percpu.CGROUP_MEMBERS
+    )
+    machine = percpu.read_machine(kernel)
+    overheads = percpu.overheads(kernel, tree, machine)
+    count = len(tree.address)
+    charges: list[Charges | None] = [None] * count
+    swaps: list[SwapUse | None] = [None] * count
+    page_size = kernel.memory.page_size
+    if scan:
+        found = folios.count_folios(kernel, tree.address, warnings, progress)
+        charges = [
+            _charges(f, p * page_size)
+            for f, p in zip(found.folios[:count], found.pages[:count], strict=True)
+        ]
+        entries = _swap_entries(kernel, tree, warnings)
+        swaps = [SwapUse(n, n * page_size) for n in entries.tolist()]
+    return Census(
+        kernel=Kernel(
+            kind=kernel.kind,
+            path=kernel.path,
+            release=kernel.release,
+            types=kernel.types,
+            cgroup_version=tree.cgroup_version,
+            page_size=page_size,
+            possible_cpus=machine.cpus,
+            numa_nodes=machine.nodes,
+        ),
+        memcgs=tuple(
+            Memcg(
+                id=int(tree.id[i]),
+                path=tree.path[i],
+                state="online" if tree.online[i] else "offline",
+                ancestor=tree.path[max(tree.ancestor[i], 0)],
+                refs=None if tree.refs[i] < 0 else int(tree.refs[i]),
+                children=int(tree.children[i]),
+                usage_bytes=int(tree.memcg["memory.usage.counter"][i]) * page_size,
+                overhead=overheads[i],
+                address=int(tree.address[i]),
+                private_id=int(tree.memcg["id.id"][i]),
+                charges=charges[i],
+                swap=swaps[i],
+                parent_id=0 if tree.parent[i] < 0 else int(tree.id[tree.parent[i]]),
+            )
+            for i in range(count)
+        ),
+        warnings=(*kernel.warnings, *sentences(warnings)),
+    )
+
+
+def _charges(
+    folio_counts: NDArray[np.int64], sizes_bytes: NDArray[np.int64]
+) -> Charges:
+    """Charges of one memcg from its rows of counts, by kind."""
+    file, shmem, anon, kernel = sizes_bytes.tolist()
+    file_folios, shmem_folios, anon_folios, kernel_folios = folio_counts.tolist()
+    return Charges(
+        file_bytes=file,
+        shmem_bytes=shmem,
+        anon_bytes=anon,
+        kernel_bytes=kernel,
+        file_folios=file_folios,
+        shmem_folios=shmem_folios,
+        anon_folios=anon_folios,
+        kernel_folios=kernel_folios,
+    )
+
+
+def _swap_entries(
+    kernel: OpenedKernel, tree: memcgs.Tree, warnings: Warnings
+) -> NDArray[np.int64]:
+    """Swap entries of each memcg of the tree."""
+    counts = swap.count_swap(kernel, warnings)
+    ids = tree.memcg["id.id"].astype(np.int64) & (swap.IDS - 1)
+    entries = counts[ids]
+    if lost := int(counts.sum() - counts[np.unique(ids)].sum()):
+        warnings["a swap entry is charged to a memcg that is not in the tree"] += lost
+    return entries

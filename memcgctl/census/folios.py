@@ -1,0 +1,312 @@
+"""What memory is charged to each memcg? Looks at every page frame of the kernel.
+
+Reads the memory map, one ``struct page`` for each frame, in large blocks and in one
+pass, and decodes ``memcg_data`` (before 5.11 ``mem_cgroup``), ``flags``, ``mapping``
+and the order of large folios with NumPy. Being on an LRU list or not plays no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import drgn
+import numpy as np
+from numpy.typing import NDArray
+
+from memcgctl.kernel.errors import KernelError
+from memcgctl.kernel.layout import dtype_of, has_member, offset_of
+from memcgctl.kernel.memory import Memory
+from memcgctl.kernel.program import OpenedKernel
+
+from .memmap import PageRange, page_ranges
+from .records import Warnings, first_member, gather_records
+
+FILE, SHMEM, ANON, KERNEL = range(4)
+KINDS = 4
+
+# Low bits of memcg_data (enum page_memcg_data_flags, since 5.11). On 5.10 bit 0 marks
+# a vector of obj_cgroups (memcg_set_page_obj_cgroups()) just the same. Pointers to
+# memcgs and obj_cgroups are aligned to more than OBJEXTS_FLAGS_MASK (6.10).
+MEMCG_DATA_OBJEXTS = 1
+MEMCG_DATA_KMEM = 2
+MEMCG_DATA_FLAGS_MASK = 7
+# include/linux/page-flags.h: folio->mapping of an anonymous folio, and (until 5.10)
+# page_type of a kernel page that is charged.
+PAGE_MAPPING_ANON = 1
+PAGE_TYPE_BASE, PG_KMEMCG = 0xF0000000, 0x200
+# Bit 0 of compound_head (7.1: compound_info) marks a tail page.
+TAIL = 1
+
+# 16 GiB of 64 KiB pages (arm64), 1 GiB of 4 KiB pages (x86-64): the largest hugetlb.
+MAX_FOLIO_ORDER = 18
+# 1 MiB of struct pages of 64 bytes.
+BLOCK_PAGES = 1 << 14
+# A memory map full of garbage is not resolved to the last pointer.
+MAX_POINTERS = 1 << 20
+
+
+@dataclass(frozen=True)
+class PageLayout:
+    """Where ``struct page`` keeps what tells about a charge.
+
+    ``page`` has the fields flags, compound, mapping, charge and (5.10) page_type;
+    ``order`` is the distance from a head page to the byte with its order; ``head`` and
+    ``swapbacked`` are masks for flags.
+    """
+
+    page: np.dtype[np.void]
+    order: int
+    head: int
+    swapbacked: int
+
+
+def page_layout(prog: drgn.Program) -> PageLayout:
+    """The layout of this kernel's struct page; LookupError if it is none we know."""
+    page = "struct page"
+    members = {
+        # memdesc_flags_t since Linux kernel commit 53fbef56e07d ("mm: introduce
+        # memdesc_flags_t") (in v6.18).
+        "flags": first_member(prog, page, "flags.f", "flags"),
+        # Renamed by Linux kernel commit d50569612c29 ("mm: rename the 'compound_head'
+        # field in the 'struct page' to 'compound_info'") (in v7.1).
+        "compound": first_member(prog, page, "compound_info", "compound_head"),
+        "mapping": "mapping",
+        # Since Linux kernel commit bcfe06bf2622 ("mm: memcontrol: Use helpers to read
+        # page's memcg data") (in v5.11).
+        "charge": first_member(prog, page, "memcg_data", "mem_cgroup"),
+    }
+    if members["charge"] == "mem_cgroup":
+        members["page_type"] = "page_type"
+    return PageLayout(
+        page=dtype_of(prog, page, members),
+        order=_order_offset(prog),
+        head=1 << int(prog["PG_head"]),
+        swapbacked=1 << int(prog["PG_swapbacked"]),
+    )
+
+
+def _order_offset(prog: drgn.Program) -> int:
+    """Distance from a head page to its order, which is in the first tail page."""
+    # Since Linux kernel commit ebc1baf5c9b4 ("mm: free up a word in the first tail
+    # page") (in v6.6) it is the low byte of _flags_1; between that and Linux kernel
+    # commit 379708ffde1b ("mm: add the first tail page to struct folio") (in v6.1) it
+    # is _folio_order.
+    for path in ("_folio_order", "_flags_1"):
+        if has_member(prog, "struct folio", path):
+            return offset_of(prog, "struct folio", path)
+    second = drgn.sizeof(prog.type("struct page"))
+    return int(second + offset_of(prog, "struct page", "compound_order"))
+
+
+class Charged(NamedTuple):
+    """The charged folios in a run of page frames.
+
+    ``at`` is the place of the head page in the run, ``pointer`` is to a memcg or an
+    obj_cgroup, ``kind`` one of FILE, SHMEM, ANON and KERNEL, ``pages`` the size.
+    ``end`` is the first frame after the last large folio, ``damaged`` how many have an
+    order that cannot be.
+    """
+
+    at: NDArray[np.int64]
+    pointer: NDArray[np.uint64]
+    kind: NDArray[np.int64]
+    pages: NDArray[np.int64]
+    end: int
+    damaged: int
+
+
+def charged_folios(
+    data: bytes, layout: PageLayout, first_pfn: int, end: int = 0
+) -> Charged | None:
+    """Decode the struct pages of frames from ``first_pfn`` on; None: none is charged.
+
+    ``data`` holds an even number of them and ``first_pfn`` is even, so that the first
+    tail page of a large folio is never cut off. Frames below ``end`` belong to a large
+    folio that was seen before.
+    """
+    pages = np.frombuffer(data, layout.page)
+    charge = pages["charge"]
+    at = np.flatnonzero(charge)
+    if not len(at):
+        return None
+    # Slab pages, and tail pages: in the first one, memcg_data can be the number of
+    # pages (_nr_pages, since 6.16).
+    at = at[((charge[at] | pages["compound"][at]) & 1) == 0]
+    size = np.ones(len(at), np.int64)
+    damaged = 0
+    flags = pages["flags"][at]
+    is_large = (flags & layout.head) != 0
+    pfn = at + first_pfn
+    if is_large.any() or end > first_pfn:
+        large = np.flatnonzero(is_large)
+        order, valid = _orders(data, pages, layout, at[large], first_pfn)
+        size[large[valid]] = np.int64(1) << order[valid]
+        # With hugetlb's optimised vmemmap (5.18 to 7.0) tail pages can be mapped to the
+        # head's page of struct pages, and look like heads themselves.
+        ends = np.maximum.accumulate(np.concatenate(([end], pfn + size)))
+        outside = pfn >= ends[:-1]
+        end = int(ends[-1])
+        damaged = int(np.count_nonzero(outside[large[~valid]]))
+        at, flags, size = at[outside], flags[outside], size[outside]
+    words = charge[at]
+    kind = np.where(flags & layout.swapbacked, SHMEM, FILE)
+    kind[(pages["mapping"][at] & PAGE_MAPPING_ANON) != 0] = ANON
+    kind[_is_kernel(pages, at, words)] = KERNEL
+    pointer = words & ~np.uint64(MEMCG_DATA_FLAGS_MASK)
+    return Charged(at, pointer, kind, size, end, damaged)
+
+
+def _orders(
+    data: bytes,
+    pages: NDArray[np.void],
+    layout: PageLayout,
+    heads: NDArray[np.int64],
+    first_pfn: int,
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Orders of head pages, and which of them can be true."""
+    bytes_ = np.frombuffer(data, np.uint8)
+    order = bytes_[heads * layout.page.itemsize + layout.order].astype(np.int64)
+    known = (order > 0) & (order <= MAX_FOLIO_ORDER)
+    # A folio is aligned to its size, and its second page is a tail page.
+    unaligned = (heads + first_pfn) & ((np.int64(1) << np.where(known, order, 0)) - 1)
+    tail = pages["compound"][heads + 1] & TAIL
+    return order, known & (unaligned == 0) & (tail != 0)
+
+
+def _is_kernel(
+    pages: NDArray[np.void], at: NDArray[np.int64], charge: NDArray[np.uint64]
+) -> NDArray[np.bool_]:
+    """Which charged pages are kernel memory: page tables, stacks and the like.
+
+    Of an allocation of several pages that is not compound (a page table root with
+    page table isolation), only the first one names the memcg and is counted.
+    """
+    if "page_type" in (pages.dtype.names or ()):
+        # Until Linux kernel commit 18b2db3b0385 ("mm: Convert page kmemcg type to a
+        # page memcg flag") (in v5.11).
+        types = pages["page_type"][at] & (PAGE_TYPE_BASE | PG_KMEMCG)
+        return np.equal(types, PAGE_TYPE_BASE)
+    return np.not_equal(charge & MEMCG_DATA_KMEM, 0)
+
+
+@dataclass(frozen=True)
+class FolioCounts:
+    """Folios and pages by memcg (row, in the order of the tree) and kind (column)."""
+
+    folios: NDArray[np.int64]
+    pages: NDArray[np.int64]
+
+
+def count_folios(
+    kernel: OpenedKernel,
+    memcgs: NDArray[np.uint64],
+    warnings: Warnings,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> FolioCounts:
+    """Count the charged folios of every memcg, given by address, in one pass.
+
+    Raises KernelError if there is no memory map, as in a dump that excludes it.
+    """
+    layout = page_layout(kernel.prog)
+    owners = _Owners(kernel, memcgs)
+    # The last row is for folios of which no memcg is known.
+    folios = np.zeros((len(memcgs) + 1) * KINDS, np.int64)
+    pages = np.zeros_like(folios)
+    ranges = page_ranges(kernel, warnings)
+    total = sum(r.pages for r in ranges)
+    seen = end = 0
+    blank = True
+    for pfn, data in _blocks(kernel.memory, ranges, layout.page.itemsize):
+        seen += len(data) // layout.page.itemsize
+        blank = blank and data.count(0) == len(data)
+        if progress:
+            progress("scanning the memory map", seen, total)
+        charged = charged_folios(data, layout, pfn, end)
+        if charged is None:
+            continue
+        end = charged.end
+        cell = owners.rows(charged.pointer) * KINDS + charged.kind
+        found = np.bincount(cell, minlength=len(folios))
+        folios += found
+        pages += found
+        large = np.flatnonzero(charged.pages > 1)
+        np.add.at(pages, cell[large], charged.pages[large] - 1)
+        if charged.damaged:
+            warnings["a large folio has an impossible size"] += charged.damaged
+    if blank:
+        raise KernelError(
+            "the memory map (struct page) is not in the dump: charges cannot be counted"
+        )
+    if seen < total:
+        warnings[f"{total - seen} of {total} struct pages cannot be read"] += 1
+    result = FolioCounts(folios.reshape(-1, KINDS), pages.reshape(-1, KINDS))
+    if lost := int(result.folios[-1].sum()):
+        warnings["a folio is charged to a memcg that is not in the tree"] += lost
+    return result
+
+
+def _blocks(
+    memory: Memory, ranges: list[PageRange], page_size: int
+) -> Iterator[tuple[int, bytes]]:
+    """First frame and struct pages of blocks; what cannot be read is left out.
+
+    Blocks have an even number of pages, as ``charged_folios`` wants them.
+    """
+    for first, pages, start in ranges:
+        for address, data in memory.chunks(
+            start, pages * page_size, BLOCK_PAGES * page_size, unit=2 * page_size
+        ):
+            if data is not None:
+                yield first + (address - start) // page_size, data
+
+
+class _Owners:
+    """Finds the memcg, as a row of the tree, that a charge belongs to.
+
+    A pointer that is no memcg's is an obj_cgroup's: of kernel pages since Linux kernel
+    commit b4e0b68fbd9d ("mm: memcontrol: use obj_cgroup APIs to charge kmem pages") (in
+    v5.13), of all folios since 7.1, where ``mem_cgroup_per_node`` has the obj_cgroups.
+    Its ``memcg`` is the nearest online ancestor once its own memcg is offline.
+    """
+
+    def __init__(self, kernel: OpenedKernel, memcgs: NDArray[np.uint64]) -> None:
+        self._memory = kernel.memory
+        self._dtype = dtype_of(kernel.prog, "struct obj_cgroup", {"memcg": "memcg"})
+        self._unknown = len(memcgs)
+        order = np.argsort(memcgs)
+        self._memcgs, self._memcg_rows = memcgs[order], order
+        self._pointers, self._rows = self._memcgs, self._memcg_rows
+
+    def rows(self, pointers: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Rows for pointers; neighbours that are equal are looked up once."""
+        starts = np.flatnonzero(np.diff(pointers, prepend=~pointers[:1]))
+        heads = pointers[starts]
+        rows = self._find(self._pointers, self._rows, heads)
+        if (rows < 0).any():
+            self._learn(np.unique(heads[rows < 0]))
+            rows = self._find(self._pointers, self._rows, heads)
+            rows[rows < 0] = self._unknown
+        return np.repeat(rows, np.diff(starts, append=len(pointers)))
+
+    @staticmethod
+    def _find(
+        known: NDArray[np.uint64],
+        rows: NDArray[np.int64],
+        pointers: NDArray[np.uint64],
+    ) -> NDArray[np.int64]:
+        place = np.minimum(np.searchsorted(known, pointers), len(known) - 1)
+        return np.where(known[place] == pointers, rows[place], -1)
+
+    def _learn(self, pointers: NDArray[np.uint64]) -> None:
+        """Read obj_cgroups; one whose memcg is unknown is remembered as that."""
+        if len(self._pointers) + len(pointers) > MAX_POINTERS:
+            return
+        objcgs, _ = gather_records(self._memory, pointers.tolist(), self._dtype)
+        rows = self._find(self._memcgs, self._memcg_rows, objcgs["memcg"])
+        rows[rows < 0] = self._unknown
+        known = np.concatenate((self._pointers, pointers))
+        order = np.argsort(known)
+        self._pointers = known[order]
+        self._rows = np.concatenate((self._rows, rows))[order]

@@ -1,0 +1,83 @@
+"""How are many small kernel structures read at once, and how is trouble counted?
+
+What the census modules share: records gathered by address and decoded with NumPy,
+values of global variables, and the collection of warnings.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import drgn
+import numpy as np
+from numpy.lib.recfunctions import repack_fields
+from numpy.typing import NDArray
+
+from memcgctl.kernel.layout import dtype_of, has_member
+from memcgctl.kernel.memory import Memory
+from memcgctl.kernel.program import OpenedKernel
+
+# So many structures are held as raw bytes at a time.
+BATCH = 1024
+
+Warnings = Counter[str]
+Records = NDArray[np.void]
+
+
+def sentences(warnings: Warnings) -> tuple[str, ...]:
+    """Each warning once, with the number of times it came up."""
+    return tuple(f"{w} ({n} times)" if n > 1 else w for w, n in warnings.items())
+
+
+def present(prog: drgn.Program, type_name: str, paths: Iterable[str]) -> dict[str, str]:
+    """The pointers and integers among ``paths`` that this kernel's type has.
+
+    As ``dtype_of`` takes them: each field has the name of its path.
+    """
+    return {path: path for path in paths if _is_scalar(prog, type_name, path)}
+
+
+def _is_scalar(prog: drgn.Program, type_name: str, path: str) -> bool:
+    try:
+        dtype_of(prog, type_name, {path: path})
+    except (LookupError, ValueError):
+        return False
+    return True
+
+
+def first_member(prog: drgn.Program, type_name: str, *paths: str) -> str:
+    """The first of several member paths that the type has; LookupError if none."""
+    for path in paths:
+        if has_member(prog, type_name, path):
+            return path
+    raise LookupError(f"{type_name} has none of the members {', '.join(paths)}")
+
+
+def decode(parts: Sequence[bytes], dtype: np.dtype[np.void]) -> Records:
+    """Structures of equal size as packed records: only the fields are kept."""
+    return repack_fields(np.frombuffer(b"".join(parts), dtype))
+
+
+def gather_records(
+    memory: Memory, addresses: Sequence[int], dtype: np.dtype[np.void]
+) -> tuple[Records, NDArray[np.bool_]]:
+    """The structures at ``addresses``, and which of them could be read.
+
+    What could not be read is all zeros.
+    """
+    zeros = bytes(dtype.itemsize)
+    records, read = [decode((), dtype)], []
+    for start in range(0, len(addresses), BATCH):
+        found = memory.gather(addresses[start : start + BATCH], dtype.itemsize)
+        read += [data is not None for data in found]
+        records.append(decode([data or zeros for data in found], dtype))
+    return np.concatenate(records), np.array(read, np.bool_)
+
+
+def read_variable(kernel: OpenedKernel, name: str, size: int) -> int:
+    """The unsigned integer or pointer of ``size`` bytes in a global variable.
+
+    Raises LookupError without such a symbol, drgn.FaultError if it is unreadable.
+    """
+    return int.from_bytes(kernel.memory.read(kernel.symbol(name), size), "little")

@@ -1,0 +1,141 @@
+"""How many swap entries is each memcg charged for, over all swap devices?
+
+An entry's owner is kept as a private memcg id (``memcg->id.id``, 16 bits, 0: none), in
+``swap_cgroup_ctrl`` (mm/swap_cgroup.c) or, since 7.2, in each swap cluster
+(mm/swap_table.h). It stays there while the entry is in the swap cache, and until 6.13
+while it is in a CPU's cache of freed slots: in both cases it is still charged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import drgn
+import numpy as np
+from drgn.helpers.linux.mm import phys_to_virt
+from numpy.typing import NDArray
+
+from memcgctl.kernel.layout import dtype_of, has_member
+from memcgctl.kernel.program import OpenedKernel
+
+from .records import BATCH, Records, Warnings, gather_records, read_variable
+
+IDS = 1 << 16
+ID = np.dtype("<u2")
+
+# Bounds: MAX_SWAPFILES is below 1 << MAX_SWAPFILES_SHIFT (include/linux/swap.h), and
+# the size of a swap device in pages is an unsigned int.
+MAX_DEVICES = 32
+MAX_ENTRIES = 1 << 32
+# A device's map is given up after so many faults.
+MAX_FAULTS = 1024
+
+
+Pieces = Iterator["NDArray[np.uint16] | None"]
+
+
+def count_swap(kernel: OpenedKernel, warnings: Warnings) -> NDArray[np.int64]:
+    """Number of charged swap entries by private memcg id, an array of 65,536."""
+    counts = np.zeros(IDS, np.int64)
+    try:
+        devices = read_variable(kernel, "nr_swapfiles", 4)
+        maps = _maps(kernel, min(devices, MAX_DEVICES))
+    except (LookupError, drgn.FaultError):
+        warnings["the swap devices cannot be read: swap entries are not counted"] += 1
+        return counts
+    for pieces in maps:
+        faults = 0
+        for ids in pieces:
+            if ids is None:
+                faults += 1
+                warnings["a part of the swap map cannot be read"] += 1
+                if faults == MAX_FAULTS:
+                    break
+            else:
+                counts += np.bincount(ids[ids != 0], minlength=IDS)
+    return counts
+
+
+def _maps(kernel: OpenedKernel, devices: int) -> list[Pieces]:
+    """The ids of each swap device, piece by piece; None for what cannot be read."""
+    prog = kernel.prog
+    if has_member(prog, "struct swap_cluster_info", "memcg_table"):
+        # Since 7.2 each cluster of the swap table has its own array of ids.
+        info = _devices(kernel, devices, {"size": "max", "map": "cluster_info"})
+        read: Callable[[OpenedKernel, int, int], Pieces] = _cluster_ids
+    elif has_member(prog, "struct swap_cgroup_ctrl", "length"):
+        info = _controls(kernel, devices, {"size": "length", "map": "map"})
+        read = _page_ids
+    else:
+        # Since Linux kernel commit 2b3a58b12134 ("mm/swap_cgroup: remove global swap
+        # cgroup lock") (in v6.14) there is one array, of as many ids as entries.
+        info = _controls(kernel, devices, {"map": "map"})
+        sizes = _devices(kernel, devices, {"size": "max"})["size"]
+        return [
+            _array_ids(kernel, int(map_), int(size) * ID.itemsize)
+            for map_, size in zip(info["map"], sizes, strict=True)
+            if map_
+        ]
+    return [read(kernel, int(d["map"]), int(d["size"])) for d in info if d["map"]]
+
+
+def _controls(
+    kernel: OpenedKernel, devices: int, members: dict[str, str]
+) -> NDArray[np.void]:
+    """Members of ``swap_cgroup_ctrl`` of each device."""
+    dtype = dtype_of(kernel.prog, "struct swap_cgroup_ctrl", members)
+    address = kernel.symbol("swap_cgroup_ctrl")
+    return np.frombuffer(kernel.memory.read(address, devices * dtype.itemsize), dtype)
+
+
+def _devices(kernel: OpenedKernel, devices: int, members: dict[str, str]) -> Records:
+    """Members of the ``struct swap_info_struct`` of each device."""
+    table = kernel.memory.read(kernel.symbol("swap_info"), devices * 8)
+    pointers = np.frombuffer(table, "<u8").tolist()
+    dtype = dtype_of(kernel.prog, "struct swap_info_struct", members)
+    return gather_records(kernel.memory, pointers, dtype)[0]
+
+
+def _array_ids(kernel: OpenedKernel, address: int, size: int) -> Pieces:
+    """Ids from one array of ``size`` bytes."""
+    for _, data in kernel.memory.chunks(address, size, unit=ID.itemsize):
+        yield None if data is None else np.frombuffer(data, ID)
+
+
+def _page_ids(kernel: OpenedKernel, address: int, pages: int) -> Pieces:
+    """Ids from an array of pointers to the struct pages of pages full of ids."""
+    prog, memory = kernel.prog, kernel.memory
+    if pages > MAX_ENTRIES * ID.itemsize // memory.page_size:
+        yield None
+        return
+    page_size = drgn.sizeof(prog.type("struct page"))
+    vmemmap = int(prog["vmemmap"])
+    direct_map = int(phys_to_virt(prog, 0))
+    for _, data in memory.chunks(address, pages * 8, BATCH * 8, unit=8):
+        if data is None:
+            yield None
+            continue
+        for page in np.frombuffer(data, "<u8").tolist():
+            frame = (page - vmemmap) // page_size
+            ids = memory.try_read(
+                direct_map + frame * memory.page_size, memory.page_size
+            )
+            yield None if ids is None else np.frombuffer(ids, ID)
+
+
+def _cluster_ids(kernel: OpenedKernel, address: int, entries: int) -> Pieces:
+    """Ids from the tables of the clusters that have one (unused ones have none)."""
+    prog, memory = kernel.prog, kernel.memory
+    table_size = drgn.sizeof(prog.type("struct swap_memcg_table"))
+    clusters = -(-entries * ID.itemsize // table_size)
+    dtype = dtype_of(prog, "struct swap_cluster_info", {"table": "memcg_table"})
+    for _, data in memory.chunks(
+        address, clusters * dtype.itemsize, unit=dtype.itemsize
+    ):
+        if data is None:
+            yield None
+            continue
+        tables = np.frombuffer(data, dtype)["table"]
+        for table in tables[tables != 0].tolist():
+            ids = memory.try_read(table, table_size)
+            yield None if ids is None else np.frombuffer(ids, ID)
