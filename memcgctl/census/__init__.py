@@ -101,7 +101,7 @@ def _swap_entries(
     """Swap entries of each memcg of the tree."""
     counts = swap.count_swap(kernel, warnings)
     ids = tree.memcg["id.id"].astype(np.int64) & (swap.IDS - 1)
-    entries = counts[ids]
+    entries: NDArray[np.int64] = counts[ids]
     if lost := int(counts.sum() - counts[np.unique(ids)].sum()):
         warnings["a swap entry is charged to a memcg that is not in the tree"] += lost
     return entries

@@ -187,8 +187,10 @@ def _is_kernel(
         # Until Linux kernel commit 18b2db3b0385 ("mm: Convert page kmemcg type to a
         # page memcg flag") (in v5.11).
         types = pages["page_type"][at] & (PAGE_TYPE_BASE | PG_KMEMCG)
-        return np.equal(types, PAGE_TYPE_BASE)
-    return np.not_equal(charge & MEMCG_DATA_KMEM, 0)
+        kernel: NDArray[np.bool_] = types == PAGE_TYPE_BASE
+    else:
+        kernel = (charge & MEMCG_DATA_KMEM) != 0
+    return kernel
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,7 @@ def count_folios(
     Raises KernelError if there is no memory map, as in a dump that excludes it.
     """
     layout = page_layout(kernel.prog)
-    owners = _Owners(kernel, memcgs)
+    owners = Owners(kernel, memcgs)
     # The last row is for folios of which no memcg is known.
     folios = np.zeros((len(memcgs) + 1) * KINDS, np.int64)
     pages = np.zeros_like(folios)
@@ -218,7 +220,7 @@ def count_folios(
     total = sum(r.pages for r in ranges)
     seen = end = 0
     blank = True
-    for pfn, data in _blocks(kernel.memory, ranges, layout.page.itemsize):
+    for pfn, data in blocks(kernel.memory, ranges, layout.page.itemsize):
         seen += len(data) // layout.page.itemsize
         blank = blank and data.count(0) == len(data)
         if progress:
@@ -247,7 +249,7 @@ def count_folios(
     return result
 
 
-def _blocks(
+def blocks(
     memory: Memory, ranges: list[PageRange], page_size: int
 ) -> Iterator[tuple[int, bytes]]:
     """First frame and struct pages of blocks; what cannot be read is left out.
@@ -262,7 +264,7 @@ def _blocks(
                 yield first + (address - start) // page_size, data
 
 
-class _Owners:
+class Owners:
     """Finds the memcg, as a row of the tree, that a charge belongs to.
 
     A pointer that is no memcg's is an obj_cgroup's: of kernel pages since Linux kernel

@@ -148,7 +148,7 @@ def _structs(prog: drgn.Program, tree: Tree, machine: Machine) -> NDArray[np.int
     # root's place in it is part of the structure.
     own = 0 if has_member(prog, CGROUP, "_low_ancestors") else 1
     names = [len(os.fsencode(path.rpartition("/")[2])) + 1 for path in tree.path]
-    return (
+    total: NDArray[np.int64] = (
         fixed
         + POINTER * (tree.cgroup["level"].astype(np.int64) + own)
         + np.array(names)
@@ -156,13 +156,14 @@ def _structs(prog: drgn.Program, tree: Tree, machine: Machine) -> NDArray[np.int
         + _bytes(prog, CGROUP, tree.cgroup, STRUCTS_CGROUP)
         + _objcgs(prog, tree, machine) * drgn.sizeof(prog.type("struct obj_cgroup"))
     )
+    return total
 
 
 def _objcgs(prog: drgn.Program, tree: Tree, machine: Machine) -> NDArray[np.int64]:
     """How many obj_cgroups are the memcg's own: once it is offline, its parent's."""
     if has_member(prog, PER_NODE, "objcg"):  # since 7.1
-        return tree.online * machine.nodes
-    return (tree.memcg["objcg"] != 0).astype(np.int64)
+        return np.where(tree.online, machine.nodes, 0)
+    return np.where(tree.memcg["objcg"] != 0, 1, 0)
 
 
 def _bytes(
@@ -199,7 +200,7 @@ def _size(prog: drgn.Program, type_name: str, path: str) -> int:
         type_ = type_.type
     elif type_.kind != drgn.TypeKind.INT:
         return 0
-    return -(-drgn.sizeof(type_) // MIN_ALLOC) * MIN_ALLOC
+    return -(-int(drgn.sizeof(type_)) // MIN_ALLOC) * MIN_ALLOC
 
 
 def _kmem_is_charged(kernel: OpenedKernel) -> bool:
