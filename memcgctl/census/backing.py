@@ -134,7 +134,7 @@ def read_backings(
         names,
         [*aliases, *(mount.mountpoint for mount in names.mounts.values())],
     )
-    namespaces = _Namespaces(kernel, tasks)
+    namespaces = _namespaces(kernel, tasks)
     backings: list[Backing | None] = []
     for place, (host, inode, alias) in enumerate(
         zip(hosts.tolist(), inodes, aliases, strict=True)
@@ -169,25 +169,6 @@ class _Namespaces:
     host: tuple[int, tuple[int, int]]
     of_task: list[tuple[int, tuple[int, int]]]
 
-    def __init__(self, kernel: OpenedKernel, tasks: Tasks) -> None:
-        spaces = read_structs(
-            kernel, "struct nsproxy", tasks.nsproxy, {"mnt_ns": "mnt_ns"}
-        )["mnt_ns"].tolist()
-        roots = read_structs(
-            kernel,
-            "struct fs_struct",
-            tasks.fs,
-            {"mnt": "root.mnt", "dentry": "root.dentry"},
-        )
-        offset = offset_of(kernel.prog, "struct mount", "mnt")
-        of_task = [
-            (space, (int(root["mnt"]) - offset, int(root["dentry"])))
-            for space, root in zip(spaces, roots, strict=True)
-        ]
-        # The first process is pid 1, which shares the host's own namespace.
-        object.__setattr__(self, "of_task", of_task)
-        object.__setattr__(self, "host", of_task[0] if of_task else (0, (0, 0)))
-
     def containers(self, users: Iterable[int]) -> Iterable[tuple[int, tuple[int, int]]]:
         """Other namespaces than the host's: first the users', then everybody's."""
         seen = {self.host[0], 0}
@@ -196,6 +177,25 @@ class _Namespaces:
             if namespace not in seen:
                 seen.add(namespace)
                 yield namespace, root
+
+
+def _namespaces(kernel: OpenedKernel, tasks: Tasks) -> _Namespaces:
+    spaces = read_structs(
+        kernel, "struct nsproxy", tasks.nsproxy, {"mnt_ns": "mnt_ns"}
+    )["mnt_ns"]
+    roots = read_structs(
+        kernel,
+        "struct fs_struct",
+        tasks.fs,
+        {"mnt": "root.mnt", "dentry": "root.dentry"},
+    )
+    offset = offset_of(kernel.prog, "struct mount", "mnt")
+    of_task = [
+        (space, (int(root["mnt"]) - offset, int(root["dentry"])))
+        for space, root in zip(spaces.tolist(), roots, strict=True)
+    ]
+    # The first process is pid 1, which is in the host's own namespace.
+    return _Namespaces(of_task[0] if of_task else (0, (0, 0)), of_task)
 
 
 def _file(

@@ -69,6 +69,11 @@ def read_pointers(kernel: OpenedKernel, at: U64) -> U64:
     return read_rows(kernel, at, np.dtype("<u8"))
 
 
+def enumerators(kernel: OpenedKernel, type_name: str) -> dict[str, int]:
+    """The values of an enum, by name; they depend on version and configuration."""
+    return {e.name: e.value for e in kernel.prog.type(type_name).enumerators or ()}
+
+
 def unique(values: U64) -> U64:
     """The different values but 0, sorted."""
     found = np.unique(values)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from memcgctl.census.bulk import (
     U64,
     addresses,
+    enumerators,
     read_pointers,
     read_structs,
     unique,
@@ -144,9 +145,7 @@ def _threads(kernel: OpenedKernel) -> U64:
 
 def _memcgs(kernel: OpenedKernel, css_sets: U64) -> U64:
     """``struct mem_cgroup *`` of each ``struct css_set *``."""
-    # enum cgroup_subsys_id depends on the configuration.
-    enumerators = kernel.prog.type("enum cgroup_subsys_id").enumerators or ()
-    ids = {enumerator.name: enumerator.value for enumerator in enumerators}
+    ids = enumerators(kernel, "enum cgroup_subsys_id")
     sets = unique(css_sets)
     if not len(sets):
         return np.zeros(len(css_sets), np.uint64)
