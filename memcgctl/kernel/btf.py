@@ -60,6 +60,7 @@ _QUALIFIERS = {
 }
 _TRANSPARENT = (*_QUALIFIERS, TYPE_TAG, TYPEDEF)
 _NAMED = (INT, STRUCT, UNION, ENUM, FWD, TYPEDEF, FLOAT, ENUM64)
+_COMPOUND = (STRUCT, UNION)
 _BIT_FIELDS = (INT, ENUM, ENUM64)
 _INT_SIGNED, _INT_BOOL = 1, 4
 _ENUM_BASE = {
@@ -78,8 +79,8 @@ _ENUM_BASE = {
 _MAX_TYPES = 1 << 22
 _MAX_SIZE = 16 << 20
 _MAX_CHAIN = 64
-_MAX_ANONYMOUS_DEPTH = 32
-_MAX_ANONYMOUS_MEMBERS = 1 << 12
+_MAX_DEPTH = 32
+_MAX_WEIGHT = 1 << 12
 
 
 class BtfError(KernelError):
@@ -108,7 +109,7 @@ class Btf:
         )
         self._kinds = self._info >> 24 & 0x7F
         self._check_heads()
-        self._anonymous_members: dict[int, int] = {}
+        self._weights: dict[int, int] = {}
 
     def __len__(self) -> int:
         """Number of types, void included."""
@@ -281,7 +282,7 @@ class Btf:
         return data >> 24 & 0xF, data >> 16 & 0xFF, data & 0xFF
 
     def _chain(self, type_id: int) -> list[int]:
-        """A type, what it points to or qualifies, and so on, but for void.
+        """A type, what it points to, qualifies or declares, and so on, but for void.
 
         Ends where a type stands on its own. Only a damaged BTF has a long or an
         endless one: real cycles go through members or parameters.
@@ -297,19 +298,33 @@ class Btf:
             elif kind in (PTR, FUNC_PROTO, *_TRANSPARENT):
                 type_id = int(self._third[type_id])
             else:
-                break
+                type_id = 0 if self._is_complete(type_id) else self._complete(type_id)
         return chain
 
+    def _complete(self, type_id: int) -> int:
+        """The complete type that a forward declaration stands for, or 0."""
+        name, kind = self._name(type_id), self._drgn_kind(type_id)
+        found = self.find(name, kind) if name and kind else None
+        return found if found and self._is_complete(found) else 0
+
     def _strip(self, type_id: int) -> int:
-        """The type under typedefs and qualifiers."""
+        """The type under typedefs, qualifiers and forward declarations."""
         chain = self._chain(type_id)
-        return next((i for i in chain if self._kind(i) not in _TRANSPARENT), 0)
+        for link in chain:
+            if self._kind(link) not in _TRANSPARENT and (
+                self._is_complete(link) or link == chain[-1]
+            ):
+                return link
+        return 0
 
     # Building drgn types
 
     def _build(self, prog: drgn.Program, type_id: int, target: drgn.Type) -> drgn.Type:
-        """The type with an id, given the one that it points to or qualifies."""
+        """The type with an id, given the next of its chain (or void)."""
         kind = self._kind(type_id)
+        if not self._is_complete(type_id):
+            declared = target.kind != TypeKind.VOID
+            return target if declared else self._build_incomplete(prog, type_id)
         if kind == PTR:
             return prog.pointer_type(target)
         if kind == TYPEDEF:
@@ -319,11 +334,10 @@ class Btf:
         if kind == TYPE_TAG:
             return target
         if kind == ARRAY:
+            # pahole writes several dimensions as one of their product.
             return prog.array_type(target, self._tail(type_id, 3)[2])
         if kind == FUNC_PROTO:
             return self._build_function(prog, type_id, target)
-        if kind == FWD:
-            return self._build_forward(prog, type_id)
         make = {
             INT: self._build_int,
             FLOAT: self._build_float,
@@ -356,26 +370,18 @@ class Btf:
         size = self._size(type_id, (2, 4, 8, 12, 16))
         return prog.float_type(self._name(type_id), size)
 
-    def _build_forward(self, prog: drgn.Program, type_id: int) -> drgn.Type:
-        kind = TypeKind.UNION if self._flag(type_id) else TypeKind.STRUCT
-        complete = self.find(self._name(type_id), kind)
-        if complete is not None and self._is_complete(complete):
-            return self.type_of(prog, complete)
-        make = prog.union_type if kind == TypeKind.UNION else prog.struct_type
-        return make(self._name(type_id) or None)
+    def _build_incomplete(self, prog: drgn.Program, type_id: int) -> drgn.Type:
+        tag = self._name(type_id) or None
+        if self._kind(type_id) == ENUM:
+            return prog.enum_type(tag)
+        return prog.union_type(tag) if self._flag(type_id) else prog.struct_type(tag)
 
     def _build_enum(self, prog: drgn.Program, type_id: int) -> drgn.Type:
-        tag = self._name(type_id) or None
-        if not self._is_complete(type_id):
-            complete = self.find(tag, TypeKind.ENUM) if tag else None
-            if complete is not None and self._is_complete(complete):
-                return self.type_of(prog, complete)
-            return prog.enum_type(tag)
         size = self._size(type_id, (1, 2, 4, 8))
         signed, values = self._enumerators(type_id)
         base = prog.int_type(_ENUM_BASE[size, signed], size, signed)
         return prog.enum_type(
-            tag,
+            self._name(type_id) or None,
             base,
             [drgn.TypeEnumerator(self._string(name), value) for name, value in values],
         )
@@ -409,6 +415,7 @@ class Btf:
     def _build_function(
         self, prog: drgn.Program, type_id: int, returns: drgn.Type
     ) -> drgn.Type:
+        self._weigh(type_id)
         parameters = list(self._elements(type_id, 2))
         variadic = bool(parameters) and parameters[-1] == (0, 0)
         return prog.function_type(
@@ -424,7 +431,7 @@ class Btf:
         )
 
     def _build_compound(self, prog: drgn.Program, type_id: int) -> drgn.Type:
-        self._count_anonymous(type_id)
+        self._weigh(type_id)
         size = self._size(type_id)
         members = list(self._members(type_id))
         # As in C: the last of several members, and not of a union.
@@ -492,26 +499,47 @@ class Btf:
             raise BtfError(f"BTF: a bit-field of type {member}")
         return drgn.Object(prog, member_type, bit_field_size=bits)
 
-    def _count_anonymous(self, type_id: int, depth: int = 0) -> int:
-        """Members of a structure, those of its unnamed members included.
+    def _weigh(self, type_id: int, depth: int = 0) -> int:
+        """Members or parameters of a type, with those of types that have no name.
 
-        drgn takes these as one list: a structure that holds itself unnamed, or
-        levels that multiply, would keep it busy for ever.
+        drgn lists the members of unnamed members with a structure's own, and prints
+        types without a tag where they are used. In C this comes to an end; in a
+        damaged BTF a type could come back to itself, or levels multiply.
         """
-        if type_id in self._anonymous_members:
-            return self._anonymous_members[type_id]
-        if depth > _MAX_ANONYMOUS_DEPTH:
+        if type_id in self._weights:
+            return self._weights[type_id]
+        if depth > _MAX_DEPTH:
             raise BtfError(f"BTF: type {type_id} is nested too deeply")
-        total = self._vlen(type_id)
-        for name, member, _ in self._elements(type_id, 3):
-            if self._strings[name : name + 1] == b"\0":
-                inner = self._strip(member)
-                if self._kind(inner) in (STRUCT, UNION):
-                    total += self._count_anonymous(inner, depth + 1)
-        if total > _MAX_ANONYMOUS_MEMBERS:
-            raise BtfError(f"BTF: type {type_id} has {total} members")
-        self._anonymous_members[type_id] = total
-        return total
+        weight = self._vlen(type_id)
+        for inner in self._nameless(type_id):
+            weight += self._weigh(inner, depth + 1)
+            if weight > _MAX_WEIGHT:
+                raise BtfError(f"BTF: type {type_id} is endless")
+        self._weights[type_id] = weight
+        return weight
+
+    def _nameless(self, type_id: int) -> Iterator[int]:
+        """Structures and functions that drgn takes as a part of one."""
+        if self._kind(type_id) == FUNC_PROTO:
+            used = [int(self._third[type_id])]
+            used += [parameter for _, parameter in self._elements(type_id, 2)]
+        else:
+            used = []
+            for name, member, _ in self._elements(type_id, 3):
+                if not self._is_empty(name):
+                    used.append(member)
+                elif self._kind(self._strip(member)) in _COMPOUND:
+                    yield self._strip(member)
+            if not self._is_empty(int(self._names[type_id])):
+                return
+        for link in (link for start in used for link in self._chain(start)):
+            kind = self._kind(link)
+            tagless = kind in _COMPOUND and self._is_empty(int(self._names[link]))
+            if tagless or kind == FUNC_PROTO:
+                yield link
+
+    def _is_empty(self, offset: int) -> bool:
+        return self._strings[offset : offset + 1] == b"\0"
 
 
 def _sections(data: bytes) -> tuple[bytes, bytes, bytes]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import drgn
 import numpy as np
@@ -21,6 +22,8 @@ from memcgctl.kernel.symbols import Addresses, Symbols
 # Debian's 7.3 has 200,000 symbols in 2.5 MB, an allyesconfig kernel ten times that.
 _MAX_SYMBOLS = 1 << 23
 _MAX_NAMES = 1 << 28
+_MAX_IMAGE = 1 << 30  # KERNEL_IMAGE_SIZE
+_MAX_FOUND = 64
 _TOKENS = 256
 _INDEX_SIZE = 2 * _TOKENS
 _MAX_TOKEN = 512
@@ -137,6 +140,16 @@ def _interpretations(
     below = np.uint64(base) + (-1 - wide).astype(np.uint64)
     yield np.where(wide >= 0, wide.astype(np.uint64), below)
     yield np.uint64(base) + stored.view(np.uint32).astype(np.uint64)
+
+
+def search_symbols(memory: Memory, stext: int) -> Symbols | None:
+    """Find the tables in the kernel image by their structure, and decode them."""
+    for tables in islice(find_tables(memory, stext, _MAX_IMAGE), _MAX_FOUND):
+        try:
+            return read_symbols(memory, tables, stext)
+        except (ValueError, drgn.FaultError):
+            continue
+    return None
 
 
 def find_tables(memory: Memory, start: int, size: int) -> Iterator[Tables]:

@@ -9,7 +9,6 @@ debug info finders, steps in where the core does not carry them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,14 +16,13 @@ from typing import Literal
 
 import drgn
 
-from memcgctl.kernel import kallsyms, vmcoreinfo
-from memcgctl.kernel.btf import Btf
+from memcgctl.kernel import kallsyms, live
+from memcgctl.kernel.debuginfo import load_types
+from memcgctl.kernel.dump import Notify, Progress, open_dump
 from memcgctl.kernel.errors import KernelError
 from memcgctl.kernel.memory import Memory
-from memcgctl.kernel.symbols import Symbols
-
-Progress = Callable[[str, int, int], None]
-Notify = Callable[[str], None]
+from memcgctl.kernel.symbols import Symbols, read_system_map
+from memcgctl.kernel.vmcoreinfo import Vmcoreinfo
 
 # drgn would print its warnings through Python's handler of last resort.
 logging.getLogger("drgn").addHandler(logging.NullHandler())
@@ -70,7 +68,6 @@ class OpenedKernel:
     types: Literal["btf", "dwarf"]
     memory: Memory
     warnings: list[str] = field(default_factory=list)
-    _symbols: Symbols | None = None
     _declared: dict[str, str] = field(default_factory=lambda: dict(_DECLARATIONS))
 
     def __enter__(self) -> OpenedKernel:
@@ -133,41 +130,71 @@ def open_kernel(
 
     ``notify`` gets messages of one line, such as where a core is being unpacked to.
     """
-    prog = drgn.Program()
-    assert sources.core is not None
-    prog.set_core_dump(sources.core)
-    info = vmcoreinfo.parse(prog["VMCOREINFO"].string_())
-    memory = Memory(prog)
+    progress = progress or (lambda what, done, total: None)
+    notify = notify or (lambda message: None)
+    if sources.core is None or sources.core == live.KCORE:
+        prog, info = live.open_live()
+        return _complete(prog, info, sources, [], notify)
+    dump = open_dump(sources.core, sources.vmcoreinfo, progress, notify)
+    try:
+        return _complete(dump.prog, dump.info, sources, dump.warnings, notify)
+    except KernelError as error:
+        if not dump.missing:
+            raise
+        raise KernelError(
+            f"{sources.core}: is truncated, {dump.missing} bytes are missing: {error}"
+        ) from error
+
+
+def _complete(
+    prog: drgn.Program,
+    info: Vmcoreinfo,
+    sources: Sources,
+    warnings: list[str],
+    notify: Notify,
+) -> OpenedKernel:
+    """Symbols and types for a kernel whose memory can be read."""
+    symbols = _find_symbols(prog, info, sources.system_map, warnings)
+    if symbols is not None:
+        symbols.register(prog)
+    types = load_types(
+        prog, info, btf=sources.btf, vmlinux=sources.vmlinux, notify=notify
+    )
+    if symbols is None and types == "btf":  # a vmlinux with DWARF has its own
+        raise KernelError(
+            "no kernel symbols: the kernel's kallsyms are not in the dump; give "
+            "--system-map or --vmlinux of this very kernel"
+        )
+    alive = prog.flags & drgn.ProgramFlags.IS_LIVE
     kernel = OpenedKernel(
         prog,
-        "live" if prog.flags & drgn.ProgramFlags.IS_LIVE else "vmcore",
-        str(sources.core),
+        "live" if alive else "vmcore",
+        None if alive else str(sources.core),
         info.release,
-        "btf",
-        memory,
+        types,
+        Memory(prog),
+        warnings,
     )
-    tables = kallsyms.tables_of_vmcoreinfo(info.symbols)
-    symbols = None
-    if tables is not None:
-        symbols = kallsyms.read_symbols(memory, tables, info.symbols["_stext"])
-    else:
-        for tables in kallsyms.find_tables(
-            Memory(prog), info.symbols["_stext"], 1 << 30
-        ):
-            try:
-                symbols = kallsyms.read_symbols(memory, tables, info.symbols["_stext"])
-                kernel.warnings.append("kallsyms found by its structure")
-                break
-            except (ValueError, drgn.FaultError):
-                continue
-    if symbols is None:
-        raise KernelError("no symbols")
-    symbols.register(prog)
-    if sources.vmlinux is not None:
-        prog.load_debug_info([sources.vmlinux])
-        kernel.types = "dwarf"
-    else:
-        start, stop = kernel.symbol("__start_BTF"), kernel.symbol("__stop_BTF")
-        Btf(memory.read(start, stop - start)).register(prog)
     prog.register_object_finder("memcgctl", kernel._find_object, enable_index=-1)
     return kernel
+
+
+def _find_symbols(
+    prog: drgn.Program,
+    info: Vmcoreinfo,
+    system_map: Path | None,
+    warnings: list[str],
+) -> Symbols | None:
+    """From the file given by hand, else from the kernel's own kallsyms."""
+    if system_map is not None:
+        return read_system_map(system_map, info)
+    if prog.flags & drgn.ProgramFlags.IS_LIVE and (symbols := live.read_symbols()):
+        return symbols
+    memory, stext = Memory(prog), info.symbols["_stext"]
+    tables = kallsyms.tables_of_vmcoreinfo(info.symbols)
+    if tables is not None:
+        try:
+            return kallsyms.read_symbols(memory, tables, stext)
+        except (ValueError, drgn.FaultError) as error:
+            warnings.append(f"the kernel's kallsyms cannot be used: {error}")
+    return kallsyms.search_symbols(memory, stext)

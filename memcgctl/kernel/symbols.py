@@ -8,10 +8,19 @@ one text of all names, so that nothing is built for the 200,000 symbols not aske
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import drgn
 import numpy as np
 import numpy.typing as npt
+
+from memcgctl.kernel.corefile import read_file
+from memcgctl.kernel.errors import KernelError
+from memcgctl.kernel.vmcoreinfo import Vmcoreinfo
+
+_MAX_SYSTEM_MAP = 256 << 20
+# __START_KERNEL_map: the image lies above, per-CPU offsets and constants below.
+_KERNEL_IMAGE = np.uint64(0xFFFFFFFF80000000)
 
 Addresses = npt.NDArray[np.uint64]
 
@@ -87,3 +96,27 @@ def parse_text(text: bytes) -> Symbols:
         raise ValueError("an address has more than 64 bits") from None
     names = b"".join(b"\n%b%b" % pair for pair in zip(kinds, fields[2::3], strict=True))
     return Symbols(names + b"\n", addresses)
+
+
+def read_system_map(path: Path, info: Vmcoreinfo) -> Symbols:
+    """Symbols of a System.map, moved to where KASLR has put the image.
+
+    Raises KernelError if it is none, or if VMCOREINFO has symbols elsewhere.
+    """
+    text = read_file(path, _MAX_SYSTEM_MAP)
+    try:
+        linked = parse_text(text)
+    except ValueError as error:
+        # Debian's in /boot is one line, which says that the -dbg package has it.
+        raise KernelError(f"{path}: {error}, but perhaps a stub for it") from None
+    shift = np.where(linked.addresses >= _KERNEL_IMAGE, np.uint64(info.kaslr_offset), 0)
+    symbols = Symbols(linked.names, linked.addresses + shift.astype(np.uint64))
+    for name, address in info.symbols.items():
+        found = symbols.all(name)
+        if found and address >= _KERNEL_IMAGE and address not in dict(found).values():
+            raise KernelError(
+                f"{path}: is not of this kernel ({info.release}): {name} is elsewhere"
+            )
+    if symbols.find("_stext") is None:
+        raise KernelError(f"{path}: is not a list of kernel symbols: it has no _stext")
+    return symbols

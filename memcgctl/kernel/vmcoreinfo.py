@@ -1,12 +1,15 @@
 """What does the kernel say of itself in VMCOREINFO (kernel/vmcore_info.c)?
 
 A note of ``KEY=value`` lines: release, page size, a few symbols, sizes and offsets, and
-where KASLR put the image. Its content is as hostile as the rest of a dump.
+where KASLR put the image. Its content is as hostile as the rest of a dump. In a dump
+without the note it is found by its own text, since the kernel keeps it in memory.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -58,3 +61,28 @@ def parse(raw: bytes) -> Vmcoreinfo:
         if key not in values:
             raise KernelError(f"VMCOREINFO is damaged: it has no {key}")
     return Vmcoreinfo(raw, values)
+
+
+# The kernel writes OSRELEASE first; PAGESIZE tells it from a log or a shell history.
+_NOTE = re.compile(rb"OSRELEASE=[!-~]{1,64}\n(?:[^\n=\0]{1,64}=[^\n\0]{0,255}\n)+")
+# VMCOREINFO_BYTES is a page.
+NOTE_SIZE = 4096
+_MAX_FOUND = 64
+
+
+def search(blocks: Iterable[bytes]) -> list[Vmcoreinfo]:
+    """What looks like VMCOREINFO in memory, the fullest first.
+
+    ``blocks`` overlap by ``NOTE_SIZE``. There can be several: copies that the kernel
+    keeps, one that was cut off, one of a kernel that ran before.
+    """
+    found: dict[bytes, Vmcoreinfo] = {}
+    for block in blocks:
+        at = block.find(b"OSRELEASE=")
+        while at != -1:
+            match = _NOTE.match(block, at, at + NOTE_SIZE)
+            if match and b"\nPAGESIZE=" in match[0] and len(found) < _MAX_FOUND:
+                with contextlib.suppress(KernelError):
+                    found[match[0]] = parse(match[0])
+            at = block.find(b"OSRELEASE=", match.end() if match else at + 1)
+    return sorted(found.values(), key=lambda info: -len(info.values))

@@ -1,0 +1,161 @@
+"""Opens a dump: which file is it, and which VMCOREINFO makes its memory readable?
+
+A note may be missing (QEMU without its vmcoreinfo device), stale or damaged, so what a
+dump says of itself is believed only when the kernel's own ``init_uts_ns``, read through
+it, names the same release. Else VMCOREINFO is looked for in the memory itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import drgn
+
+from memcgctl.kernel import compressed, corefile, kdump, vmcoreinfo
+from memcgctl.kernel.corefile import CoreFile, read_file
+from memcgctl.kernel.errors import KernelError, first_line
+from memcgctl.kernel.vmcoreinfo import NOTE_SIZE, Vmcoreinfo
+
+Progress = Callable[[str, int, int], None]
+Notify = Callable[[str], None]
+
+_BLOCK = 4 << 20
+_UTS_SIZE = 512
+
+# libkdumpfile reads no memory, not even physical, of a file without VMCOREINFO.
+_MAKESHIFT = (
+    b"OSRELEASE=6.0.0\nPAGESIZE=4096\nSYMBOL(swapper_pg_dir)=ffffffff81000000\n"
+)
+
+
+@dataclass(frozen=True)
+class Dump:
+    """A dump whose memory drgn reads, and what there is to say about it."""
+
+    prog: drgn.Program
+    info: Vmcoreinfo
+    missing: int
+    warnings: list[str]
+
+
+def open_dump(
+    path: Path, given: Path | None, progress: Progress, notify: Notify
+) -> Dump:
+    """Open a core, with the VMCOREINFO in the file ``given`` if there is one.
+
+    Raises KernelError with one clear line.
+    """
+    magic = read_file(path, 16)
+    source = path
+    if compressed.is_compressed(magic):
+        source = compressed.unpacked(path, magic, progress=progress, notify=notify)
+    try:
+        core = corefile.inspect(source)
+        if given is not None:
+            info = vmcoreinfo.parse(read_file(given, vmcoreinfo.MAX_SIZE))
+            return _open(core, info)
+        return _open_by_itself(core, progress, notify)
+    except OSError as error:
+        raise KernelError(f"{path}: {error.strerror}") from error
+    except KernelError as error:
+        raise KernelError(f"{path}: {error}") from error
+
+
+def _open_by_itself(core: CoreFile, progress: Progress, notify: Notify) -> Dump:
+    try:
+        if core.format != "elf":
+            return _open(core, None)
+        if core.note is not None:
+            return _open(core, vmcoreinfo.parse(core.note))
+        problem = KernelError("has no VMCOREINFO note")
+    except KernelError as error:
+        problem = error
+    notify(f"{core.path}: {problem}; looking for VMCOREINFO in its memory")
+    for info in vmcoreinfo.search(_blocks(core, progress)):
+        try:
+            dump = _open(core, info)
+        except KernelError:
+            continue
+        dump.warnings.append(f"VMCOREINFO found in memory: the dump {problem}")
+        return dump
+    cut = f" (truncated: {core.missing} bytes are missing)" if core.missing else ""
+    raise KernelError(
+        f"{problem}{cut}, and its memory has none either; --vmcoreinfo takes it from a "
+        "file, if this is a dump of Linux at all"
+    )
+
+
+def _open(core: CoreFile, info: Vmcoreinfo | None) -> Dump:
+    """Open with this VMCOREINFO, or with what libkdumpfile finds in the file."""
+    try:
+        prog = drgn.Program(
+            # QEMU's files in kdump's format do not name the machine.
+            drgn.Platform(drgn.Architecture.X86_64),
+            vmcoreinfo=None if info is None else info.raw,
+        )
+        prog.set_core_dump(core.path)
+        raw: bytes = prog["VMCOREINFO"].string_()
+    except Exception as error:  # drgn and libkdumpfile have many
+        raise KernelError(f"cannot be opened: {first_line(error)}") from error
+    info = vmcoreinfo.parse(raw)
+    _check_memory(prog, info)
+    warnings = []
+    if core.missing:
+        warnings.append(f"the core is truncated: {core.missing} bytes are missing")
+    return Dump(prog, info, core.missing, warnings)
+
+
+def _check_memory(prog: drgn.Program, info: Vmcoreinfo) -> None:
+    """Whether the addresses in VMCOREINFO lead to the kernel that it speaks of."""
+    try:
+        uts: bytes = prog.read(info.symbols["init_uts_ns"], _UTS_SIZE)
+    except KeyError:
+        raise KernelError("VMCOREINFO is damaged: it has no init_uts_ns") from None
+    except Exception as error:
+        raise KernelError(
+            f"the kernel's memory cannot be read: {first_line(error)}"
+        ) from error
+    if info.release.encode() not in uts:
+        raise KernelError(
+            f"VMCOREINFO (of {info.release}) does not fit the memory: "
+            "it is damaged or of another boot"
+        )
+
+
+def _blocks(core: CoreFile, progress: Progress) -> Iterator[bytes]:
+    """All of a dump's memory, in blocks that overlap by ``NOTE_SIZE`` bytes."""
+    pieces = _elf_pieces(core) if core.format == "elf" else _kdump_pieces(core)
+    size, done, tail, expected = core.path.stat().st_size, 0, b"", -1
+    for address, data in pieces:
+        if address != expected:
+            tail = b""
+        yield tail + data
+        tail, expected = data[-NOTE_SIZE:], address + len(data)
+        done += len(data)
+        progress("looking for VMCOREINFO", min(done, size), size)
+
+
+def _elf_pieces(core: CoreFile) -> Iterator[tuple[int, bytes]]:
+    with core.path.open("rb") as file:
+        for offset, size in core.data(_BLOCK):
+            yield offset, os.pread(file.fileno(), size, offset)
+
+
+def _kdump_pieces(core: CoreFile) -> Iterator[tuple[int, bytes]]:
+    if core.format == "flat-elf":  # makedumpfile makes none without the note
+        return
+    try:
+        platform = drgn.Platform(drgn.Architecture.X86_64)
+        prog = drgn.Program(platform, vmcoreinfo=_MAKESHIFT)
+        prog.set_core_dump(core.path)
+    except Exception:
+        return
+    with core.path.open("rb") as file:
+        for address, size in kdump.page_runs(file, kdump.read_header(file), _BLOCK):
+            try:
+                yield address, prog.read(address, size, True)
+            except drgn.FaultError:
+                continue

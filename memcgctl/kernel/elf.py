@@ -1,0 +1,142 @@
+"""What do an ELF file's headers say? Segments, notes, sections, every offset checked.
+
+Just enough of ELF (elf(5)) to tell a core of a kernel from all else that starts with
+the same four bytes, and to find BTF in a file; the reading of memory is drgn's.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from memcgctl.kernel.errors import KernelError
+
+MAGIC = b"\x7fELF"
+ET_CORE, PT_LOAD, PT_NOTE = 4, 1, 4
+EM_X86_64 = 62
+_MACHINES = {
+    3: "i386",
+    21: "ppc64",
+    22: "s390x",
+    40: "arm",
+    EM_X86_64: "x86-64",
+    183: "aarch64",
+    243: "riscv",
+    258: "loongarch",
+}
+_PN_XNUM = 0xFFFF
+_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+_SEGMENT = struct.Struct("<IIQQQQQQ")
+_SECTION = struct.Struct("<IIQQQQIIQQ")
+_NOTE = struct.Struct("<III")
+
+# Notes hold the registers of each CPU, a page or so; BTF has 7 MB, debug BTF more.
+_MAX_READ = 256 << 20
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A program header of type PT_LOAD."""
+
+    offset: int
+    virtual: int
+    physical: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Elf:
+    """An open ELF file of a 64-bit x86 machine; ``kind`` is ``e_type``."""
+
+    file: BinaryIO
+    size: int
+    kind: int
+    segments: tuple[Segment, ...]
+    _notes: tuple[tuple[int, int], ...]
+    _sections: tuple[int, int, int]
+
+    def notes(self) -> Iterator[tuple[bytes, int, bytes]]:
+        """(owner, type, content) of each note."""
+        for offset, size in self._notes:
+            data, at = _at(self.file, offset, min(size, _MAX_READ)), 0
+            while at + _NOTE.size <= len(data):
+                name_size, content_size, kind = _NOTE.unpack_from(data, at)
+                name_at = at + _NOTE.size
+                content_at = name_at + (name_size + 3 & ~3)
+                end = content_at + content_size
+                if end > len(data):
+                    break
+                name = data[name_at : name_at + name_size].rstrip(b"\0")
+                yield name, kind, data[content_at:end]
+                at = end + 3 & ~3
+
+    def section(self, name: bytes) -> bytes | None:
+        """Contents of a section that is not compressed, None if there is none."""
+        table, count, names_index = self._sections
+        data = _at(self.file, table, count * _SECTION.size)
+        headers = list(
+            _SECTION.iter_unpack(data[: len(data) - len(data) % _SECTION.size])
+        )
+        if names_index >= len(headers):
+            return None
+        _, _, _, _, names_at, names_size, *_ = headers[names_index]
+        names = _at(self.file, names_at, min(names_size, _MAX_READ))
+        for name_at, kind, _, _, offset, size, *_ in headers:
+            found = names[name_at : name_at + len(name) + 1]
+            if found == name + b"\0" and kind != 8:  # SHT_NOBITS
+                return _at(self.file, offset, min(size, _MAX_READ))
+        return None
+
+    @property
+    def missing(self) -> int:
+        """Bytes of segments that lie beyond the end of the file."""
+        beyond = (min(s.offset + s.size - self.size, s.size) for s in self.segments)
+        return sum(size for size in beyond if size > 0)
+
+
+def _at(file: BinaryIO, offset: int, size: int) -> bytes:
+    """At most ``size`` bytes; less, or none, at the end of the file."""
+    if offset >= 1 << 63:
+        return b""
+    size = min(size, max(os.fstat(file.fileno()).st_size - offset, 0))
+    return os.pread(file.fileno(), size, offset)
+
+
+def read(file: BinaryIO) -> Elf:
+    """Read the headers.
+
+    Raises KernelError (the file's name is for the caller to add) if the file is cut
+    off in its headers, or of another machine.
+    """
+    header = os.pread(file.fileno(), _HEADER.size, 0)
+    if len(header) > 5 and header[4] != 2:
+        raise KernelError("of a 32-bit machine; memcgctl reads x86-64 kernels")
+    if len(header) > 5 and header[5] != 1:
+        raise KernelError("of a big-endian machine; memcgctl reads x86-64 kernels")
+    if len(header) < _HEADER.size:
+        raise KernelError("truncated in the ELF header")
+    _, kind, machine, _, _, phoff, shoff, _, _, _, phnum, _, shnum, shstrndx = (
+        _HEADER.unpack(header)
+    )
+    if machine != EM_X86_64:
+        name = _MACHINES.get(machine, f"unknown (ELF machine {machine})")
+        raise KernelError(f"of another machine, {name}; memcgctl reads x86-64 kernels")
+    if phnum == _PN_XNUM:  # the true number is in the first section's sh_info
+        section = _at(file, shoff, _SECTION.size)
+        if len(section) == _SECTION.size:
+            phnum = _SECTION.unpack(section)[7]
+    table = _at(file, phoff, phnum * _SEGMENT.size)
+    if len(table) < phnum * _SEGMENT.size:
+        raise KernelError("truncated in the ELF program headers")
+    segments, notes = [], []
+    for type_, _, offset, virtual, physical, size, *_ in _SEGMENT.iter_unpack(table):
+        if type_ == PT_LOAD:
+            segments.append(Segment(offset, virtual, physical, size))
+        elif type_ == PT_NOTE:
+            notes.append((offset, size))
+    sections = (shoff, shnum, shstrndx)
+    end = os.fstat(file.fileno()).st_size
+    return Elf(file, end, kind, tuple(segments), tuple(notes), sections)
