@@ -55,18 +55,15 @@ class Tables:
     shared: dict[str, object]
 
 
-def save(census: Census, path: str, stdout: IO[bytes]) -> None:
+def save(census: Census, path: str) -> None:
     """Write ``census`` to ``path``: whole or not at all, over what was there before.
 
-    Compressed if the name ends in ``.zst``; ``-`` is ``stdout``. Only its owner can
-    read a new file, as it names other people's processes and files. Raises OSError.
+    Compressed if the name ends in ``.zst``. Only its owner can read it, as it names
+    other people's processes and files. Raises OSError.
     """
     data = dumps(census)
     if path.endswith(".zst"):
         data = zstandard.ZstdCompressor(level=10, write_checksum=True).compress(data)
-    if path == "-":
-        stdout.write(data)
-        return
     target = Path(path).resolve()  # a symbolic link stays one
     if target.exists() and not stat.S_ISREG(target.stat().st_mode):
         target.write_bytes(data)  # a pipe or a device cannot be renamed over

@@ -13,7 +13,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from memcgctl import __version__
+from memcgctl.cli.audit import audit_memcgs
+from memcgctl.cli.explain import explain_memcg
 from memcgctl.cli.list import list_memcgs
+from memcgctl.cli.snapshot import snapshot
 from memcgctl.cli.terminal import fail
 from memcgctl.kernel.errors import KernelError
 
@@ -25,6 +28,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("list")(list_memcgs)
+app.command("explain")(explain_memcg)
+app.command("audit")(audit_memcgs)
+app.command("snapshot")(snapshot)
 
 
 def _version(wanted: bool) -> None:
@@ -45,7 +51,7 @@ def memcgctl(
     """Show zombie memory cgroups: removed, but still there, and why.
 
     Exit codes: 0 done; 1 memcgctl failed; 2 wrong usage; 3 the kernel or core could
-    not be opened or understood.
+    not be opened or understood; 4 done in part: what is left is shown.
     """
 
 

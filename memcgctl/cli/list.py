@@ -9,8 +9,16 @@ from typing import Annotated
 
 import typer
 
-from memcgctl.cli.options import BtfFile, Core, SystemMap, Vmcoreinfo, Vmlinux
-from memcgctl.cli.terminal import progress_bar, say, write
+from memcgctl.cli.options import (
+    BtfFile,
+    CensusFile,
+    Core,
+    SystemMap,
+    Vmcoreinfo,
+    Vmlinux,
+)
+from memcgctl.cli.reading import read_census, warn
+from memcgctl.cli.terminal import write
 
 
 class Sort(str, Enum):
@@ -43,6 +51,7 @@ def list_memcgs(
     btf: BtfFile = None,
     system_map: SystemMap = None,
     vmcoreinfo: Vmcoreinfo = None,
+    census: CensusFile = None,
     online: Annotated[
         bool, typer.Option("--all", help="List online memcgs, too.")
     ] = False,
@@ -91,29 +100,22 @@ def list_memcgs(
     if online and group_by:
         raise typer.BadParameter("--group-by groups offline memcgs; --all adds none.")
 
-    from memcgctl.census import take_census
     from memcgctl.census.select import select, sort_keys
-    from memcgctl.kernel.program import Sources, open_kernel
     from memcgctl.report.listing import screen, to_csv, to_json
 
     if sort.value not in (keys := sort_keys(by_ancestor=group_by is not None)):
         raise typer.BadParameter(f"--sort takes here one of {', '.join(keys)}.")
-    sources = Sources(core, vmlinux, btf, system_map, vmcoreinfo)
-    with (
-        progress_bar() as progress,
-        open_kernel(sources, progress=progress, notify=say) as kernel,
-    ):
-        census = take_census(kernel, scan=not no_scan, progress=progress)
+    paths = (core, vmlinux, btf, system_map, vmcoreinfo)
+    taken = read_census(paths, census, scan=not no_scan)
     listing = select(
-        census,
+        taken,
         online=online,
         under=under,
         sort=sort.value,
         limit=limit,
         by_ancestor=group_by is not None,
     )
-    for warning in listing.warnings:
-        say(f"warning: {warning}")
+    warn(taken)
     if as_json:
         write(to_json(listing))
     elif as_csv:

@@ -1,4 +1,4 @@
-"""The options that say which kernel to read, shared by all commands that read one."""
+"""The options that say what to read, shared by all commands that read a kernel."""
 
 from __future__ import annotations
 
@@ -37,5 +37,13 @@ Vmcoreinfo = Annotated[
     Path | None,
     typer.Option(
         "--vmcoreinfo", metavar="PATH", help="The text of the core's VMCOREINFO note."
+    ),
+]
+CensusFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--census",
+        metavar="FILE",
+        help="A census that memcgctl snapshot saved, instead of a kernel.",
     ),
 ]

@@ -1,0 +1,107 @@
+"""``memcgctl explain``: why is this memcg still there?"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memcgctl.cli.options import (
+    BtfFile,
+    CensusFile,
+    Core,
+    SystemMap,
+    Vmcoreinfo,
+    Vmlinux,
+)
+from memcgctl.cli.reading import Paths, load_census, opened, warn
+from memcgctl.cli.terminal import fail, say, write
+
+if TYPE_CHECKING:
+    from memcgctl.model import Census, Memcg
+
+CANDIDATES = 20
+
+
+def explain_memcg(
+    memcg: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID",
+            help="A cgroup id, a path or a unique part of one, memcg:N (the private "
+            "id), or 0x… (the address of the struct mem_cgroup).",
+        ),
+    ],
+    core: Core = None,
+    vmlinux: Vmlinux = None,
+    btf: BtfFile = None,
+    system_map: SystemMap = None,
+    vmcoreinfo: Vmcoreinfo = None,
+    census: CensusFile = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write JSON (memcgctl/explain/1).")
+    ] = False,
+) -> None:
+    """Explain why a memcg is still there: every reference, and whose memory it is.
+
+    The verdict comes first, then what holds the memcg, what is charged to it and can
+    be evicted or not, its swap, and who uses all that.
+    """
+    paths = (core, vmlinux, btf, system_map, vmcoreinfo)
+    if census:
+        taken = load_census(census, paths)
+        found = _one(taken, memcg)
+    else:
+        taken, found = _read(paths, memcg)
+
+    from memcgctl.census.verdict import explain
+    from memcgctl.report.explain import screen, to_json
+
+    warn(taken)
+    explanation = explain(taken, found)
+    if as_json:
+        write(to_json(explanation))
+        return
+    width = shutil.get_terminal_size().columns
+    encoding = sys.stdout.encoding if sys.stdout else "ascii"
+    write(screen(explanation, width=width, encoding=encoding))
+
+
+def _read(paths: Paths, text: str) -> tuple[Census, Memcg]:
+    """The memcg that ``text`` names with its details, and those below a zombie."""
+    from memcgctl.census import take_census
+    from memcgctl.census.verdict import descendants
+
+    with opened(paths) as (kernel, progress):
+        tree = take_census(kernel, scan=False, progress=progress)
+        memcg = _one(tree, text)
+        below = descendants(tree, memcg) if memcg.state == "offline" else ()
+        ids = {memcg.id, *(other.id for other in below)}
+        wanted: dict[str, Any] = {"details": ids}
+        census = take_census(kernel, progress=progress, **wanted)
+    same = [m for m in census.memcgs if m.address == memcg.address and m.id == memcg.id]
+    if not same:
+        fail(f"{memcg.path} (id {memcg.id}) went away while it was read", 1)
+    return census, same[0]
+
+
+def _one(census: Census, text: str) -> Memcg:
+    """The one memcg that ``text`` names; else what it could be, and exit code 2."""
+    from memcgctl.census.find import find, near
+    from memcgctl.report.text import counted
+
+    found = find(census, text)
+    if len(found) == 1:
+        return found[0]
+    candidates = found or near(census, text)
+    if found:
+        say(f"{counted(len(found), 'memcg')} are '{text}'; give the id of one:")
+    else:
+        say(f"no memcg is '{text}'{'; similar ones:' if candidates else ''}")
+    for memcg in candidates[:CANDIDATES]:
+        say(f"  {memcg.id} {memcg.state} {memcg.path}")
+    if (more := len(candidates) - CANDIDATES) > 0:
+        say(f"  and {more:,} more")
+    sys.exit(2)

@@ -1,0 +1,67 @@
+"""How does a command get its census: from a kernel, or from a file?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import typer
+
+from memcgctl.cli.terminal import progress_bar, say
+
+if TYPE_CHECKING:
+    from memcgctl.kernel.program import OpenedKernel
+    from memcgctl.model import Census
+
+Paths = tuple[Path | None, Path | None, Path | None, Path | None, Path | None]
+Progress = Callable[[str, int, int], None]
+
+
+@contextmanager
+def opened(paths: Paths) -> Iterator[tuple[OpenedKernel, Progress]]:
+    """The kernel that the five shared options name, and a bar for what takes time."""
+    from memcgctl.kernel.program import Sources, open_kernel
+
+    with (
+        progress_bar() as progress,
+        open_kernel(Sources(*paths), progress=progress, notify=say) as kernel,
+    ):
+        yield kernel, progress
+
+
+def load_census(path: Path, paths: Paths) -> Census:
+    """The census in the file ``path``, which leaves no room for a kernel's options."""
+    from memcgctl.census.saved import load
+
+    if any(paths):
+        raise typer.BadParameter(
+            "--census takes the place of a kernel: no --core, --vmlinux, --btf, "
+            "--system-map or --vmcoreinfo with it."
+        )
+    return load(str(path))
+
+
+def read_census(
+    paths: Paths,
+    census: Path | None,
+    *,
+    scan: bool = True,
+    details: Literal["offline"] | None = None,
+) -> Census:
+    """All that a command needs which asks for no memcg by name."""
+    if census:
+        return load_census(census, paths)
+
+    from memcgctl.census import take_census
+
+    with opened(paths) as (kernel, progress):
+        wanted: dict[str, Any] = {"details": details} if details else {}
+        return take_census(kernel, scan=scan, progress=progress, **wanted)
+
+
+def warn(census: Census) -> None:
+    """Each warning of the census, on stderr."""
+    for warning in census.warnings:
+        say(f"warning: {warning}")

@@ -1,0 +1,152 @@
+"""explain, audit and list as a shell sees them, on a saved census."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memcgctl.census.saved import save
+from memcgctl.model import Census, Charges
+from tests.unit.zombies import METADATA, census, group, held, memcg
+
+MAIN = "from memcgctl.cli import main; main()"
+ROOT = memcg(1, "/", state="online", parent_id=0, refs=None)
+FOLIO = memcg(
+    20,
+    "/pods/7",
+    charges=Charges(file_bytes=4096, file_folios=1),
+    **held(("folio", 1, ""), groups=(group(backing=METADATA),)),
+)
+AGAIN = memcg(30, "/pods/7", **held(("stock", 1, "CPU 1")))
+LEAK = memcg(40, "/\x1b[31mleak", **held(("stock", 1, "CPU 1"), unexplained=2))
+
+
+def run(*arguments: str | Path) -> Any:
+    return subprocess.run(
+        [sys.executable, "-c", MAIN, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+
+
+def saved(path: Path, *memcgs: Any, **changes: Any) -> Path:
+    made: Census = census(*memcgs, **changes)
+    save(made, str(path / "census.json.zst"))
+    return path / "census.json.zst"
+
+
+@pytest.mark.parametrize("text", ["20", "0xffff888000014000"])
+def test_explain_begins_with_the_verdict(tmp_path: Path, text: str) -> None:
+    """A person at 3 a.m. would read a table instead of a reason."""
+    file = saved(tmp_path, ROOT, FOLIO, AGAIN, LEAK, warnings=("raced \x1b[0m",))
+    done = run("explain", text, "--census", file)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Held by 1 folio: filesystem metadata of vda")
+    assert done.stderr == "memcgctl: warning: raced \\x1b[0m\n"
+    document = json.loads(run("explain", text, "--census", file, "--json").stdout)
+    assert document["source"]["kind"] == "census"
+    assert document["source"]["path"] == str(file)
+    assert document["memcg"]["id"] == 20
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (
+            "/pods/7",
+            [
+                "2 memcgs are '/pods/7'; give the id of one:",
+                "  20 offline /pods/7",
+                "  30 offline /pods/7",
+            ],
+        ),
+        (
+            "/leaks",
+            ["no memcg is '/leaks'; similar ones:", r"  40 offline /\x1b[31mleak"],
+        ),
+        ("\x1b", None),
+        ("99999", ["no memcg is '99999'"]),
+    ],
+)
+def test_an_unclear_id_is_answered_with_candidates(
+    tmp_path: Path, text: str, lines: list[str] | None
+) -> None:
+    """A person would get the wrong memcg, or no hint at the right one."""
+    done = run("explain", text, "--census", saved(tmp_path, ROOT, FOLIO, AGAIN, LEAK))
+    if lines is None:
+        assert done.returncode == 0
+        return
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [f"memcgctl: {line}" for line in lines]
+
+
+def test_candidates_are_bounded(tmp_path: Path) -> None:
+    """3,000 candidates would scroll the question away."""
+    file = saved(
+        tmp_path, *(memcg(number, f"/pod{number}") for number in range(1, 100))
+    )
+    done = run("explain", "pod", "--census", file)
+    assert len(done.stderr.splitlines()) == 22
+    assert done.stderr.endswith("memcgctl:   and 79 more\n")
+
+
+def test_audit_tells_by_its_exit_code(tmp_path: Path) -> None:
+    """A monitor would have to read the table."""
+    fine = run("audit", "--census", saved(tmp_path, ROOT, FOLIO, AGAIN))
+    assert (fine.returncode, fine.stderr) == (0, "")
+    assert fine.stdout.startswith("2 offline memcgs, 2 references: all of them acc")
+    for leak in (LEAK, memcg(refs=1), memcg(**held(unexplained=-1))):
+        file = saved(tmp_path, ROOT, FOLIO, leak)
+        assert run("audit", "--census", file).returncode == 4
+        done = run("audit", "--census", file, "--json")
+        assert done.returncode == 4
+        assert json.loads(done.stdout)["schema"] == "memcgctl/audit/1"
+
+
+def test_list_reads_a_saved_census(tmp_path: Path) -> None:
+    """Who sends a census could not be answered with a list."""
+    done = run("list", "--json", "--census", saved(tmp_path, ROOT, FOLIO, AGAIN, LEAK))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["totals"]["offline"] == 3
+
+
+@pytest.mark.parametrize(
+    "command", [["list"], ["audit"], ["explain", "1"]], ids=lambda command: command[0]
+)
+def test_a_census_excludes_a_kernel(tmp_path: Path, command: list[str]) -> None:
+    """A person would read one kernel's zombies as another's."""
+    file = saved(tmp_path, ROOT)
+    done = run(*command, "--census", file, "--vmcoreinfo", "/x")
+    assert done.returncode == 2
+    assert "--census" in done.stderr
+    file.write_text("{}")
+    done = run(*command, "--census", file)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith(f"memcgctl: error: {file}: not a saved census")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["explain"], 2),
+        (["snapshot"], 2),
+        (["snapshot", "-o", "x", "--core", "/no/such/core"], 3),
+        (["explain", "1", "--core", "/no/such/core"], 3),
+        (["audit", "--core", "/no/such/core"], 3),
+    ],
+)
+def test_exit_codes(arguments: list[str], code: int) -> None:
+    """A script could not tell its own mistake from a broken core."""
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,299 @@
+"""What explain and audit put on a screen, and what a program gets of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
+
+from memcgctl.census.verdict import audit, explain
+from memcgctl.model import (
+    Charges,
+    Coldness,
+    Explanation,
+    SwapDeviceUse,
+    SwapOwner,
+    SwapUse,
+)
+from memcgctl.report import audit as audit_report
+from memcgctl.report import explain as explain_report
+from tests.unit.zombies import FILE, SLEEP, census, group, held, memcg
+
+HOSTILE = "/app/\x1b[31m[bold]x[/]\u202e\udcff 漢字" + "y" * 200
+ROOT = memcg(1, "/", state="online", parent_id=0, charges=Charges(file_bytes=8192))
+CHILD = memcg(9, HOSTILE, parent_id=7)
+MIXED = memcg(
+    7,
+    charges=Charges(file_bytes=179 * 4096, file_folios=179),
+    swap=SwapUse(640, 640 * 4096),
+    children=1,
+    private_id=3,
+    **held(
+        ("folio", 179, ""),
+        ("swap", 1, "640 entries"),
+        ("stock", 1, "CPU 1"),
+        ("child", 1, ""),
+        unexplained=2,
+        groups=(
+            group(
+                kind="anon",
+                mapped=True,
+                folios=2,
+                bytes=8192,
+                evictable_bytes=0,
+                obstacles=(("locked", 8192),),
+                backing=None,
+                mappers=(SLEEP, replace(SLEEP, pid=78, memcg=HOSTILE, comm="\x1b[0m")),
+            ),
+            group(
+                folios=177,
+                bytes=177 * 4096,
+                dirty_bytes=4096,
+                backing=replace(FILE, path=HOSTILE, container_path="/in", deleted=True),
+                openers=(replace(SLEEP, bytes=177 * 4096),),
+                coldness=Coldness(4096, 0, 0, ((12.4, 4096), (None, 8192))),
+            ),
+        ),
+        swap=(
+            SwapDeviceUse(
+                "zram0",
+                640,
+                (
+                    SwapOwner(77, "sleep", "/holder", 9, 600, 100),
+                    SwapOwner(None, "tmpfs inode 7", "/holder", 9, 20),
+                ),
+            ),
+        ),
+    ),
+)
+ALL = census(ROOT, MIXED, CHILD, warnings=("raced",))
+
+
+def mixed() -> Explanation:
+    return explain(ALL, MIXED)
+
+
+def test_every_number_is_on_the_screen() -> None:
+    """Else a person sees less than was found out."""
+    simple = replace(MIXED, path="/app/zombie")
+    plain = explain_report.screen(explain(census(simple), simple), width=400).plain
+    _, drawn = plain.split("\n\n")
+    tree = [line.lstrip("│├└─ ") for line in drawn.splitlines()]
+    assert tree == [
+        "/app/zombie (id 7, offline)",
+        "struct mem_cgroup 0xffff888000007000, private id 3",
+        "nearest online ancestor: /app",
+        "overhead: 115 KiB per-CPU, 4.0 KiB structures",
+        "references: 182 explained + 2 unexplained = 184 in all",
+        "1 for the private id: 640 entries",
+        "179 folios",
+        "1 per-CPU charge stock: CPU 1",
+        "1 child",
+        "charges: 716 KiB in 179 folios",
+        "file, unmapped: 177 folios, 708 KiB, 4.0 KiB of it evictable",
+        "page cache of deleted /app/\\x1b[31m[bold]x[/]\\u202e\\xff 漢字"
+        + "y" * 200
+        + " (ext4 on 254:0), inode 12, 8.0 KiB in size",
+        "in its container: /in",
+        "dirty: 4.0 KiB",
+        "last used: 4.0 KiB active, 4.0 KiB in a generation 12 s old, "
+        "8.0 KiB in a generation of unknown age",
+        "open in sleep (pid 77) in /holder: 708 KiB",
+        "anon, mapped: 2 folios, 8.0 KiB, not evictable",
+        "in the way: locked 8.0 KiB",
+        "last used: neither active, referenced nor workingset",
+        "mapped by sleep (pid 77) in /holder: 4.0 KiB",
+        "mapped by \\x1b[0m (pid 78) in /app/\\x1b[31m[bold]x[/]\\u202e\\xff 漢字"
+        + "y" * 200
+        + ": 4.0 KiB",
+        "swap: 640 entries, 2.5 MiB",
+        "zram0: 640 entries",
+        "600 entries of sleep (pid 77) in /holder",
+        "20 entries of tmpfs inode 7 in /holder",
+        "20 entries of nobody that was found",
+        "users",
+        "/holder: 4.0 KiB mapped, 708 KiB open, 620 entries",
+        "/app/\\x1b[31m[bold]x[/]\\u202e\\xff 漢字" + "y" * 200 + ": 4.0 KiB mapped",
+    ]
+
+
+@pytest.mark.parametrize("width", [40, 80, 132])
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_it_fits_and_is_harmless(width: int, encoding: str) -> None:
+    """Else a name chosen by a container draws on the administrator's terminal."""
+    pages = [explain_report.screen(mixed(), width=width, encoding=encoding).plain]
+    pages.append(audit_report.screen(audit(ALL), width=width, encoding=encoding).plain)
+    for line in "\n".join(pages).splitlines():
+        assert cell_len(line) <= width
+        assert line.isprintable()
+        assert line == line.rstrip()
+        line.encode(encoding)
+
+
+def test_a_part_of_many_is_shown_and_the_rest_counted() -> None:
+    """Else one libc.so mapped by 5,000 processes fills the terminal."""
+    processes = tuple(replace(SLEEP, pid=pid) for pid in range(1000))
+    zombie = memcg(**held(("folio", 1, ""), groups=(group(mappers=processes),)))
+    plain = explain_report.screen(explain(census(zombie), zombie)).plain
+    assert "mapped by 993 more; --json shows all" in plain
+    assert plain.count("mapped by sleep") == 8  # one of them in the verdict
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (held(), "charges: none"),
+        (held(), "swap: none"),
+        (held(), "users: none"),
+        ({**held(unexplained=None)}, "0 explained + unknown"),
+        ({**held(), "swap": None}, "swap: not looked at"),
+        (held(groups=(group(),)), "nobody: 4.0 KiB neither mapped nor open"),
+        (
+            held(groups=(group(kind="kernel", backing=None),)),
+            "kernel pages: 1 folio, 4.0 KiB",
+        ),
+    ],
+)
+def test_what_is_not_there_is_said(changes: dict[str, Any], line: str) -> None:
+    """Else a person cannot tell nothing found from nothing looked for."""
+    zombie = memcg(**changes)
+    assert line in explain_report.screen(explain(census(zombie), zombie)).plain
+
+
+def test_json_by_the_contract() -> None:
+    """Else programs written against memcgctl/explain/1 break."""
+    document = json.loads(explain_report.to_json(mixed()))
+    assert document["schema"] == "memcgctl/explain/1"
+    assert document["source"]["release"] == "6.12.1"
+    assert document["memcg"]["id"] == 7
+    assert document["verdict"].startswith("Held by 640 swap entries")
+    assert document["warnings"] == ["raced"]
+    assert document["options"] == []
+    references = document["references"]
+    assert (references["total"], references["explained"]) == (184, 182)
+    assert references["unexplained"] == 2
+    assert {"kind": "stock", "count": 1, "detail": "CPU 1"} in references["holders"]
+    file, anon = document["charges"]
+    assert (
+        file.items()
+        >= {
+            "class": "file",
+            "mapped": False,
+            "folios": 177,
+            "bytes": 177 * 4096,
+            "evictable": False,
+            "evictable_bytes": 4096,
+            "obstacles": [],
+            "mappers": [],
+        }.items()
+    )
+    assert (
+        file["backing"].items()
+        >= {
+            "fs": "ext4",
+            "device": "254:0",
+            "inode": 12,
+            "path": HOSTILE,
+        }.items()
+    )
+    assert file["coldness"]["generations"][0] == {"age_seconds": 12.4, "bytes": 4096}
+    assert anon["obstacles"] == ["locked"]
+    assert anon["backing"] is None
+    assert (
+        anon["mappers"][0].items()
+        >= {
+            "pid": 77,
+            "comm": "sleep",
+            "memcg": "/holder",
+            "bytes": 4096,
+        }.items()
+    )
+    (device,) = document["swap"]
+    assert (device["device"], device["entries"]) == ("zram0", 640)
+    assert device["unowned_entries"] == 20
+    assert device["owners"][1].items() >= {"pid": None, "entries": 20}.items()
+    assert [user["memcg"] for user in document["users"]] == ["/holder", HOSTILE]
+    assert document["children"] == [{"id": 9, "path": HOSTILE, "state": "offline"}]
+
+
+def test_audit_on_screen() -> None:
+    """Else a leak is a number in a table that nobody reads."""
+    fine = memcg(8, "/fine", **held(("folio", 3, "")))
+    plain = audit_report.screen(audit(census(ROOT, MIXED, fine))).plain
+    assert plain.splitlines() == [
+        "2 of 187 references of 2 offline memcgs that nobody accounts for: "
+        "a kernel bug",
+        "or a holder memcgctl doesn't know.",
+        "Charged to the root itself: 8.0 KiB.",
+        "",
+        "id  path         refs  folio  swap  child  stock  unexplained",
+        " 7  /app/zombie   184    179     1      1      1            2",
+        " 8  /fine           3      3     0      0      0            0",
+        "    total         187    182     1      1      1            2",
+    ]
+    short = audit_report.screen(audit(census(MIXED, fine)), limit=1).plain
+    assert short.splitlines()[-1] == "1 more memcg, not shown."
+    assert "/fine" not in short
+
+
+@pytest.mark.parametrize(
+    ("memcgs", "line"),
+    [
+        ([], "No offline memcgs, so no reference to account for."),
+        ([ROOT], "No offline memcgs, so no reference to account for."),
+        (
+            [memcg(**held(("folio", 3, "")))],
+            "1 offline memcg, 3 references: all of them accounted for.",
+        ),
+        (
+            [memcg(**held(("folio", 3, ""), unexplained=-1))],
+            "1 holder more than references: the kernel changed while it was read, "
+            "or a bug,",
+        ),
+        ([memcg(refs=None)], "The references of 1 memcg are unknown."),
+    ],
+)
+def test_the_headline_of_audit(memcgs: list[Any], line: str) -> None:
+    """Else a person has to add up columns to know that all is well."""
+    assert audit_report.screen(audit(census(*memcgs))).plain.splitlines()[0] == line
+
+
+def test_all_kinds_of_holders_fit_on_a_screen() -> None:
+    """Else the memcg with the rarest holder is the one that cannot be read."""
+    kinds = ("folio", "kernel", "swap", "child", "writeback", "stock", "socket")
+    rare = ("fsnotify", "event", "objcg", "other")
+    zombie = memcg(**held(*((kind, 11, "") for kind in (*kinds, *rare))))
+    plain = audit_report.screen(audit(census(zombie))).plain
+    assert max(map(len, plain.splitlines())) <= 80
+    assert " 121 " in plain
+    assert " 55 " in plain
+
+
+def test_audit_json() -> None:
+    """Else monitoring cannot see a leak."""
+    document = json.loads(audit_report.to_json(audit(ALL)))
+    assert document["schema"] == "memcgctl/audit/1"
+    assert document["totals"] == {
+        "offline": 2,
+        "explained": 182,
+        "unexplained": 2,
+        "missing": 0,
+        "unknown": 1,
+        "holders": {"folio": 179, "swap": 1, "stock": 1, "child": 1},
+    }
+    leak, unknown = document["memcgs"]
+    assert leak == {
+        "id": 7,
+        "path": "/app/zombie",
+        "ancestor": "/app",
+        "references": 184,
+        "explained": 182,
+        "unexplained": 2,
+        "holders": {"folio": 179, "swap": 1, "stock": 1, "child": 1},
+    }
+    assert (unknown["path"], unknown["references"]) == (HOSTILE, None)
+    assert document["root"]["charged"]["file"] == 8192
+    assert document["warnings"] == ["raced"]
