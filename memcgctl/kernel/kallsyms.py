@@ -27,6 +27,7 @@ _MAX_FOUND = 64
 _TOKENS = 256
 _INDEX_SIZE = 2 * _TOKENS
 _MAX_TOKEN = 512
+_EXPANDED_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -90,36 +91,49 @@ def _read_tokens(memory: Memory, tables: Tables) -> list[bytes]:
     return [table[start:end] for start, end in zip(index, ends, strict=True)]
 
 
-def _name_starts(names: bytes, count: int) -> Iterator[tuple[int, int, int]]:
-    """(where its length is, first byte, end) of each name; ValueError if damaged.
+def _name_starts(names: bytes, count: int) -> npt.NDArray[np.int64]:
+    """Where each of ``count`` names starts (its length), and where the last one ends.
 
     From 6.1 on (73bbb94466fd, "kallsyms: support "big" kernel symbols") lengths above
-    127 take two bytes; before, no name was that long.
+    127 take two bytes; before, no name was that long. Raises ValueError.
     """
-    at = 0
-    for _ in range(count):
-        if at + 2 > len(names):
-            raise ValueError("kallsyms names are damaged")
-        length, first = names[at], at + 1
-        if length & 0x80:
-            length, first = length & 0x7F | names[at + 1] << 7, at + 2
-        if not length or first + length > len(names):
-            raise ValueError("kallsyms names are damaged")
-        yield at, first, first + length
-        at = first + length
+    starts, at = [], 0
+    try:
+        for _ in range(count):
+            starts.append(at)
+            length = names[at]
+            if length & 0x80:
+                length = (length & 0x7F | names[at + 1] << 7) + 1
+            at += length + 1
+    except IndexError:
+        at = len(names) + 1
+    found = np.array([*starts, at])
+    if at > len(names) or np.diff(found).min() < 2:
+        raise ValueError("kallsyms names are damaged")
+    return found
 
 
 def _expand(names: bytes, count: int, tokens: list[bytes]) -> bytes:
     """The text of all names: each byte of a name stands for a token."""
-    codes = np.frombuffer(names, np.uint8).astype(np.uint16)
-    end = 0
-    for at, first, stop in _name_starts(names, count):
-        codes[at] = _TOKENS  # the length becomes the separator
-        if first == at + 2:
-            codes[at + 1] = _TOKENS + 1
-        end = stop
+    starts = _name_starts(names, count)
+    starts, end = starts[:-1], int(starts[-1])
+    codes = np.frombuffer(names, np.uint8)[:end].astype(np.uint16)
+    big = codes[starts] & 0x80 != 0
+    codes[starts] = _TOKENS  # the length becomes the separator
+    codes[starts[big] + 1] = _TOKENS + 1
     words = [*tokens, b"\n", b""]
-    text = b"".join(map(words.__getitem__, codes[:end].tolist())) + b"\n"
+    letters = np.frombuffer(b"".join(words), np.uint8)
+    sizes = np.array([len(word) for word in words], np.int32)
+    firsts = np.cumsum(sizes, dtype=np.int32) - sizes
+    parts = []
+    for at in range(0, len(codes), _EXPANDED_AT_ONCE):
+        block = codes[at : at + _EXPANDED_AT_ONCE]
+        # Letter i of the text is letter i - (where its word starts in the text) of it.
+        ends = np.cumsum(sizes[block], dtype=np.int32)
+        shift = firsts[block] - (ends - sizes[block])
+        where = np.repeat(shift, sizes[block]) + np.arange(ends[-1], dtype=np.int32)
+        parts.append(letters[where].tobytes())
+    text = b"".join(parts) + b"\n"
     if text.count(b"\n") != count + 1:
         raise ValueError("kallsyms tokens are damaged")
     return text
@@ -281,12 +295,12 @@ def _markers_fit(
     markers: npt.NDArray[np.uint32],
 ) -> bool:
     """Whether every 256th name starts where its marker says."""
-    starts = _name_starts(memory.read(names, end - names), count)
+    data = memory.read(names, end - names)
     try:
-        return all(
-            at == markers[number // 256]
-            for number, (at, _, _) in enumerate(starts)
-            if number % 256 == 0
-        )
+        # The first one tells most of the wrong ones.
+        if _name_starts(data, 256)[256] != markers[1]:
+            return False
+        starts = _name_starts(data, count)[:-1]
     except ValueError:
         return False
+    return np.array_equal(starts[::256], markers)
