@@ -25,6 +25,8 @@ from .records import Warnings, first_member, gather_records
 
 FILE, SHMEM, ANON, KERNEL = range(4)
 KINDS = 4
+# The kind by three bits: swap-backed, anonymous, kernel.
+_KIND = np.array([FILE, SHMEM, ANON, ANON, KERNEL, KERNEL, KERNEL, KERNEL])
 
 # Low bits of memcg_data (enum page_memcg_data_flags, since 5.11). On 5.10 bit 0 marks
 # a vector of obj_cgroups (memcg_set_page_obj_cgroups()) just the same. Pointers to
@@ -41,10 +43,12 @@ TAIL = 1
 
 # 16 GiB of 64 KiB pages (arm64), 1 GiB of 4 KiB pages (x86-64): the largest hugetlb.
 MAX_FOLIO_ORDER = 18
-# 1 MiB of struct pages of 64 bytes.
-BLOCK_PAGES = 1 << 14
+# Half a MiB of struct pages of 64 bytes: fits into a CPU's cache.
+BLOCK_PAGES = 1 << 13
 # A memory map full of garbage is not resolved to the last pointer.
 MAX_POINTERS = 1 << 20
+CACHE_BITS = 16
+CACHE_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # the golden ratio's, as in hash_64()
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class PageLayout:
 
     ``page`` has the fields flags, compound, mapping, charge and (5.10) page_type;
     ``order`` is the distance from a head page to the byte with its order; ``head`` and
-    ``swapbacked`` are masks for flags.
+    ``swapbacked`` are numbers of bits in flags.
     """
 
     page: np.dtype[np.void]
@@ -82,8 +86,8 @@ def page_layout(prog: drgn.Program) -> PageLayout:
     return PageLayout(
         page=dtype_of(prog, page, members),
         order=_order_offset(prog),
-        head=1 << int(prog["PG_head"]),
-        swapbacked=1 << int(prog["PG_swapbacked"]),
+        head=int(prog["PG_head"]),
+        swapbacked=int(prog["PG_swapbacked"]),
     )
 
 
@@ -127,35 +131,32 @@ def charged_folios(
     folio that was seen before.
     """
     pages = np.frombuffer(data, layout.page)
-    charge = pages["charge"]
-    at = np.flatnonzero(charge)
-    if not len(at):
+    if not np.count_nonzero(pages["charge"]):
         return None
-    # Slab pages, and tail pages: in the first one, memcg_data can be the number of
-    # pages (_nr_pages, since 6.16).
-    at = at[((charge[at] | pages["compound"][at]) & 1) == 0]
+    at = np.flatnonzero(pages["charge"])
+    # Neither slab pages nor tail pages: in the first of these, memcg_data can be the
+    # number of pages (_nr_pages, since 6.16).
+    words = pages["charge"][at] | (pages["compound"][at] & TAIL)
+    at = at.compress((words & MEMCG_DATA_OBJEXTS) == 0)
     size = np.ones(len(at), np.int64)
     damaged = 0
-    flags = pages["flags"][at]
-    is_large = (flags & layout.head) != 0
-    pfn = at + first_pfn
-    if is_large.any() or end > first_pfn:
-        large = np.flatnonzero(is_large)
+    large = np.flatnonzero(pages["flags"][at] & np.uint64(1 << layout.head))
+    if len(large) or end > first_pfn:
         order, valid = _orders(data, pages, layout, at[large], first_pfn)
         size[large[valid]] = np.int64(1) << order[valid]
         # With hugetlb's optimised vmemmap (5.18 to 7.0) tail pages can be mapped to the
         # head's page of struct pages, and look like heads themselves.
-        ends = np.maximum.accumulate(np.concatenate(([end], pfn + size)))
-        outside = pfn >= ends[:-1]
+        ends = np.maximum.accumulate(np.concatenate(([end], first_pfn + at + size)))
+        outside = first_pfn + at >= ends[:-1]
         end = int(ends[-1])
         damaged = int(np.count_nonzero(outside[large[~valid]]))
-        at, flags, size = at[outside], flags[outside], size[outside]
-    words = charge[at]
-    kind = np.where(flags & layout.swapbacked, SHMEM, FILE)
-    kind[(pages["mapping"][at] & PAGE_MAPPING_ANON) != 0] = ANON
-    kind[_is_kernel(pages, at, words)] = KERNEL
+        at, size = at[outside], size[outside]
+    words = pages["charge"][at]
+    bits = (pages["flags"][at] >> np.uint64(layout.swapbacked)) & 1
+    bits |= (pages["mapping"][at] & PAGE_MAPPING_ANON) << 1
+    bits |= _is_kernel(pages, at, words).astype(np.uint64) << 2
     pointer = words & ~np.uint64(MEMCG_DATA_FLAGS_MASK)
-    return Charged(at, pointer, kind, size, end, damaged)
+    return Charged(at, pointer, _KIND[bits.view(np.int64)], size, end, damaged)
 
 
 def _orders(
@@ -222,7 +223,7 @@ def count_folios(
     blank = True
     for pfn, data in blocks(kernel.memory, ranges, layout.page.itemsize):
         seen += len(data) // layout.page.itemsize
-        blank = blank and data.count(0) == len(data)
+        blank = blank and not np.frombuffer(data, np.uint64).any()
         if progress:
             progress("scanning the memory map", seen, total)
         charged = charged_folios(data, layout, pfn, end)
@@ -230,11 +231,8 @@ def count_folios(
             continue
         end = charged.end
         cell = owners.rows(charged.pointer) * KINDS + charged.kind
-        found = np.bincount(cell, minlength=len(folios))
-        folios += found
-        pages += found
-        large = np.flatnonzero(charged.pages > 1)
-        np.add.at(pages, cell[large], charged.pages[large] - 1)
+        np.add.at(folios, cell, 1)
+        np.add.at(pages, cell, charged.pages)
         if charged.damaged:
             warnings["a large folio has an impossible size"] += charged.damaged
     if blank:
@@ -276,39 +274,30 @@ class Owners:
     def __init__(self, kernel: OpenedKernel, memcgs: NDArray[np.uint64]) -> None:
         self._memory = kernel.memory
         self._dtype = dtype_of(kernel.prog, "struct obj_cgroup", {"memcg": "memcg"})
+        self._rows = {memcg: row for row, memcg in enumerate(memcgs.tolist())}
         self._unknown = len(memcgs)
-        order = np.argsort(memcgs)
-        self._memcgs, self._memcg_rows = memcgs[order], order
-        self._pointers, self._rows = self._memcgs, self._memcg_rows
+        # A cache in front of the dict; each pointer has its place by a hash of it.
+        self._cached_pointer = np.zeros(1 << CACHE_BITS, np.uint64)
+        self._cached_row = np.full(1 << CACHE_BITS, self._unknown)
 
     def rows(self, pointers: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Rows for pointers; neighbours that are equal are looked up once."""
-        starts = np.flatnonzero(np.diff(pointers, prepend=~pointers[:1]))
-        heads = pointers[starts]
-        rows = self._find(self._pointers, self._rows, heads)
-        if (rows < 0).any():
-            self._learn(np.unique(heads[rows < 0]))
-            rows = self._find(self._pointers, self._rows, heads)
-            rows[rows < 0] = self._unknown
-        return np.repeat(rows, np.diff(starts, append=len(pointers)))
+        """Rows for pointers; the one after the last for an unknown memcg."""
+        place = ((pointers * CACHE_FACTOR) >> np.uint64(64 - CACHE_BITS)).view(np.int64)
+        rows: NDArray[np.int64] = self._cached_row[place]
+        (missing,) = (self._cached_pointer[place] != pointers).nonzero()
+        if len(missing):
+            unique, inverse = np.unique(pointers[missing], return_inverse=True)
+            found = np.array(self._look_up(unique.tolist()))
+            rows[missing] = found[inverse]
+            self._cached_pointer[place[missing]] = pointers[missing]
+            self._cached_row[place[missing]] = rows[missing]
+        return rows
 
-    @staticmethod
-    def _find(
-        known: NDArray[np.uint64],
-        rows: NDArray[np.int64],
-        pointers: NDArray[np.uint64],
-    ) -> NDArray[np.int64]:
-        place = np.minimum(np.searchsorted(known, pointers), len(known) - 1)
-        return np.where(known[place] == pointers, rows[place], -1)
-
-    def _learn(self, pointers: NDArray[np.uint64]) -> None:
-        """Read obj_cgroups; one whose memcg is unknown is remembered as that."""
-        if len(self._pointers) + len(pointers) > MAX_POINTERS:
-            return
-        objcgs, _ = gather_records(self._memory, pointers.tolist(), self._dtype)
-        rows = self._find(self._memcgs, self._memcg_rows, objcgs["memcg"])
-        rows[rows < 0] = self._unknown
-        known = np.concatenate((self._pointers, pointers))
-        order = np.argsort(known)
-        self._pointers = known[order]
-        self._rows = np.concatenate((self._rows, rows))[order]
+    def _look_up(self, pointers: list[int]) -> list[int]:
+        """Rows for pointers, which are read as obj_cgroups if they are not known."""
+        new = [pointer for pointer in pointers if pointer not in self._rows]
+        if len(self._rows) + len(new) <= MAX_POINTERS:
+            objcgs, _ = gather_records(self._memory, new, self._dtype)
+            for pointer, memcg in zip(new, objcgs["memcg"].tolist(), strict=True):
+                self._rows[pointer] = self._rows.get(memcg, self._unknown)
+        return [self._rows.get(pointer, self._unknown) for pointer in pointers]
