@@ -75,7 +75,10 @@ class Overhead:
 
 @dataclass(frozen=True)
 class Holder:
-    """Css references of one kind that one memcg is held by, and by what."""
+    """Css references of one kind that one memcg is held by, and by what.
+
+    ``transient``: on a live kernel, not yet there at the first of two looks.
+    """
 
     kind: Literal[
         "folio",
@@ -92,6 +95,7 @@ class Holder:
     ]
     count: int
     detail: str
+    transient: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,6 +187,24 @@ class SwapDeviceUse:
     device: str
     entries: int
     owners: tuple[SwapOwner, ...]
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """What a memcg has from one dead descendant: its ``obj_cgroup``s and their charges.
+
+    ``path`` and ``id`` are the descendant's, None and 0 where its memcg is gone.
+    ``refs`` counts the references to the obj_cgroups (folios, slab objects, stocks),
+    ``structs_bytes`` what they themselves take.
+    """
+
+    path: str | None
+    id: int
+    objcgs: int
+    refs: int
+    structs_bytes: int
+    folios: int
+    charged_bytes: int
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,75 @@
+"""Which inotify and fanotify groups, and which cgroup v1 events, hold a memcg?
+
+An ``fsnotify_group`` holds the memcg that its events are charged to (``group->memcg``,
+fs/notify). A v1 event registration holds its memcg until a worker has removed it, also
+after the removal of the cgroup has taken it off ``memcg->event_list`` (mm/memcontrol.c,
+``memcg_event_remove``): it is found where it waits, on its eventfd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memcgctl.census.bulk import U64, read_structs
+from memcgctl.census.files import Opened
+from memcgctl.census.lists import list_structs, occupied
+from memcgctl.kernel.layout import has_member, offset_of
+from memcgctl.model import Holder
+
+if TYPE_CHECKING:
+    from memcgctl.census.records import Warnings
+    from memcgctl.kernel.program import OpenedKernel
+
+EVENT = "struct mem_cgroup_event"
+
+
+def fsnotify_holders(
+    kernel: OpenedKernel, wanted: U64, opened: Opened
+) -> Iterator[tuple[int, Holder]]:
+    """(``struct mem_cgroup *``, holder) for each ``fsnotify_group`` with a file."""
+    for kind, operations in (
+        ("inotify", "inotify_fops"),
+        ("fanotify", "fanotify_fops"),
+    ):
+        files, groups = opened.of_kind(operations)
+        memcgs = read_structs(
+            kernel, "struct fsnotify_group", groups, {"memcg": "memcg"}
+        )["memcg"]
+        for place in np.isin(memcgs, wanted).nonzero()[0].tolist():
+            detail = f"{kind}, {opened.user(int(files[place]))}"
+            yield int(memcgs[place]), Holder("fsnotify", 1, detail)
+
+
+def event_holders(
+    kernel: OpenedKernel, wanted: U64, opened: Opened, warnings: Warnings
+) -> Iterator[tuple[int, Holder]]:
+    """(``struct mem_cgroup *``, holder) for each event that waits on an eventfd."""
+    # Only with CONFIG_MEMCG_V1 since 6.11.
+    if not has_member(kernel.prog, EVENT, "memcg"):
+        return
+    wake = kernel.symbol("memcg_event_wake")
+    files, contexts = opened.of_kind("eventfd_fops")
+    offset = offset_of(kernel.prog, "struct eventfd_ctx", "wqh.head")
+    heads = np.where(contexts, contexts + np.uint64(offset), np.uint64(0))
+    for place in occupied(kernel, heads).nonzero()[0].tolist():
+        entries, rows = list_structs(
+            kernel,
+            int(heads[place]),
+            "struct wait_queue_entry",
+            "entry",
+            {"func": "func"},
+            warnings,
+        )
+        events = entries[rows["func"] == wake]
+        memcgs = read_structs(
+            kernel,
+            EVENT,
+            events - np.uint64(offset_of(kernel.prog, EVENT, "wait")),
+            {"memcg": "memcg"},
+        )["memcg"]
+        for memcg in memcgs[np.isin(memcgs, wanted)].tolist():
+            detail = f"eventfd, {opened.user(int(files[place]))}"
+            yield memcg, Holder("event", 1, detail)
