@@ -186,6 +186,7 @@ def test_structures_and_unions() -> None:
     short = blob.integer("short unsigned int", 2)
     inner = blob.compound(UNION, "", 8, [("flags", long, 0), ("half", short, 0)])
     blob.structure("page", 24, [("", inner, 0), ("lru", long, 64), ("id", short, 128)])
+    blob.structure("large", 0x100000, [("x", long, 0x7FFF80)], flag=True)
     _, prog = load(blob)
     page = prog.type("struct page")
     assert (page.kind, page.tag, page.size) == (TypeKind.STRUCT, "page", 24)
@@ -194,6 +195,9 @@ def test_structures_and_unions() -> None:
     assert drgn.offsetof(page, "id") == 16
     assert page.members is not None
     assert page.members[0].type.kind == TypeKind.UNION
+    assert members(prog.type("struct large")) == [
+        ("x", 0x7FFF80, "unsigned long", None)
+    ]
 
 
 def test_members_are_lazy() -> None:
@@ -287,6 +291,9 @@ def test_enumerations() -> None:
     assert prog.constant("PG_high").value_() == 0x80000000
     assert prog["MINUS"].value_() == -5
     assert prog.constant("TOP").value_() == 1 << 63
+    for lookup in prog.variable, prog.function:
+        with pytest.raises(LookupError):
+            lookup("PG_high")
     with pytest.raises(LookupError):
         prog.constant("PG_none")
 
@@ -358,6 +365,7 @@ def test_functions() -> None:
     blob.add(PTR, "", holder)
     blob.add(FUNC, "run", proto)
     void = blob.proto(0, [])
+    broken = blob.proto(number, [("good", number), ("bad", callback + 3)])
     btf, prog = load(blob)
     call = prog.type("struct work").member("call").type
     assert call.type_name() == "int (*)(struct work *self, int n, ...)"
@@ -366,6 +374,11 @@ def test_functions() -> None:
     assert [p.name for p in parameters] == ["self", "n"]
     assert members(parameters[0].type.type)[0][0] == "call"
     assert btf.type_of(prog, void).type_name() == "void (void)"
+    # One bad parameter, a FUNC, does not cost the others.
+    good, bad = list(btf.type_of(prog, broken).parameters or ())
+    assert good.type.type_name() == "int"
+    with pytest.raises(BtfError, match="kind 12"):
+        _ = bad.type
 
 
 def test_arrays() -> None:
@@ -380,6 +393,7 @@ def test_arrays() -> None:
     )
     blob.structure("zero", 8, [("marker", empty, 0), ("a", long, 0)])
     blob.structure("only", 0, [("none", empty, 0)])
+    blob.compound(UNION, "either", 8, [("a", long, 0), ("none", empty, 0)])
     btf, prog = load(blob)
     assert [m[2] for m in members(prog.type("struct flexible"))] == [
         "unsigned long [2][3]",
@@ -388,6 +402,7 @@ def test_arrays() -> None:
     ]
     assert members(prog.type("struct zero"))[0][2] == "unsigned long [0]"
     assert members(prog.type("struct only"))[0][2] == "unsigned long [0]"
+    assert members(prog.type("union either"))[1][2] == "unsigned long [0]"
     assert drgn.sizeof(btf.type_of(prog, table)) == 48
     assert drgn.sizeof(btf.type_of(prog, huge)) == 8 * 0xFFFFFFFF
 
@@ -404,6 +419,9 @@ def test_percpu_variables() -> None:
     blob.add(DATASEC, ".data", 8, [other, 0, 8], 1)
     btf, _ = load(blob)
     assert btf.percpu_variables() == {"memcg_stock": stock, "counter": long}
+    blob.add(DATASEC, ".data..percpu", 8, [long, 0, 8], 1)
+    with pytest.raises(BtfError, match="type 1 is not a variable"):
+        Btf(blob.build()).percpu_variables()
 
 
 def test_names() -> None:
@@ -424,6 +442,17 @@ def test_names() -> None:
         prog.type("struct page", "mm/page.c")
     with pytest.raises(LookupError):
         prog.type("struct none")
+
+
+def test_the_btf_is_asked_first() -> None:
+    """Lost: the core's own types, where drgn has found some other file's."""
+    blob = Blob()
+    blob.structure("page", 64, [])
+    prog = drgn.Program(X86_64)
+    other = prog.struct_type("page", 8, [])
+    prog.register_type_finder("other", lambda *_: other, enable_index=0)
+    Btf(blob.build()).register(prog)
+    assert prog.type("struct page").size == 64
 
 
 def test_two_programs_and_no_leak() -> None:
@@ -452,6 +481,8 @@ def test_what_is_not_a_kernels_btf() -> None:
     blob.integer("int", 4, 1)
     whole = blob.build()
     assert len(Btf(whole)) == 2
+    endless = Blob()
+    endless.strings = b"\0no end"
     module = Blob()
     module.strings = b"a_string_of_the_module\0"
     cases = {
@@ -461,6 +492,7 @@ def test_what_is_not_a_kernels_btf() -> None:
         "flags 0x1": [blob.build(flags=1)],
         "cut off": [whole[:12], whole[:-1], whole[:30]],
         "a header of": [whole[:4] + b"\x08" + whole[5:]],
+        "ends within a record": [endless.build(), blob.build(layout=b"12345")],
         "split BTF": [module.build()],
     }
     for message, blobs in cases.items():
@@ -545,6 +577,27 @@ def test_structures_that_hold_themselves() -> None:
         with pytest.raises(BtfError):
             prog.type(f"union {tag}")
     assert prog.type("union level4").has_member("x")
+
+
+def test_nameless_types_that_come_back_to_themselves() -> None:
+    """Lost: the session, when drgn prints a type where it is used."""
+    blob = Blob()
+    tagless = blob.structure("", 8, [("me", 2, 0)])
+    blob.add(PTR, "", tagless)
+    function = blob.proto(0, [("me", 4)])
+    blob.add(PTR, "", function)
+    fwd = blob.add(FWD, "page")
+    blob.structure("page", 8, [("", fwd, 0)])
+    # As C has it: a list through a structure that has no name of its own.
+    link = len(blob.types) + 3
+    blob.structure("", 8, [("next", link, 0)])
+    blob.structure("list", 8, [("", link - 2, 0)])
+    assert blob.add(PTR, "", link - 1) == link
+    btf, prog = load(blob)
+    for type_id in tagless, function, fwd:
+        with pytest.raises(BtfError, match="nested too deeply"):
+            btf.type_of(prog, type_id)
+    assert prog.type("struct list").member("next").type.type_name() == "struct list *"
 
 
 def test_members_that_do_not_fit() -> None:
