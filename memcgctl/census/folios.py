@@ -83,11 +83,12 @@ def page_layout(prog: drgn.Program) -> PageLayout:
     }
     if members["charge"] == "mem_cgroup":
         members["page_type"] = "page_type"
+    flags = {e.name: e.value for e in prog.type("enum pageflags").enumerators or ()}
     return PageLayout(
         page=dtype_of(prog, page, members),
         order=_order_offset(prog),
-        head=int(prog["PG_head"]),
-        swapbacked=int(prog["PG_swapbacked"]),
+        head=flags["PG_head"],
+        swapbacked=flags["PG_swapbacked"],
     )
 
 

@@ -40,6 +40,8 @@ NAME_MAX = 255  # include/uapi/linux/limits.h
 # On a live kernel a list of children that changes while it is read is read again.
 LIVE_TRIES = 5
 
+# include/linux/cgroup-defs.h, in an enum without a name; the same since v3.12.
+CSS_ONLINE = 1 << 1
 # include/linux/percpu-refcount.h: set once the count is in one place, which is what
 # rmdir does first (percpu_ref_kill).
 PERCPU_REF_ATOMIC = 1
@@ -114,7 +116,7 @@ def read_tree(
         raise KernelError("the root memory cgroup cannot be read: memory is damaged")
     if lost := int(np.count_nonzero(~good)):
         warnings["a memcg went away or is damaged, and is left out"] += lost
-    online = (memcg["css.flags"] & int(prog["CSS_ONLINE"])) != 0
+    online = (memcg["css.flags"] & CSS_ONLINE) != 0
     parent, ancestor = _ancestors(parent, good, online)
     refs = _references(prog, memory, memcg)
     default_root = kernel.symbol("cgrp_dfl_root")

@@ -216,14 +216,8 @@ def _vector_is_charged(prog: drgn.Program) -> bool:
 
     It does since Linux kernel commit 8f425e4ed0eb ("mm: memcg/percpu: account extra
     objcg space to memory cgroups") (in v5.17), which left no trace in the types. The
-    same release brought MEMCG_VMALLOC, which later became NR_VMALLOC.
+    same release brought MEMCG_VMALLOC, which in 7.x became NR_VMALLOC.
     """
-    return any(_has_constant(prog, name) for name in ("MEMCG_VMALLOC", "NR_VMALLOC"))
-
-
-def _has_constant(prog: drgn.Program, name: str) -> bool:
-    try:
-        prog.constant(name)
-    except LookupError:
-        return False
-    return True
+    enums = ("enum memcg_stat_item", "enum node_stat_item")
+    items = {e.name for name in enums for e in prog.type(name).enumerators or ()}
+    return bool(items & {"MEMCG_VMALLOC", "NR_VMALLOC"})
