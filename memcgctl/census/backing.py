@@ -8,7 +8,7 @@ structure, one for each level of directories.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from memcgctl.census.bulk import (
     Rows,
     addresses,
     read_pointers,
+    read_strings,
     read_structs,
     unique,
 )
@@ -27,6 +28,7 @@ from memcgctl.kernel.layout import has_member, offset_of
 from memcgctl.model import Backing
 
 if TYPE_CHECKING:
+    from memcgctl.census.openers import Sighting
     from memcgctl.census.tasks import Tasks
     from memcgctl.kernel.program import OpenedKernel
 
@@ -114,11 +116,13 @@ def read_backings(
     mappings: U64,
     tasks: Tasks,
     users: Sequence[Collection[int]],
+    seen: Mapping[int, Sighting],
 ) -> list[Backing | None]:
     """The backing object of each ``struct address_space *``; None: it has no inode.
 
     ``users`` has, for each of them, the positions in ``tasks`` of the processes that
-    map or open it: its path as a container sees it is that in their mount namespace.
+    map or open it: its path as a container sees it is that in their mount namespace,
+    or where one of them has ``seen`` it on an overlayfs.
     """
     spaces = read_structs(
         kernel, "struct address_space", mappings, {"host": "host", "ops": "a_ops"}
@@ -128,12 +132,11 @@ def read_backings(
     supers = _read_super_blocks(kernel, unique(inodes["sb"]))
     aliases = _aliases(kernel, addresses(inodes["alias"]))
     names = Names()
-    _read_mounts(kernel, names, supers)
-    _read_dentries(
-        kernel,
-        names,
-        [*aliases, *(mount.mountpoint for mount in names.mounts.values())],
-    )
+    mounts = [mount for sb in supers for mount in _mounts_of(kernel, sb)]
+    _read_mounts(kernel, names, [*mounts, *(s.mount for s in seen.values())])
+    mountpoints = [mount.mountpoint for mount in names.mounts.values()]
+    dentries = [sighting.dentry for sighting in seen.values()]
+    _read_dentries(kernel, names, [*aliases, *mountpoints, *dentries])
     namespaces = _namespaces(kernel, tasks)
     backings: list[Backing | None] = []
     for place, (host, inode, alias) in enumerate(
@@ -149,8 +152,22 @@ def read_backings(
             kind = "hugetlb" if known.fs == "hugetlbfs" else "file"
             if shmem[place]:
                 kind = "tmpfs"
+            if sighting := seen.get(place):
+                at = (sighting.mount, sighting.dentry)
+                container = names.path(*at, namespaces.of_task[sighting.task][1])
+            else:
+                container = None
             backings.append(
-                _file(names, namespaces, known, inode, alias, kind, users[place])
+                _file(
+                    names,
+                    namespaces,
+                    known,
+                    inode,
+                    alias,
+                    kind,
+                    users[place],
+                    container,
+                )
             )
     return backings
 
@@ -206,6 +223,7 @@ def _file(
     alias: int,
     kind: str,
     users: Collection[int],
+    container: str | None,
 ) -> Backing:
     """An inode of a file system, with its paths."""
     entry = names.dentries.get(alias)
@@ -215,14 +233,14 @@ def _file(
             known = [_OBJECTS[name] for name in _OBJECTS if entry.name.startswith(name)]
             kind = (*known, kind)[0]
         return _backing(kind, super_block, inode, path=entry.name)
-    host = container = None
+    host = None
     if entry is not None:
         space, root = namespaces.host
         host = names.path_in(space, super_block.address, alias, root)
         for space, root in namespaces.containers(users):
-            container = names.path_in(space, super_block.address, alias, root)
             if container is not None:
                 break
+            container = names.path_in(space, super_block.address, alias, root)
     return _backing(
         kind,
         super_block,
@@ -291,7 +309,7 @@ def _read_super_blocks(kernel: OpenedKernel, at: U64) -> dict[int, _SuperBlock]:
     return {
         address: _SuperBlock(
             address,
-            _c_string(kernel, int(type_["name"])) or "?",
+            _text(kernel, int(type_["name"])) or "?",
             _device(int(row["dev"])),
         )
         for address, row, type_ in zip(at.tolist(), rows, types, strict=True)
@@ -313,8 +331,8 @@ def _bdev_name(kernel: OpenedKernel, inode: int) -> str | None:
         # 5.11 ("block: merge struct block_device and struct hd_struct") made partitions
         # devices with a name of their own.
         if has_member(kernel.prog, "struct block_device", "bd_device"):
-            return _c_string(kernel, bdev.bd_device.kobj.name.value_())
-        disk = _c_string(kernel, bdev.bd_disk.disk_name.address_ or 0)
+            return _text(kernel, bdev.bd_device.kobj.name.value_())
+        disk = _text(kernel, bdev.bd_disk.disk_name.address_ or 0)
         part = int(bdev.bd_partno)
     except drgn.FaultError:
         return None
@@ -379,9 +397,9 @@ def _read_dentries(kernel: OpenedKernel, names: Names, start: Iterable[int]) -> 
         level = addresses([parent for parent in above if parent not in names.dentries])
 
 
-def _read_mounts(kernel: OpenedKernel, names: Names, supers: Iterable[int]) -> None:
-    """Read all mounts of super blocks, and the mounts these are on, into ``names``."""
-    level = addresses([mount for sb in supers for mount in _mounts_of(kernel, sb)])
+def _read_mounts(kernel: OpenedKernel, names: Names, start: Iterable[int]) -> None:
+    """Read mounts, and the mounts these are on, into ``names``."""
+    level = unique(addresses(list(start)))
     while len(level) and len(names.mounts) < _MOUNTS_LIMIT:
         rows = read_structs(
             kernel,
@@ -435,16 +453,11 @@ def _pointer(kernel: OpenedKernel, address: int) -> int:
     return int(read_pointers(kernel, addresses([address % 2**64]))[0])
 
 
+def _text(kernel: OpenedKernel, address: int) -> str | None:
+    return read_strings(kernel, addresses([address]))[0] or None
+
+
 def _name(kernel: OpenedKernel, address: int, length: int) -> str:
     """The name of a ``struct qstr``, bytes that are not UTF-8 as surrogates."""
     raw = kernel.memory.try_read(address, min(length, _NAME_LIMIT)) if address else None
     return (raw or b"?").decode(errors="surrogateescape")
-
-
-def _c_string(kernel: OpenedKernel, address: int) -> str | None:
-    """A short string of the kernel; None where there is none."""
-    try:
-        raw = kernel.prog.read_c_string(address, max_size=64) if address else b""
-    except (drgn.FaultError, ValueError, OverflowError):
-        return None
-    return raw.decode(errors="surrogateescape") or None

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import drgn
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +25,8 @@ Rows = NDArray[np.void]
 
 # Entries of one walk over trees; what is beyond it is damage, not a kernel.
 _ENTRIES_LIMIT = 1 << 24
+# Names of file systems and devices are shorter.
+_STRING = 64
 
 
 def addresses(values: Any) -> U64:
@@ -67,6 +70,23 @@ def read_structs(
 def read_pointers(kernel: OpenedKernel, at: U64) -> U64:
     """The pointer stored at each address."""
     return read_rows(kernel, at, np.dtype("<u8"))
+
+
+def read_strings(kernel: OpenedKernel, at: U64) -> list[str]:
+    """The short C string at each address; empty where there is none.
+
+    Bytes that are not UTF-8 become surrogates.
+    """
+    texts: list[str] = []
+    for address in at.tolist():
+        try:
+            raw = (
+                kernel.prog.read_c_string(address, max_size=_STRING) if address else b""
+            )
+        except (drgn.FaultError, ValueError, OverflowError):
+            raw = b""
+        texts.append(raw.decode(errors="surrogateescape"))
+    return texts
 
 
 def enumerators(kernel: OpenedKernel, type_name: str) -> dict[str, int]:

@@ -179,8 +179,10 @@ class _Counters:
         if self.large is not None:
             return _not_negative(self._word(data, at, self.large) + 1)
         entire = _not_negative(self._word(data, at, self.entire) + 1)
-        every = np.frombuffer(data, self.page)["mapcount"].astype(np.int64) + 1
-        before = np.concatenate(([0], np.cumsum(_not_negative(every))))
+        every: NDArray[np.int64] = np.frombuffer(data, self.page)[
+            "mapcount"
+        ] + np.int64(1)
+        before = np.append(np.int64(0), np.cumsum(_not_negative(every)))
         after = before[np.minimum(at + pages, len(every))]
         single: NDArray[np.int64] = after - before[at]
         if self.double_map is None:
@@ -190,7 +192,7 @@ class _Counters:
         second = self._word(data, at, self.second_flags)
         double = (second >> self.double_map) & 1
         twice = np.where(kind == folios.ANON, double, entire)
-        return _not_negative(entire + single - twice * pages)
+        return _not_negative((entire + single - twice * pages).astype(np.int64))
 
     def _word(
         self, data: bytes, at: NDArray[np.int64], offset: int

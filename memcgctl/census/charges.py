@@ -1,0 +1,321 @@
+"""What is the memory that is charged to a memcg, can it be evicted, who uses it?
+
+Puts the folios of each memcg (``collect``) into groups by class, backing object and
+being mapped or not, with what stands in the way of eviction and how cold they are;
+then names their backing objects (``backing``), the processes that map them (``rmap``)
+and those that have the file open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcgctl.census import evict
+from memcgctl.census.backing import read_backings
+from memcgctl.census.bulk import U64, addresses, enumerators, read_structs, unique
+from memcgctl.census.coldness import Generations, generation_ages
+from memcgctl.census.collect import Folios, collect_folios
+from memcgctl.census.openers import Sighting, read_openers, user_paths
+from memcgctl.census.pagetables import Ranges
+from memcgctl.census.rmap import Frames, Vmas, anon_vmas, file_vmas, mapped_pages
+from memcgctl.model import ChargeGroup, Coldness, Process
+
+if TYPE_CHECKING:
+    from memcgctl.census.memcgs import Tree
+    from memcgctl.census.records import Warnings
+    from memcgctl.census.tasks import Tasks
+    from memcgctl.kernel.program import OpenedKernel
+
+Progress = Callable[[str, int, int], None]
+_Kind = Literal["file", "shmem", "anon", "kernel"]
+_KINDS: tuple[_Kind, ...] = ("file", "shmem", "anon", "kernel")  # folios.FILE, ...
+
+# include/linux/page-flags.h: the low bits of folio->mapping. 2 is a movable page that
+# is on no LRU list (up to 6.16); 3 is KSM.
+_FLAGS, _ANON, _KSM = np.uint64(3), np.uint64(1), np.uint64(3)
+
+# All of a process's addresses, whether there are four or five levels of page tables.
+_USER_END = 1 << 56
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Charge groups: parallel arrays; ``of`` is the group of each folio.
+
+    ``memcg`` is the position of the memcg among those asked for; ``mapping`` is the
+    ``struct address_space *``, 0 for anonymous and kernel memory.
+    """
+
+    of: NDArray[np.int64]
+    memcg: NDArray[np.int64]
+    kind: NDArray[np.int64]
+    mapped: NDArray[np.bool_]
+    mapping: U64
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of the kernel, each with the path and the id of its memcg."""
+
+    tasks: Tasks
+    memcg: list[str]
+    memcg_id: list[int]
+
+    def process(self, place: int, size_bytes: int) -> Process:
+        return Process(
+            pid=int(self.tasks.pid[place]),
+            comm=self.tasks.comm[place],
+            memcg=self.memcg[place],
+            memcg_id=self.memcg_id[place],
+            bytes=size_bytes,
+            start_ticks=int(self.tasks.start_ticks[place]),
+        )
+
+
+def name_processes(tasks: Tasks, tree: Tree) -> Processes:
+    """Each process with its memcg; one that is in no memcg of the tree has none."""
+    place = {address: row for row, address in enumerate(tree.address.tolist())}
+    rows = [place.get(memcg) for memcg in tasks.memcg.tolist()]
+    ids = tree.id.tolist()
+    return Processes(
+        tasks,
+        ["" if row is None else tree.path[row] for row in rows],
+        [0 if row is None else ids[row] for row in rows],
+    )
+
+
+def charge_groups(
+    kernel: OpenedKernel,
+    tree: Tree,
+    wanted: U64,
+    processes: Processes,
+    warnings: Warnings,
+    progress: Progress | None = None,
+) -> list[list[ChargeGroup]]:
+    """The charge groups of each ``struct mem_cgroup *`` in ``wanted``, largest first.
+
+    ``processes`` are all there are. Raises KernelError if there is no memory map.
+    """
+    tasks = processes.tasks
+    found = collect_folios(kernel, tree.address, wanted, warnings, progress)
+    groups = group_folios(found)
+    mappings, which = np.unique(groups.mapping, return_inverse=True)
+    is_mapped = np.zeros(len(mappings), np.bool_)
+    is_mapped[which[groups.mapped]] = True
+    vmas = file_vmas(kernel, np.where(is_mapped, mappings, np.uint64(0)))
+    mappers = _mappers(kernel, found, groups, vmas, tasks, warnings)
+    openers = read_openers(kernel, mappings, tasks)
+    users = [set(openers.tasks.get(place, ())) for place in range(len(mappings))]
+    for group, sharers in mappers.items():
+        users[which[group]].update(place for place, _ in sharers)
+    seen = {**_seen_mapped(kernel, vmas, tasks), **openers.seen}
+    backings = read_backings(kernel, mappings, tasks, users, seen)
+    on_bdev = np.array([b is not None and b.kind == "bdev" for b in backings], np.bool_)
+    flags = read_structs(kernel, "struct address_space", mappings, {"flags": "flags"})[
+        "flags"
+    ]
+    blocking = evict.obstacles(
+        kernel, tree, wanted, found, flags[which][groups.of], on_bdev[which][groups.of]
+    )
+    totals = _Totals(groups.of, found.pages, len(groups.memcg), kernel.memory.page_size)
+    free = ~np.any(list(blocking.values()), axis=0)
+    obstacles = {name: totals(mask) for name, mask in blocking.items()}
+    every, evictable = totals(np.ones(len(free), np.bool_)), totals(free)
+    dirty = totals(_flag(kernel, found, "PG_dirty"))
+    cold = _coldness(kernel, wanted, groups, found, totals)
+    folios = np.bincount(groups.of, minlength=len(groups.memcg)).tolist()
+    result: list[list[ChargeGroup]] = [[] for _ in wanted]
+    for group in sorted(range(len(every)), key=lambda group: -every[group]):
+        place = int(which[group])
+        result[groups.memcg[group]].append(
+            ChargeGroup(
+                kind=_KINDS[groups.kind[group]],
+                mapped=bool(groups.mapped[group]),
+                folios=folios[group],
+                bytes=every[group],
+                evictable_bytes=evictable[group],
+                obstacles=tuple(
+                    (name, sizes[group])
+                    for name, sizes in obstacles.items()
+                    if sizes[group]
+                ),
+                dirty_bytes=dirty[group],
+                backing=backings[place],
+                mappers=tuple(
+                    processes.process(position, pages * kernel.memory.page_size)
+                    for position, pages in mappers.get(group, ())
+                ),
+                openers=tuple(
+                    processes.process(position, every[group])
+                    for position in openers.tasks.get(place, ())
+                ),
+                coldness=cold[group],
+            )
+        )
+    return result
+
+
+def group_folios(found: Folios) -> Groups:
+    """Folios of one memcg, class and mapping, mapped or not, are a group."""
+    # A movable page's mapping is no address space's.
+    mapping = np.where(found.mapping & _FLAGS, np.uint64(0), found.mapping)
+    mapping[found.kind == _KINDS.index("kernel")] = 0
+    mappings, which = np.unique(mapping, return_inverse=True)
+    mapped = found.mapcount > 0
+    key = (found.memcg * len(_KINDS) + found.kind) * 2 + mapped
+    key = key * max(len(mappings), 1) + which
+    key, of = np.unique(key, return_inverse=True)
+    of_memcg, place = np.divmod(key, max(len(mappings), 1))
+    of_memcg, mapped = np.divmod(of_memcg, 2)
+    memcg, kind = np.divmod(of_memcg, len(_KINDS))
+    return Groups(of, memcg, kind, mapped.astype(np.bool_), addresses(mappings[place]))
+
+
+@dataclass(frozen=True)
+class _Totals:
+    """Adds up bytes by group: called with a mask of folios, a list by group."""
+
+    of: NDArray[np.int64]
+    pages: NDArray[np.int64]
+    groups: int
+    page_size: int
+
+    def __call__(self, mask: NDArray[np.bool_]) -> list[int]:
+        pages = np.bincount(self.of[mask], self.pages[mask], self.groups)
+        sizes: list[int] = (pages.astype(np.int64) * self.page_size).tolist()
+        return sizes
+
+
+def _flag(kernel: OpenedKernel, found: Folios, name: str) -> NDArray[np.bool_]:
+    bit = np.uint64(enumerators(kernel, "enum pageflags")[name])
+    return np.asarray(found.flags >> bit & np.uint64(1), np.bool_)
+
+
+def _mappers(
+    kernel: OpenedKernel,
+    found: Folios,
+    groups: Groups,
+    of_files: Vmas,
+    tasks: Tasks,
+    warnings: Warnings,
+) -> dict[int, list[tuple[int, int]]]:
+    """Who maps each mapped group: (position in ``tasks``, pages), most first.
+
+    The reverse map says where to look, page tables how much is there. KSM pages have
+    a reverse map of their own; for these all address spaces are looked at.
+    """
+    mapped = found.mapcount > 0
+    mapping = found.mapping[mapped]
+    anon = mapping[(mapping & _FLAGS) == _ANON] & ~_FLAGS
+    areas = [of_files, anon_vmas(kernel, unique(anon))]
+    if ((mapping & _FLAGS) == _KSM).any():
+        areas.append(_everything(tasks))
+    mm = np.concatenate([area.mm for area in areas])
+    mms = unique(mm)
+    ranges = Ranges(
+        np.searchsorted(mms, mm),
+        np.concatenate([area.start for area in areas]),
+        np.concatenate([area.end for area in areas]),
+    )
+    frames = Frames(
+        found.pfn[mapped].astype(np.uint64),
+        found.pages[mapped].astype(np.uint64),
+        groups.of[mapped],
+    )
+    positions: dict[int, list[int]] = {}
+    for position, address in enumerate(tasks.mm.tolist()):
+        positions.setdefault(address, []).append(position)
+    mappers: dict[int, list[tuple[int, int]]] = {}
+    for place, group, pages in mapped_pages(kernel, mms, frames, ranges):
+        sharers = positions.get(int(mms[place]), ())
+        if not sharers:
+            warnings["memory is mapped by an address space without a process"] += 1
+        mappers.setdefault(group, []).extend((sharer, pages) for sharer in sharers)
+    for found_mappers in mappers.values():
+        found_mappers.sort(key=lambda mapper: (-mapper[1], mapper[0]))
+    return mappers
+
+
+def _everything(tasks: Tasks) -> Vmas:
+    """The whole of each address space, as one area."""
+    mms = unique(tasks.mm)
+    nothing = np.zeros(len(mms), np.uint64)
+    end = np.full(len(mms), _USER_END, np.uint64)
+    return Vmas(nothing.astype(np.int64), mms, nothing, end, nothing, nothing)
+
+
+def _seen_mapped(kernel: OpenedKernel, vmas: Vmas, tasks: Tasks) -> dict[int, Sighting]:
+    """Where a process that maps a mapping sees it, for files under an overlayfs."""
+    paths = user_paths(kernel, vmas.file)
+    position = {mm: place for place, mm in enumerate(tasks.mm.tolist())}
+    return {
+        owner: Sighting(*paths[file], position[mm])
+        for owner, file, mm in zip(
+            vmas.owner.tolist(), vmas.file.tolist(), vmas.mm.tolist(), strict=True
+        )
+        if file in paths and mm in position
+    }
+
+
+def _coldness(
+    kernel: OpenedKernel,
+    wanted: U64,
+    groups: Groups,
+    found: Folios,
+    totals: _Totals,
+) -> list[Coldness]:
+    """How cold each group is."""
+    layout = Generations(kernel)
+    generation, node = layout.generation(found.flags), layout.node(found.flags)
+    active = _flag(kernel, found, "PG_active")
+    by_age: list[dict[float | None, int]] = [{} for _ in groups.memcg]
+    (listed,) = (generation >= 0).nonzero()
+    if len(listed):
+        # Each memcg has its own generations on each node.
+        nodes = int(node[listed].max()) + 1
+        lruvec = found.memcg[listed] * nodes + node[listed]
+        lruvecs, of = np.unique(lruvec, return_inverse=True)
+        ages, young = zip(
+            *(
+                generation_ages(kernel, layout, int(wanted[key // nodes]), key % nodes)
+                for key in lruvecs.tolist()
+            ),
+            strict=True,
+        )
+        active[listed] |= np.array(young)[of, generation[listed]]
+        key = groups.of[listed] * len(lruvecs) + of
+        key, which = np.unique(
+            key * layout.count + generation[listed], return_inverse=True
+        )
+        sizes = np.bincount(which, found.pages[listed]) * totals.page_size
+        for cell, size in zip(
+            key.tolist(), sizes.astype(np.int64).tolist(), strict=True
+        ):
+            cell, number = divmod(cell, layout.count)
+            group, place = divmod(cell, len(lruvecs))
+            age = ages[place][number]
+            by_age[group][age] = by_age[group].get(age, 0) + size
+    columns = zip(
+        totals(active),
+        totals(_flag(kernel, found, "PG_referenced")),
+        totals(_flag(kernel, found, "PG_workingset")),
+        by_age,
+        strict=True,
+    )
+    return [
+        Coldness(
+            active_bytes=active_bytes,
+            referenced_bytes=referenced,
+            workingset_bytes=workingset,
+            # The youngest first, an unknown age last.
+            generations=tuple(
+                sorted(sizes.items(), key=lambda item: (item[0] is None, item[0] or 0))
+            ),
+        )
+        for active_bytes, referenced, workingset, sizes in columns
+    ]
