@@ -147,7 +147,8 @@ def read_backings(
             backings.append(None)
         elif known.fs == "bdev":
             device = _bdev_name(kernel, host) or _device(int(inode["rdev"]))
-            backings.append(_backing("bdev", known, inode, device=device))
+            # Its number is that of the device (up to 5.10 it has none).
+            backings.append(_backing("bdev", known, inode, "rdev", device=device))
         else:
             kind = "hugetlb" if known.fs == "hugetlbfs" else "file"
             if shmem[place]:
@@ -263,6 +264,7 @@ def _backing(
     kind: Any,
     super_block: _SuperBlock,
     inode: Any,
+    number: str = "ino",
     *,
     device: str | None = None,
     path: str | None = None,
@@ -273,7 +275,7 @@ def _backing(
         kind=kind,
         fs=super_block.fs,
         device=device or super_block.device,
-        inode=int(inode["ino"]),
+        inode=int(inode[number]),
         generation=int(inode["generation"]),
         path=path,
         container_path=container_path,

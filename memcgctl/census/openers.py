@@ -26,6 +26,10 @@ from memcgctl.kernel.layout import has_member, offset_of
 if TYPE_CHECKING:
     from memcgctl.kernel.program import OpenedKernel
 
+# FMODE_BACKING (include/linux/fs.h) is bit 25 in 6.8 and bit 24 in 6.12; the
+# other one can mean something else.
+_MAYBE_BACKING = np.uint32(1 << 24 | 1 << 25)
+
 
 class Sighting(NamedTuple):
     """Where a process sees a file that is really in another file system.
@@ -95,20 +99,20 @@ def user_paths(kernel: OpenedKernel, files: U64) -> dict[int, tuple[int, int]]:
     opened for an overlayfs carries the overlay's path: as its own up to 6.7, in
     ``struct backing_file`` since 6.8.
     """
-    start = 0
-    member = "f_path"
-    if has_member(kernel.prog, "struct backing_file", "user_path"):
-        start = offset_of(kernel.prog, "struct backing_file", "user_path")
-        mnt, dentry = 0, 8
-    else:
-        mnt = offset_of(kernel.prog, "struct file", f"{member}.mnt")
-        dentry = offset_of(kernel.prog, "struct file", f"{member}.dentry")
     known = np.unique(files[files != 0])
-    # Whether a file is a backing_file is a bit that has moved; what lies behind a
-    # plain file is no dentry on an overlayfs.
-    dentries = read_pointers(kernel, known + np.uint64(start + dentry))
-    mounts = read_pointers(kernel, known + np.uint64(start + mnt))
-    plausible = np.where(dentries & np.uint64(7) == 0, dentries, np.uint64(0))
+    paths = known + np.uint64(offset_of(kernel.prog, "struct file", "f_path"))
+    if has_member(kernel.prog, "struct backing_file", "user_path"):
+        behind = offset_of(kernel.prog, "struct backing_file", "user_path")
+        modes = read_structs(kernel, "struct file", known, {"mode": "f_mode"})["mode"]
+        paths = np.where(
+            modes & _MAYBE_BACKING, known + np.uint64(behind), np.uint64(0)
+        )
+    rows = read_structs(
+        kernel, "struct path", paths, {"mnt": "mnt", "dentry": "dentry"}
+    )
+    mounts, dentries = addresses(rows["mnt"]), addresses(rows["dentry"])
+    # What lies behind a plain file is no pointer to a dentry on an overlayfs.
+    plausible = np.where(dentries >> np.uint64(63), dentries, np.uint64(0))
     overlay = on_overlay(kernel, plausible, "struct dentry", "d_sb")
     inside = offset_of(kernel.prog, "struct mount", "mnt")
     return {
