@@ -168,12 +168,15 @@ def _orders(
     first_pfn: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Orders of head pages, and which of them can be true."""
+    # An odd frame is no large folio's: any even one will do, so as not to look beyond
+    # the last.
+    even = heads & ~1
     bytes_ = np.frombuffer(data, np.uint8)
-    order = bytes_[heads * layout.page.itemsize + layout.order].astype(np.int64)
+    order = bytes_[even * layout.page.itemsize + layout.order].astype(np.int64)
     known = (order > 0) & (order <= MAX_FOLIO_ORDER)
     # A folio is aligned to its size, and its second page is a tail page.
     unaligned = (heads + first_pfn) & ((np.int64(1) << np.where(known, order, 0)) - 1)
-    tail = pages["compound"][heads + 1] & TAIL
+    tail = pages["compound"][even + 1] & TAIL
     return order, known & (unaligned == 0) & (tail != 0)
 
 
