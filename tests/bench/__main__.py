@@ -1,0 +1,140 @@
+"""How fast is memcgctl, against what it is compared with? Prints ratios.
+
+    python -m tests.bench --drgn-tools DIR
+
+makes a core of a 16 GiB guest and one of a 4 GiB guest in the lab if they are not
+given (``--core``, ``--small``), and takes the lab's debug vmlinux (``--vmlinux``). DIR
+is a checkout of drgn-tools. A benchmark, not a test: it fails at nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+MIB = 1 << 20
+
+
+class Row(NamedTuple):
+    """What was compared, both sides in words, their ratio, and what it should be."""
+
+    what: str
+    ours: str
+    theirs: str
+    ratio: float
+    wanted: str
+
+
+def measure(kind: str, core: Path, *options: str) -> Any:
+    """One measurement in a fresh process; see ``tests.bench.measure``."""
+    command = [sys.executable, "-m", "tests.bench.measure", kind, str(core), *options]
+    return json.loads(
+        subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    )
+
+
+def peak_bytes(core: Path) -> int:
+    """Peak resident memory of ``memcgctl list`` on a core."""
+    code = "from memcgctl.cli import main; main()"
+    with open(os.devnull, "w") as nowhere:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, "list", "--core", str(core)], stdout=nowhere
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"memcgctl list --core {core} failed")
+    return usage.ru_maxrss * 1024
+
+
+def ms(seconds: float) -> str:
+    return f"{seconds * 1000:,.0f} ms"
+
+
+def us(seconds: float) -> str:
+    return f"{seconds * 1e6:.3f} µs"
+
+
+def mib(size: float) -> str:
+    return f"{size / MIB:,.0f} MiB"
+
+
+def rows(core: Path, small: Path, vmlinux: Path, tools: Path | None) -> list[Row]:
+    scan = measure("scan", core)
+    btf = measure("open", core)
+    dwarf = measure("open", core, "--vmlinux", str(vmlinux))
+    peak, small_peak = peak_bytes(core), peak_bytes(small)
+    ours = scan["scan"] / scan["pages"]
+    print(f"{core}: {scan['pages']:,} pages, {scan['memcgs']:,} memcgs")
+    found = [
+        Row(
+            f"scan: a bare pread of {mib(scan['bytes'])}",
+            ms(scan["scan"]),
+            ms(scan["read"]),
+            scan["scan"] / scan["read"],
+            "at most 3",
+        ),
+        Row(
+            "list --no-scan: opening",
+            ms(btf["list"]),
+            ms(btf["open"]),
+            btf["list"] / btf["open"],
+            "at most 1.5",
+        ),
+        Row(
+            "opening by BTF: by DWARF",
+            ms(btf["open"]),
+            ms(dwarf["open"]),
+            btf["open"] / dwarf["open"],
+            "at most 1",
+        ),
+        Row(
+            "peak memory: 300 MiB",
+            mib(peak),
+            mib(300 * MIB),
+            peak / (300 * MIB),
+            "at most 1",
+        ),
+        Row(
+            "peak memory: on the smaller guest",
+            mib(peak),
+            mib(small_peak),
+            peak / small_peak,
+            "about 1",
+        ),
+    ]
+    if tools:
+        theirs = measure(
+            "drgn-tools", core, "--vmlinux", str(vmlinux), "--drgn-tools", str(tools)
+        )
+        each = theirs["scan"] / theirs["pages"]
+        found.insert(
+            0,
+            Row(
+                "drgn-tools: scan, a page", us(each), us(ours), each / ours, "over 100"
+            ),
+        )
+    return found
+
+
+def command() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--core", type=Path, help="of a 16 GiB guest")
+    parser.add_argument("--small", type=Path, help="of a 4 GiB guest")
+    parser.add_argument("--vmlinux", type=Path, help="of both, with DWARF")
+    parser.add_argument("--drgn-tools", type=Path, help="a checkout of drgn-tools")
+    options = parser.parse_args()
+    found = rows(options.core, options.small, options.vmlinux, options.drgn_tools)
+    for what, ours, theirs, ratio, wanted in found:
+        print(f"{what:36} {ours:>10} : {theirs:>10} = {ratio:7.2f}  ({wanted})")
+    if not options.drgn_tools:
+        print("drgn-tools was not measured: no --drgn-tools")
+
+
+if __name__ == "__main__":
+    command()

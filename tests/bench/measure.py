@@ -1,0 +1,161 @@
+"""One measurement, in a process of its own; prints a JSON object.
+
+    python -m tests.bench.measure scan CORE
+
+Without CORE it measures the running kernel, as root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import io
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+CHUNK = 1 << 20
+TRIES = 3
+
+
+def best(run: Callable[[], Any], tries: int = TRIES) -> float:
+    """The shortest of a few times, in seconds: the rest is the machine's noise."""
+    times = []
+    for _ in range(tries):
+        begin = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+def scan(core: Path | None, _: argparse.Namespace) -> dict[str, float]:
+    """The scan of the memory map, and a bare read of the same bytes, in turns."""
+    import drgn
+
+    from memcgctl.census.folios import count_folios
+    from memcgctl.census.memcgs import read_tree
+    from memcgctl.census.memmap import page_ranges
+    from memcgctl.census.records import Warnings
+    from memcgctl.kernel.program import Sources, open_kernel
+
+    with open_kernel(Sources(core)) as kernel:
+        tree = read_tree(kernel, Warnings())
+        ranges = page_ranges(kernel, Warnings())
+        size = drgn.sizeof(kernel.prog.type("struct page"))
+        spans = [(r.address, r.pages * size) for r in ranges]
+        path = core or Path("/proc/kcore")
+        extents = list(_merged(_extents(kernel.prog, path, core is None, spans)))
+        file = os.open(path, os.O_RDONLY)
+        scans, reads = [], []
+        for _try in range(TRIES):
+            reads.append(best(lambda: _read(file, extents), 1))
+            scans.append(
+                best(lambda: count_folios(kernel, tree.address, Warnings()), 1)
+            )
+    return {
+        "pages": sum(r.pages for r in ranges),
+        "memcgs": len(tree.address),
+        "scan": min(scans),
+        "read": min(reads),
+        "bytes": sum(length for _, length in extents),
+    }
+
+
+def _read(file: int, extents: list[tuple[int, int]]) -> None:
+    for offset, size in extents:
+        for at in range(offset, offset + size, CHUNK):
+            os.pread(file, min(CHUNK, offset + size - at), at)
+
+
+def _extents(
+    prog: Any, path: Path, live: bool, spans: list[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    """Where the file has these virtual addresses: (offset, size), page by page.
+
+    /proc/kcore is indexed by virtual address, a core by physical address.
+    """
+    from drgn.helpers.linux.mm import follow_phys
+
+    from memcgctl.kernel import elf
+
+    with path.open("rb") as file:
+        loads = elf.read(file).segments
+    mm = prog["init_mm"].address_of_()
+    page = int(prog["PAGE_SIZE"])
+    for address, size in spans:
+        for at in range(address, address + size, page):
+            place = at if live else int(follow_phys(mm, at))
+            for load in loads:
+                start = load.virtual if live else load.physical
+                if start <= place < start + load.size:
+                    yield load.offset + place - start, page
+                    break
+
+
+def _merged(extents: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    start, size = next(extents)
+    for offset, length in extents:
+        if offset != start + size:
+            yield start, size
+            start, size = offset, 0
+        size += length
+    yield start, size
+
+
+def opening(core: Path | None, options: argparse.Namespace) -> dict[str, float]:
+    """Opening alone, and opening, reading and showing the tree without a scan."""
+    from memcgctl.census import take_census
+    from memcgctl.census.select import select
+    from memcgctl.kernel.program import Sources, open_kernel
+    from memcgctl.report.listing import screen
+
+    def tree() -> None:
+        with open_kernel(sources) as kernel:
+            str(screen(select(take_census(kernel, scan=False))))
+
+    def alone() -> None:
+        with open_kernel(sources):
+            pass
+
+    sources = Sources(core, vmlinux=options.vmlinux)
+    return {"open": best(alone), "list": best(tree)}
+
+
+def drgn_tools(core: Path | None, options: argparse.Namespace) -> dict[str, float]:
+    """drgn-tools' own scan, on as many pages as asked for (0: all)."""
+    import drgn
+
+    sys.path.append(str(options.drgn_tools))
+    module = importlib.import_module("drgn_tools.kernfs_memcg")
+    dump = module.dump_page_cache_pages_pinning_cgroups
+    prog = drgn.Program()
+    prog.set_core_dump(core)
+    prog.load_debug_info([options.vmlinux])
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        seconds = best(lambda: dump(prog, max_scan=options.pages), 1)
+    counts = re.findall(r"Scanned (\d+) pages, found (\d+)", shown.getvalue())
+    pages, found = map(int, counts[-1])
+    return {"pages": pages, "found": found, "scan": seconds}
+
+
+def command() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    kinds = {"scan": scan, "open": opening, "drgn-tools": drgn_tools}
+    parser.add_argument("kind", choices=kinds)
+    parser.add_argument("core", type=Path, nargs="?")
+    parser.add_argument("--vmlinux", type=Path)
+    parser.add_argument("--drgn-tools", type=Path)
+    parser.add_argument("--pages", type=int, default=0)
+    options = parser.parse_args()
+    print(json.dumps(kinds[options.kind](options.core, options)))
+
+
+if __name__ == "__main__":
+    command()
