@@ -31,52 +31,69 @@ MAX_ENTRIES = 1 << 32
 MAX_FAULTS = 1024
 
 
-Pieces = Iterator["NDArray[np.uint16] | None"]
+# First entry and ids of a piece of a map; None for what cannot be read.
+Pieces = Iterator["tuple[int, NDArray[np.uint16] | None]"]
 
 
 def count_swap(kernel: OpenedKernel, warnings: Warnings) -> NDArray[np.int64]:
     """Number of charged swap entries by private memcg id, an array of 65,536."""
     counts = np.zeros(IDS, np.int64)
+    for _, _, ids in entry_ids(kernel, warnings):
+        counts += np.bincount(ids[ids != 0], minlength=IDS)
+    return counts
+
+
+def entry_ids(
+    kernel: OpenedKernel, warnings: Warnings
+) -> Iterator[tuple[int, int, NDArray[np.uint16]]]:
+    """The private memcg ids of all swap entries, piece by piece.
+
+    Yields the number of the swap device, the offset of the first entry on it, and an
+    id for each entry from there on, 0 where none is charged.
+    """
     try:
         devices = read_variable(kernel, "nr_swapfiles", 4)
         maps = _maps(kernel, min(devices, MAX_DEVICES))
     except (LookupError, drgn.FaultError):
         warnings["the swap devices cannot be read: swap entries are not counted"] += 1
-        return counts
-    for pieces in maps:
+        return
+    for device, pieces in maps:
         faults = 0
-        for ids in pieces:
+        for offset, ids in pieces:
             if ids is None:
                 faults += 1
                 warnings["a part of the swap map cannot be read"] += 1
                 if faults == MAX_FAULTS:
                     break
             else:
-                counts += np.bincount(ids[ids != 0], minlength=IDS)
-    return counts
+                yield device, offset, ids
 
 
-def _maps(kernel: OpenedKernel, devices: int) -> list[Pieces]:
-    """The ids of each swap device, piece by piece; None for what cannot be read."""
+def _maps(kernel: OpenedKernel, devices: int) -> list[tuple[int, Pieces]]:
+    """The number and the ids of each swap device that has a map."""
     prog = kernel.prog
     if has_member(prog, "struct swap_cluster_info", "memcg_table"):
         # Since 7.2 each cluster of the swap table has its own array of ids.
         info = _devices(kernel, devices, {"size": "max", "map": "cluster_info"})
+        sizes = info["size"]
         read: Callable[[OpenedKernel, int, int], Pieces] = _cluster_ids
     elif has_member(prog, "struct swap_cgroup_ctrl", "length"):
         info = _controls(kernel, devices, {"size": "length", "map": "map"})
+        sizes = info["size"]
         read = _page_ids
     else:
         # Since Linux kernel commit 2b3a58b12134 ("mm/swap_cgroup: remove global swap
         # cgroup lock") (in v6.14) there is one array, of as many ids as entries.
         info = _controls(kernel, devices, {"map": "map"})
         sizes = _devices(kernel, devices, {"size": "max"})["size"]
-        return [
-            _array_ids(kernel, int(map_), int(size) * ID.itemsize)
-            for map_, size in zip(info["map"], sizes, strict=True)
-            if map_
-        ]
-    return [read(kernel, int(d["map"]), int(d["size"])) for d in info if d["map"]]
+        read = _array_ids
+    return [
+        (device, read(kernel, address, size))
+        for device, (address, size) in enumerate(
+            zip(info["map"].tolist(), sizes.tolist(), strict=True)
+        )
+        if address
+    ]
 
 
 def _controls(
@@ -96,46 +113,53 @@ def _devices(kernel: OpenedKernel, devices: int, members: dict[str, str]) -> Rec
     return gather_records(kernel.memory, pointers, dtype)[0]
 
 
-def _array_ids(kernel: OpenedKernel, address: int, size: int) -> Pieces:
-    """Ids from one array of ``size`` bytes."""
-    for _, data in kernel.memory.chunks(address, size, unit=ID.itemsize):
-        yield None if data is None else np.frombuffer(data, ID)
+def _array_ids(kernel: OpenedKernel, address: int, entries: int) -> Pieces:
+    """Ids from one array."""
+    size = entries * ID.itemsize
+    for at, data in kernel.memory.chunks(address, size, unit=ID.itemsize):
+        ids = None if data is None else np.frombuffer(data, ID)
+        yield (at - address) // ID.itemsize, ids
 
 
 def _page_ids(kernel: OpenedKernel, address: int, pages: int) -> Pieces:
     """Ids from an array of pointers to the struct pages of pages full of ids."""
     prog, memory = kernel.prog, kernel.memory
-    if pages > MAX_ENTRIES * ID.itemsize // memory.page_size:
-        yield None
+    per_page = memory.page_size // ID.itemsize
+    if pages > MAX_ENTRIES // per_page:
+        yield 0, None
         return
     page_size = drgn.sizeof(prog.type("struct page"))
     vmemmap = int(prog["vmemmap"])
     direct_map = int(phys_to_virt(prog, 0))
-    for _, data in memory.chunks(address, pages * 8, BATCH * 8, unit=8):
+    for at, data in memory.chunks(address, pages * 8, BATCH * 8, unit=8):
+        first = (at - address) // 8
         if data is None:
-            yield None
+            yield first * per_page, None
             continue
-        for page in np.frombuffer(data, "<u8").tolist():
+        for place, page in enumerate(np.frombuffer(data, "<u8").tolist(), first):
             frame = (page - vmemmap) // page_size
             ids = memory.try_read(
                 direct_map + frame * memory.page_size, memory.page_size
             )
-            yield None if ids is None else np.frombuffer(ids, ID)
+            yield place * per_page, None if ids is None else np.frombuffer(ids, ID)
 
 
 def _cluster_ids(kernel: OpenedKernel, address: int, entries: int) -> Pieces:
     """Ids from the tables of the clusters that have one (unused ones have none)."""
     prog, memory = kernel.prog, kernel.memory
-    table_size = drgn.sizeof(prog.type("struct swap_memcg_table"))
-    clusters = -(-entries * ID.itemsize // table_size)
+    table_size = int(drgn.sizeof(prog.type("struct swap_memcg_table")))
+    per_table = table_size // ID.itemsize
+    clusters = -(-entries // per_table)
     dtype = dtype_of(prog, "struct swap_cluster_info", {"table": "memcg_table"})
-    for _, data in memory.chunks(
+    for at, data in memory.chunks(
         address, clusters * dtype.itemsize, unit=dtype.itemsize
     ):
+        first = (at - address) // dtype.itemsize
         if data is None:
-            yield None
+            yield first * per_table, None
             continue
-        tables = np.frombuffer(data, dtype)["table"]
-        for table in tables[tables != 0].tolist():
-            ids = memory.try_read(table, table_size)
-            yield None if ids is None else np.frombuffer(ids, ID)
+        for place, table in enumerate(np.frombuffer(data, dtype)["table"].tolist()):
+            if table:
+                ids = memory.try_read(table, table_size)
+                ids_ = None if ids is None else np.frombuffer(ids, ID)
+                yield (first + place) * per_table, ids_
