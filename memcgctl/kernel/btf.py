@@ -76,7 +76,6 @@ _ENUM_BASE = {
 
 # Bounds on what a damaged BTF can ask for. In Debian's kernels from 5.10 to 7.3
 # the largest structure has 367,488 bytes.
-_MAX_TYPES = 1 << 22
 _MAX_SIZE = 16 << 20
 _MAX_CHAIN = 64
 _MAX_DEPTH = 32
@@ -237,8 +236,6 @@ class Btf:
     # Records
 
     def _check_heads(self) -> None:
-        if len(self) > _MAX_TYPES:
-            raise BtfError(f"BTF: {len(self)} types are too many")
         bad = self._names >= len(self._strings)
         if bad.any():
             raise BtfError(f"BTF: the name of type {bad.argmax()} is out of bounds")

@@ -40,7 +40,7 @@ class CoreFile:
     """
 
     path: Path
-    format: Literal["elf", "kdump", "flat-elf"]
+    format: Literal["elf", "kdump"]
     note: bytes | None = None
     missing: int = 0
     _data: tuple[tuple[int, int], ...] = ()
@@ -108,12 +108,8 @@ def _inspect(path: Path, file: BinaryIO) -> CoreFile:
     start = os.pread(file.fileno(), 16, 0)
     if start.startswith(elf.MAGIC):
         return _inspect_elf(path, file)
-    if start.startswith(kdump.FLAT_MAGIC):
-        start = kdump.unflattened(file, 0, 16)
-        if start.startswith(elf.MAGIC):  # makedumpfile -E -F, read by libkdumpfile
-            return CoreFile(path, "flat-elf")
-    if start.startswith(kdump.MAGICS):
-        return _inspect_kdump(path, file)
+    if start.startswith((*kdump.MAGICS, kdump.FLAT_MAGIC)):
+        return _inspect_kdump(path, kdump.KdumpFile(file))
     for magic, meaning in _OTHER_MAGICS.items():
         if start.startswith(magic):
             raise KernelError(f"is {meaning}")
@@ -155,11 +151,15 @@ def _union(ranges: Iterator[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-def _inspect_kdump(path: Path, file: BinaryIO) -> CoreFile:
-    machine = kdump.read_header(file).machine
-    # QEMU leaves utsname empty.
-    if machine not in ("", "x86_64"):
+def _inspect_kdump(path: Path, dump: kdump.KdumpFile) -> CoreFile:
+    start = dump.read(0, 16)
+    if start.startswith(elf.MAGIC):  # makedumpfile -E -F
+        raise KernelError("is a flattened ELF core: unflatten it with makedumpfile -R")
+    if not start.startswith(kdump.MAGICS):
+        raise KernelError("is a flattened file, but not of a core")
+    if dump.machine not in ("", "x86_64"):  # QEMU leaves it empty
         raise KernelError(
-            f"of another machine, {machine}; memcgctl reads x86-64 kernels"
+            f"is of another machine, {dump.machine}; memcgctl reads x86-64 kernels"
         )
+    dump.check()
     return CoreFile(path, "kdump")

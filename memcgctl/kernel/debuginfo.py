@@ -23,7 +23,6 @@ from memcgctl.kernel.memory import Memory
 from memcgctl.kernel.vmcoreinfo import Vmcoreinfo
 
 _MAX_BTF = 256 << 20
-_HELP = "give --btf or --vmlinux of this very kernel"
 
 Types = Literal["btf", "dwarf"]
 
@@ -45,12 +44,37 @@ def load_types(
     try:
         _register(prog, info, _own_btf(prog), "the kernel's BTF")
         return "btf"
-    except KernelError as error:
-        notify(f"{error}; looking for debug info")
-        if _load_dwarf(prog):
-            check(prog, info, "the debug info")
-            return "dwarf"
-        raise KernelError(f"{error}, and no debug info was found; {_HELP}") from error
+    except KernelError as problem:
+        find_debug_info(prog, info, f"{problem}", "--btf", notify)
+        return "dwarf"
+
+
+def find_debug_info(
+    prog: drgn.Program,
+    info: Vmcoreinfo,
+    problem: str,
+    option: str,
+    notify: Callable[[str], None],
+) -> None:
+    """Let drgn's own finders look for the image's debug info (types and symbols).
+
+    ``problem`` says why it is needed, ``option`` what would do as well. Raises
+    KernelError if they find none.
+    """
+    notify(f"{problem}; looking for debug info")
+    module = _main_module(prog)
+    try:
+        prog.load_module_debug_info(module)
+    except Exception as error:
+        raise KernelError(
+            f"debug info cannot be loaded: {first_line(error)}"
+        ) from error
+    if module.debug_file_status != drgn.ModuleFileStatus.HAVE:
+        raise KernelError(
+            f"{problem}, and no debug info was found; "
+            f"give {option} or --vmlinux of this very kernel"
+        )
+    check(prog, info, "the debug info")
 
 
 def _own_btf(prog: drgn.Program) -> bytes:
@@ -141,19 +165,6 @@ def _main_module(prog: drgn.Program) -> drgn.MainModule:
             f"debug info cannot be loaded: {first_line(error)}"
         ) from error
     raise KernelError("debug info cannot be loaded: drgn knows no kernel image")
-
-
-def _load_dwarf(prog: drgn.Program) -> bool:
-    """Whether drgn's own finders find debug info of the kernel image."""
-    try:
-        module = _main_module(prog)
-        prog.load_module_debug_info(module)
-        found: bool = module.debug_file_status == drgn.ModuleFileStatus.HAVE
-    except Exception as error:
-        raise KernelError(
-            f"debug info cannot be loaded: {first_line(error)}"
-        ) from error
-    return found
 
 
 def check(prog: drgn.Program, info: Vmcoreinfo, name: str) -> None:

@@ -54,23 +54,21 @@ def open_dump(
         source = compressed.unpacked(path, magic, progress=progress, notify=notify)
     try:
         core = corefile.inspect(source)
-        if given is not None:
-            info = vmcoreinfo.parse(read_file(given, vmcoreinfo.MAX_SIZE))
-            return _open(core, info)
-        return _open_by_itself(core, progress, notify)
+        if given is None:
+            return _open_by_itself(core, progress, notify)
+        return _open(core, vmcoreinfo.parse(read_file(given, vmcoreinfo.MAX_SIZE)))
     except OSError as error:
         raise KernelError(f"{path}: {error.strerror}") from error
     except KernelError as error:
-        raise KernelError(f"{path}: {error}") from error
+        with_file = f" with {given}" if given else ""
+        raise KernelError(f"{path}{with_file}: {error}") from error
 
 
 def _open_by_itself(core: CoreFile, progress: Progress, notify: Notify) -> Dump:
     try:
-        if core.format != "elf":
-            return _open(core, None)
-        if core.note is not None:
-            return _open(core, vmcoreinfo.parse(core.note))
-        problem = KernelError("has no VMCOREINFO note")
+        if core.format == "elf" and core.note is None:
+            raise KernelError("has no VMCOREINFO note")
+        return _open(core, vmcoreinfo.parse(core.note) if core.note else None)
     except KernelError as error:
         problem = error
     notify(f"{core.path}: {problem}; looking for VMCOREINFO in its memory")
@@ -79,12 +77,15 @@ def _open_by_itself(core: CoreFile, progress: Progress, notify: Notify) -> Dump:
             dump = _open(core, info)
         except KernelError:
             continue
-        dump.warnings.append(f"VMCOREINFO found in memory: the dump {problem}")
+        dump.warnings.append(
+            f"VMCOREINFO was found in memory, since the core {problem}"
+        )
         return dump
-    cut = f" (truncated: {core.missing} bytes are missing)" if core.missing else ""
+    if core.missing:
+        raise KernelError(f"is truncated, {core.missing} bytes are missing: {problem}")
     raise KernelError(
-        f"{problem}{cut}, and its memory has none either; --vmcoreinfo takes it from a "
-        "file, if this is a dump of Linux at all"
+        f"{problem}, and there is none in its memory that fits; "
+        "--vmcoreinfo takes it from a file, if this is a dump of Linux at all"
     )
 
 
@@ -113,15 +114,14 @@ def _check_memory(prog: drgn.Program, info: Vmcoreinfo) -> None:
     try:
         uts: bytes = prog.read(info.symbols["init_uts_ns"], _UTS_SIZE)
     except KeyError:
-        raise KernelError("VMCOREINFO is damaged: it has no init_uts_ns") from None
+        raise KernelError("has a VMCOREINFO without init_uts_ns") from None
     except Exception as error:
         raise KernelError(
-            f"the kernel's memory cannot be read: {first_line(error)}"
+            f"has a VMCOREINFO that leads nowhere: {first_line(error)}"
         ) from error
     if info.release.encode() not in uts:
         raise KernelError(
-            f"VMCOREINFO (of {info.release}) does not fit the memory: "
-            "it is damaged or of another boot"
+            f"has a VMCOREINFO of another boot, or a damaged one (of {info.release})"
         )
 
 
@@ -145,8 +145,6 @@ def _elf_pieces(core: CoreFile) -> Iterator[tuple[int, bytes]]:
 
 
 def _kdump_pieces(core: CoreFile) -> Iterator[tuple[int, bytes]]:
-    if core.format == "flat-elf":  # makedumpfile makes none without the note
-        return
     try:
         platform = drgn.Platform(drgn.Architecture.X86_64)
         prog = drgn.Program(platform, vmcoreinfo=_MAKESHIFT)
@@ -154,7 +152,7 @@ def _kdump_pieces(core: CoreFile) -> Iterator[tuple[int, bytes]]:
     except Exception:
         return
     with core.path.open("rb") as file:
-        for address, size in kdump.page_runs(file, kdump.read_header(file), _BLOCK):
+        for address, size in kdump.KdumpFile(file).page_runs(_BLOCK):
             try:
                 yield address, prog.read(address, size, True)
             except drgn.FaultError:

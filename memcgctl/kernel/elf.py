@@ -113,24 +113,26 @@ def read(file: BinaryIO) -> Elf:
     """
     header = os.pread(file.fileno(), _HEADER.size, 0)
     if len(header) > 5 and header[4] != 2:
-        raise KernelError("of a 32-bit machine; memcgctl reads x86-64 kernels")
+        raise KernelError("is of a 32-bit machine; memcgctl reads x86-64 kernels")
     if len(header) > 5 and header[5] != 1:
-        raise KernelError("of a big-endian machine; memcgctl reads x86-64 kernels")
+        raise KernelError("is of a big-endian machine; memcgctl reads x86-64 kernels")
     if len(header) < _HEADER.size:
-        raise KernelError("truncated in the ELF header")
+        raise KernelError("is truncated in the ELF header")
     _, kind, machine, _, _, phoff, shoff, _, _, _, phnum, _, shnum, shstrndx = (
         _HEADER.unpack(header)
     )
     if machine != EM_X86_64:
         name = _MACHINES.get(machine, f"unknown (ELF machine {machine})")
-        raise KernelError(f"of another machine, {name}; memcgctl reads x86-64 kernels")
+        raise KernelError(
+            f"is of another machine, {name}; memcgctl reads x86-64 kernels"
+        )
     if phnum == _PN_XNUM:  # the true number is in the first section's sh_info
         section = _at(file, shoff, _SECTION.size)
         if len(section) == _SECTION.size:
             phnum = _SECTION.unpack(section)[7]
     table = _at(file, phoff, phnum * _SEGMENT.size)
     if len(table) < phnum * _SEGMENT.size:
-        raise KernelError("truncated in the ELF program headers")
+        raise KernelError("is truncated in the ELF program headers")
     segments, notes = [], []
     for type_, _, offset, virtual, physical, size, *_ in _SEGMENT.iter_unpack(table):
         if type_ == PT_LOAD:

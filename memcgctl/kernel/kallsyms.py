@@ -9,6 +9,7 @@ the 256 strings they point to, and before these the markers, every 256th name's 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
@@ -16,6 +17,7 @@ import drgn
 import numpy as np
 import numpy.typing as npt
 
+from memcgctl.kernel.errors import KernelError
 from memcgctl.kernel.memory import Memory
 from memcgctl.kernel.symbols import Addresses, Symbols
 
@@ -28,6 +30,10 @@ _TOKENS = 256
 _INDEX_SIZE = 2 * _TOKENS
 _MAX_TOKEN = 512
 _EXPANDED_AT_ONCE = 1 << 18
+
+
+class NoSymbols(KernelError):
+    """The kernel's kallsyms are damaged, or not in the dump."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +67,19 @@ def tables_of_vmcoreinfo(symbols: Mapping[str, int]) -> Tables | None:
 def read_symbols(memory: Memory, tables: Tables, stext: int) -> Symbols:
     """Decode the tables. ``stext`` is the address of ``_stext``, as a check.
 
-    Raises drgn.FaultError if a table is not in the dump, ValueError if it is damaged.
+    Raises NoSymbols if a table is damaged or not in the dump.
     """
+    try:
+        return _decode(memory, tables, stext)
+    except drgn.FaultError as error:
+        raise NoSymbols(f"the kernel's kallsyms are not in the dump: {error}") from None
+
+
+def _decode(memory: Memory, tables: Tables, stext: int) -> Symbols:
     count = int.from_bytes(memory.read(tables.num_syms, 4), "little")
     size = tables.token_table - tables.names
     if not 0 < count <= _MAX_SYMBOLS or not 0 < size <= _MAX_NAMES:
-        raise ValueError("kallsyms tables are damaged")
+        raise NoSymbols("the kernel's kallsyms are damaged")
     tokens = _read_tokens(memory, tables)
     names = _expand(memory.read(tables.names, size), count, tokens)
     stored = np.frombuffer(memory.read(tables.offsets, 4 * count), "<i4")
@@ -77,7 +90,7 @@ def read_symbols(memory: Memory, tables: Tables, stext: int) -> Symbols:
         symbols = Symbols(names, addresses)
         if symbols.find("_stext") == stext:
             return symbols
-    raise ValueError("kallsyms tables are damaged, or of another kernel")
+    raise NoSymbols("the kernel's kallsyms are damaged")
 
 
 def _read_tokens(memory: Memory, tables: Tables) -> list[bytes]:
@@ -87,7 +100,7 @@ def _read_tokens(memory: Memory, tables: Tables) -> list[bytes]:
     table = memory.read(tables.token_table, max(size, 0))
     ends = [table.find(b"\0", start) for start in index]
     if min(ends) < 0:
-        raise ValueError("kallsyms tokens are damaged")
+        raise NoSymbols("the kernel's kallsyms are damaged")
     return [table[start:end] for start, end in zip(index, ends, strict=True)]
 
 
@@ -95,7 +108,7 @@ def _name_starts(names: bytes, count: int) -> npt.NDArray[np.int64]:
     """Where each of ``count`` names starts (its length), and where the last one ends.
 
     From 6.1 on (73bbb94466fd, "kallsyms: support "big" kernel symbols") lengths above
-    127 take two bytes; before, no name was that long. Raises ValueError.
+    127 take two bytes; before, no name was that long. Raises NoSymbols.
     """
     starts, at = [], 0
     try:
@@ -109,7 +122,7 @@ def _name_starts(names: bytes, count: int) -> npt.NDArray[np.int64]:
         at = len(names) + 1
     found = np.array([*starts, at])
     if at > len(names) or np.diff(found).min() < 2:
-        raise ValueError("kallsyms names are damaged")
+        raise NoSymbols("the kernel's kallsyms are damaged")
     return found
 
 
@@ -135,7 +148,7 @@ def _expand(names: bytes, count: int, tokens: list[bytes]) -> bytes:
         parts.append(letters[where].tobytes())
     text = b"".join(parts) + b"\n"
     if text.count(b"\n") != count + 1:
-        raise ValueError("kallsyms tokens are damaged")
+        raise NoSymbols("the kernel's kallsyms are damaged")
     return text
 
 
@@ -156,14 +169,15 @@ def _interpretations(
     yield np.uint64(base) + stored.view(np.uint32).astype(np.uint64)
 
 
-def search_symbols(memory: Memory, stext: int) -> Symbols | None:
-    """Find the tables in the kernel image by their structure, and decode them."""
+def search_symbols(memory: Memory, stext: int) -> Symbols:
+    """Find the tables in the kernel image by their structure, and decode them.
+
+    Raises NoSymbols if they are not there.
+    """
     for tables in islice(find_tables(memory, stext, _MAX_IMAGE), _MAX_FOUND):
-        try:
+        with suppress(NoSymbols):
             return read_symbols(memory, tables, stext)
-        except (ValueError, drgn.FaultError):
-            continue
-    return None
+    raise NoSymbols("no kallsyms were found in the kernel's memory")
 
 
 def find_tables(memory: Memory, start: int, size: int) -> Iterator[Tables]:
@@ -301,6 +315,6 @@ def _markers_fit(
         if _name_starts(data, 256)[256] != markers[1]:
             return False
         starts = _name_starts(data, count)[:-1]
-    except ValueError:
+    except NoSymbols:
         return False
     return np.array_equal(starts[::256], markers)

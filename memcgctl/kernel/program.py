@@ -17,9 +17,10 @@ from typing import Literal
 import drgn
 
 from memcgctl.kernel import kallsyms, live
-from memcgctl.kernel.debuginfo import load_types
+from memcgctl.kernel.debuginfo import find_debug_info, load_types
 from memcgctl.kernel.dump import Notify, Progress, open_dump
 from memcgctl.kernel.errors import KernelError
+from memcgctl.kernel.kallsyms import NoSymbols
 from memcgctl.kernel.memory import Memory
 from memcgctl.kernel.symbols import Symbols, read_system_map
 from memcgctl.kernel.vmcoreinfo import Vmcoreinfo
@@ -154,17 +155,14 @@ def _complete(
     notify: Notify,
 ) -> OpenedKernel:
     """Symbols and types for a kernel whose memory can be read."""
-    symbols = _find_symbols(prog, info, sources.system_map, warnings)
-    if symbols is not None:
-        symbols.register(prog)
+    try:
+        _find_symbols(prog, info, sources.system_map).register(prog)
+    except NoSymbols as problem:
+        if sources.vmlinux is None:  # debug info has symbols, too
+            find_debug_info(prog, info, f"{problem}", "--system-map", notify)
     types = load_types(
         prog, info, btf=sources.btf, vmlinux=sources.vmlinux, notify=notify
     )
-    if symbols is None and types == "btf":  # a vmlinux with DWARF has its own
-        raise KernelError(
-            "no kernel symbols: the kernel's kallsyms are not in the dump; give "
-            "--system-map or --vmlinux of this very kernel"
-        )
     alive = prog.flags & drgn.ProgramFlags.IS_LIVE
     kernel = OpenedKernel(
         prog,
@@ -180,21 +178,18 @@ def _complete(
 
 
 def _find_symbols(
-    prog: drgn.Program,
-    info: Vmcoreinfo,
-    system_map: Path | None,
-    warnings: list[str],
-) -> Symbols | None:
-    """From the file given by hand, else from the kernel's own kallsyms."""
+    prog: drgn.Program, info: Vmcoreinfo, system_map: Path | None
+) -> Symbols:
+    """From the file given by hand, else from the kernel's own kallsyms.
+
+    Raises NoSymbols if these cannot be used.
+    """
     if system_map is not None:
         return read_system_map(system_map, info)
     if prog.flags & drgn.ProgramFlags.IS_LIVE and (symbols := live.read_symbols()):
         return symbols
     memory, stext = Memory(prog), info.symbols["_stext"]
     tables = kallsyms.tables_of_vmcoreinfo(info.symbols)
-    if tables is not None:
-        try:
-            return kallsyms.read_symbols(memory, tables, stext)
-        except (ValueError, drgn.FaultError) as error:
-            warnings.append(f"the kernel's kallsyms cannot be used: {error}")
-    return kallsyms.search_symbols(memory, stext)
+    if tables is None:
+        return kallsyms.search_symbols(memory, stext)
+    return kallsyms.read_symbols(memory, tables, stext)

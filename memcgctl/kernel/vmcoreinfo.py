@@ -59,7 +59,7 @@ def parse(raw: bytes) -> Vmcoreinfo:
             values[key] = value.strip()
     for key in ("OSRELEASE", "PAGESIZE", "SYMBOL(swapper_pg_dir)", "SYMBOL(_stext)"):
         if key not in values:
-            raise KernelError(f"VMCOREINFO is damaged: it has no {key}")
+            raise KernelError(f"has a damaged VMCOREINFO, without {key}")
     return Vmcoreinfo(raw, values)
 
 
