@@ -110,15 +110,23 @@ def read_system_map(path: Path, info: Vmcoreinfo) -> Symbols:
         linked = parse_text(text)
     except ValueError as error:
         # Debian's in /boot is one line, which says that the -dbg package has it.
-        raise KernelError(f"{path}: {error}, but perhaps a stub for it") from None
-    shift = np.where(linked.addresses >= _KERNEL_IMAGE, np.uint64(info.kaslr_offset), 0)
-    symbols = Symbols(linked.names, linked.addresses + shift.astype(np.uint64))
-    for name, address in info.symbols.items():
-        found = symbols.all(name)
-        if found and address >= _KERNEL_IMAGE and address not in dict(found).values():
-            raise KernelError(
-                f"{path}: is not of this kernel ({info.release}): {name} is elsewhere"
-            )
+        raise KernelError(f"{path}: is {error}, but perhaps a stub for it") from None
+    in_image = linked.addresses >= _KERNEL_IMAGE
+    # A saved /proc/kallsyms has moved already.
+    for offset in (info.kaslr_offset, 0):
+        shift = np.where(in_image, np.uint64(offset), np.uint64(0))
+        symbols = Symbols(linked.names, linked.addresses + shift)
+        if _fits(symbols, info):
+            return symbols
+    raise KernelError(f"{path}: is not of this kernel ({info.release}) or this boot")
+
+
+def _fits(symbols: Symbols, info: Vmcoreinfo) -> bool:
+    """Whether the symbols are where VMCOREINFO has them."""
     if symbols.find("_stext") is None:
-        raise KernelError(f"{path}: is not a list of kernel symbols: it has no _stext")
-    return symbols
+        return False
+    return all(
+        address in {value for _, value in found}
+        for name, address in info.symbols.items()
+        if address >= _KERNEL_IMAGE and (found := symbols.all(name))
+    )
