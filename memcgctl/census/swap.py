@@ -52,6 +52,10 @@ def entry_ids(
     id for each entry from there on, 0 where none is charged.
     """
     try:
+        kernel.symbol("nr_swapfiles")
+    except LookupError:  # CONFIG_SWAP=n
+        return
+    try:
         devices = read_variable(kernel, "nr_swapfiles", 4)
         maps = _maps(kernel, min(devices, MAX_DEVICES))
     except (LookupError, drgn.FaultError):
