@@ -316,6 +316,8 @@ def test_forward_declarations() -> None:
     fwd_union = blob.add(FWD, "page", flag=True)
     fwd_enum = blob.enum("state", [])
     alone = blob.add(FWD, "elsewhere")
+    blob.add(FWD, "elsewhere", flag=True)
+    blob.enum("elsewhere", [])
     long = blob.integer("long unsigned int", 8)
     blob.compound(UNION, "page", 16, [("a", long, 0)])
     blob.structure("page", 8, [("a", long, 0)])
@@ -331,7 +333,9 @@ def test_forward_declarations() -> None:
     assert members(pointed)[0][0] == "a"  # of two definitions the first
     incomplete = btf.type_of(prog, alone)
     assert (incomplete.size, incomplete.members) == (None, None)
-    assert prog.type("struct elsewhere").size is None
+    for name in "struct elsewhere", "union elsewhere", "enum elsewhere":
+        assert not prog.type(name).is_complete()
+        assert prog.type(name).type_name() == name
 
 
 def test_pointers_typedefs_and_qualifiers() -> None:
