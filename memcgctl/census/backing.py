@@ -173,6 +173,24 @@ def read_backings(
     return backings
 
 
+def file_paths(kernel: OpenedKernel, files: U64, tasks: Tasks) -> list[str | None]:
+    """The path of each ``struct file *`` as the host sees it."""
+    rows = read_structs(
+        kernel, "struct file", files, {"mnt": "f_path.mnt", "dentry": "f_path.dentry"}
+    )
+    inside = offset_of(kernel.prog, "struct mount", "mnt")
+    mounts = np.where(rows["mnt"], rows["mnt"] - np.uint64(inside), np.uint64(0))
+    names = Names()
+    _read_mounts(kernel, names, mounts.tolist())
+    mountpoints = [mount.mountpoint for mount in names.mounts.values()]
+    _read_dentries(kernel, names, [*rows["dentry"].tolist(), *mountpoints])
+    root = _namespaces(kernel, tasks).host[1]
+    return [
+        names.path(mount, dentry, root)
+        for mount, dentry in zip(mounts.tolist(), rows["dentry"].tolist(), strict=True)
+    ]
+
+
 @dataclass(frozen=True)
 class _SuperBlock:
     address: int

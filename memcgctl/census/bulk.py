@@ -101,6 +101,17 @@ def unique(values: U64) -> U64:
     return nonzero
 
 
+def find(known: U64, values: U64) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Each value's position among the sorted ``known``, and whether it is there.
+
+    0 never is: it stands for no address.
+    """
+    if not len(known):
+        return np.zeros(len(values), np.int64), np.zeros(len(values), np.bool_)
+    place = np.searchsorted(known, values).clip(max=len(known) - 1)
+    return place.astype(np.int64), (known[place] == values) & (values != 0)
+
+
 @dataclass(frozen=True)
 class Entries:
     """Entries of many xarrays: ``entry`` stands at ``count`` indices from ``index`` on.

@@ -8,7 +8,7 @@ and those that have the file open.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -21,14 +21,15 @@ from memcgctl.census.bulk import U64, addresses, enumerators, read_structs, uniq
 from memcgctl.census.coldness import Generations, generation_ages
 from memcgctl.census.collect import Folios, collect_folios
 from memcgctl.census.openers import Sighting, read_openers, user_paths
+from memcgctl.census.owners import swap_devices
 from memcgctl.census.pagetables import Ranges
 from memcgctl.census.rmap import Frames, Vmas, anon_vmas, file_vmas, mapped_pages
-from memcgctl.model import ChargeGroup, Coldness, Process
+from memcgctl.census.tasks import Tasks, read_tasks
+from memcgctl.model import ChargeGroup, Coldness, Process, SwapDeviceUse
 
 if TYPE_CHECKING:
     from memcgctl.census.memcgs import Tree
     from memcgctl.census.records import Warnings
-    from memcgctl.census.tasks import Tasks
     from memcgctl.kernel.program import OpenedKernel
 
 Progress = Callable[[str, int, int], None]
@@ -87,6 +88,29 @@ def name_processes(tasks: Tasks, tree: Tree) -> Processes:
         ["" if row is None else tree.path[row] for row in rows],
         [0 if row is None else ids[row] for row in rows],
     )
+
+
+def details_for(
+    kernel: OpenedKernel,
+    tree: Tree,
+    wanted: Sequence[int],
+    warnings: Warnings,
+    progress: Progress | None = None,
+) -> dict[int, tuple[tuple[ChargeGroup, ...], tuple[SwapDeviceUse, ...]]]:
+    """Charge groups and swap devices, by ``struct mem_cgroup *``, of those ``wanted``.
+
+    They must be in the tree. Raises KernelError if there is no memory map.
+    """
+    processes = name_processes(read_tasks(kernel), tree)
+    memcgs = addresses(list(wanted))
+    groups = charge_groups(kernel, tree, memcgs, processes, warnings, progress)
+    row = {address: row for row, address in enumerate(tree.address.tolist())}
+    ids = tree.memcg["id.id"].astype(np.int64)[[row[address] for address in wanted]]
+    devices = swap_devices(kernel, ids, processes, warnings)
+    return {
+        memcg: (tuple(of_memcg), on_devices)
+        for memcg, of_memcg, on_devices in zip(wanted, groups, devices, strict=True)
+    }
 
 
 def charge_groups(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from memcgctl.census.bulk import (
     U64,
     addresses,
+    find,
     read_pointers,
     read_strings,
     read_structs,
@@ -74,11 +75,11 @@ def read_openers(kernel: OpenedKernel, mappings: U64, tasks: Tasks) -> Openers:
     overlay = on_overlay(kernel, addresses(rows["inode"]), "struct inode", "i_sb")
     real = _real_mappings(kernel, addresses(rows["private"]), overlay, mappings)
     mapping = np.where(real, real, mapping)
-    place, known = _find(mappings, mapping)
+    place, known = find(mappings, mapping)
     inside = offset_of(kernel.prog, "struct mount", "mnt")
     by_mapping: dict[int, set[int]] = {}
     seen: dict[int, Sighting] = {}
-    task, alive = _find(tasks.pid.astype(np.uint64), opened.pid.astype(np.uint64))
+    task, alive = find(tasks.pid.astype(np.uint64), opened.pid.astype(np.uint64))
     for file, position in zip(
         which[known[which] & alive].tolist(),
         task[known[which] & alive].tolist(),
@@ -157,14 +158,6 @@ def _real_mappings(
         found = addresses(
             read_structs(kernel, "struct file", files, {"m": "f_mapping"})["m"]
         )
-        known = _find(mappings, found)[1]
+        known = find(mappings, found)[1]
         real[places[known]] = found[known]
     return real
-
-
-def _find(known: U64, values: U64) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Each value's position among the sorted ``known``, and whether it is there."""
-    if not len(known):
-        return np.zeros(len(values), np.int64), np.zeros(len(values), np.bool_)
-    place = np.searchsorted(known, values).clip(max=len(known) - 1)
-    return place.astype(np.int64), (known[place] == values) & (values != 0)
