@@ -237,7 +237,8 @@ class Memcg:
     (``memcg->id.id``, 0 for an offline memcg without swap entries), ``refs`` the css
     references, None where the kernel keeps them per CPU. ``ancestor`` is the path of
     the nearest online ancestor, ``parent_id`` the parent's cgroup id (0: the root has
-    none), since a path may have been used more than once.
+    none), since a path may have been used more than once. ``details`` and
+    ``inherited``, which only an online memcg has, are there where they were asked for.
     """
 
     id: int
@@ -254,6 +255,7 @@ class Memcg:
     swap: SwapUse | None
     details: Details | None = None
     parent_id: int = 0
+    inherited: tuple[Inherited, ...] = ()
 
     @property
     def cost_bytes(self) -> int:

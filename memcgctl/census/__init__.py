@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +15,21 @@ from memcgctl.model import Census, Charges, Kernel, Memcg, SwapUse
 from . import folios, memcgs, percpu, swap
 from .records import Warnings, sentences
 
+if TYPE_CHECKING:
+    from .details import Wanted
+
 
 def take_census(
     kernel: OpenedKernel,
     *,
     scan: bool = True,
+    details: Wanted | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Census:
     """All memcgs of the kernel, online ones and the root included.
 
     Without ``scan`` memory and swap maps are not read, and charges and swap are None.
+    ``details`` are taken of the memcgs with these cgroup ids, or of the offline ones.
     ``progress`` gets what is done, how much of it, and how much there is. Raises
     KernelError if the kernel's memory makes no sense.
     """
@@ -44,7 +51,7 @@ def take_census(
         ]
         entries = _swap_entries(kernel, tree, warnings)
         swaps = [SwapUse(n, n * page_size) for n in entries.tolist()]
-    return Census(
+    census = Census(
         kernel=Kernel(
             kind=kernel.kind,
             path=kernel.path,
@@ -73,8 +80,16 @@ def take_census(
             )
             for i in range(count)
         ),
-        warnings=(*kernel.warnings, *sentences(warnings)),
+        warnings=(),
     )
+    if details is not None:
+        from .details import with_details  # list does without all that it imports
+
+        detailed = with_details(
+            kernel, tree, census.memcgs, details, warnings, progress
+        )
+        census = replace(census, memcgs=detailed)
+    return replace(census, warnings=(*kernel.warnings, *sentences(warnings)))
 
 
 def _charges(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -79,8 +79,7 @@ def _read(paths: Paths, text: str) -> tuple[Census, Memcg]:
         memcg = _one(tree, text)
         below = descendants(tree, memcg) if memcg.state == "offline" else ()
         ids = {memcg.id, *(other.id for other in below)}
-        wanted: dict[str, Any] = {"details": ids}
-        census = take_census(kernel, progress=progress, **wanted)
+        census = take_census(kernel, details=ids, progress=progress)
     same = [m for m in census.memcgs if m.address == memcg.address and m.id == memcg.id]
     if not same:
         fail(f"{memcg.path} (id {memcg.id}) went away while it was read", 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
@@ -57,8 +57,7 @@ def read_census(
     from memcgctl.census import take_census
 
     with opened(paths) as (kernel, progress):
-        wanted: dict[str, Any] = {"details": details} if details else {}
-        return take_census(kernel, scan=scan, progress=progress, **wanted)
+        return take_census(kernel, scan=scan, details=details, progress=progress)
 
 
 def warn(census: Census) -> None:
