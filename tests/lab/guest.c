@@ -1,0 +1,546 @@
+/*
+ * lab: the one program that the lab puts into its guests beside busybox.
+ *
+ *   lab agent TTY            run commands that the host sends over a serial line
+ *   lab do WORD[=ARG] ...    a process that charges memory, told word by word
+ *   lab count                pages and folios per cgroup, from /proc/kpage*
+ *   lab files PATH ...       inode numbers, and contents of regular files
+ *   lab many DIR N FILES SIZE  N small zombies under DIR, a file in FILES each
+ *
+ * Linked statically, so that nothing but its own pages is charged on the way.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/inotify.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/swap.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT 21
+#endif
+
+#define PAGE 4096UL
+
+static void die(const char *what)
+{
+	dprintf(2, "lab: %s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+static void read_all(int fd, void *buffer, size_t size)
+{
+	for (size_t done = 0; done < size;) {
+		ssize_t n = read(fd, (char *)buffer + done, size - done);
+		if (n <= 0)
+			die("read");
+		done += n;
+	}
+}
+
+static void write_all(int fd, const void *buffer, size_t size)
+{
+	for (size_t done = 0; done < size;) {
+		ssize_t n = write(fd, (const char *)buffer + done, size - done);
+		if (n <= 0)
+			die("write");
+		done += n;
+	}
+}
+
+/* --- agent ------------------------------------------------------------- */
+
+/*
+ * Request: u32 size, then argv as strings with a NUL after each.
+ * Reply: u32 exit status (128 + signal), u32 size, then stdout and stderr.
+ */
+static uint32_t run(char **argv, char **output, uint32_t *size)
+{
+	int fds[2], status;
+	size_t room = 1 << 16, used = 0;
+	char *buffer = malloc(room);
+	ssize_t n;
+
+	if (pipe2(fds, O_CLOEXEC))
+		die("pipe");
+	pid_t pid = fork();
+	if (!pid) {
+		dup2(fds[1], 1);
+		dup2(fds[1], 2);
+		execvp(argv[0], argv);
+		die(argv[0]);
+	}
+	close(fds[1]);
+	while ((n = read(fds[0], buffer + used, room - used)) > 0) {
+		used += n;
+		if (used == room)
+			buffer = realloc(buffer, room *= 2);
+	}
+	close(fds[0]);
+	waitpid(pid, &status, 0);
+	*output = buffer;
+	*size = used;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static _Noreturn void agent(const char *path)
+{
+	struct termios raw;
+	int tty = open(path, O_RDWR | O_NOCTTY | O_CLOEXEC);
+
+	if (tty < 0 || tcgetattr(tty, &raw))
+		die(path);
+	cfmakeraw(&raw);
+	tcsetattr(tty, TCSANOW, &raw);
+	write_all(tty, "LAB\n", 4);
+	for (;;) {
+		uint32_t size, head[2];
+		char **argv, *request, *output;
+		int argc = 0;
+
+		read_all(tty, &size, sizeof(size));
+		request = malloc(size);
+		argv = calloc(size + 1, sizeof(*argv));
+		read_all(tty, request, size);
+		for (char *p = request; p < request + size; p += strlen(p) + 1)
+			argv[argc++] = p;
+		head[0] = run(argv, &output, &head[1]);
+		write_all(tty, head, sizeof(head));
+		write_all(tty, output, head[1]);
+		free(output);
+		free(argv);
+		free(request);
+		while (waitpid(-1, NULL, WNOHANG) > 0)
+			; /* as process 1: reap what other processes left behind */
+	}
+}
+
+/* --- do ---------------------------------------------------------------- */
+
+static char *region; /* what touch, mlock and so on work upon */
+static size_t region_size;
+
+static size_t size_of(const char *text)
+{
+	char *end;
+	size_t n = strtoul(text, &end, 0);
+
+	return n << (*end == 'K' ? 10 : *end == 'M' ? 20 : 0);
+}
+
+static void map(size_t size, int flags, int fd)
+{
+	/* aligned to 2 MiB, so that a huge page fits */
+	size_t huge = 2UL << 20;
+	char *room = mmap(NULL, size + huge, PROT_NONE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	room = (char *)(((uintptr_t)room + huge - 1) & ~(huge - 1));
+	region = mmap(room, size, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, 0);
+	if (region == MAP_FAILED)
+		die("mmap");
+	region_size = size;
+}
+
+static void map_file(const char *path, int flags)
+{
+	struct stat st;
+	int fd = open(path, O_RDWR | O_NOATIME);
+
+	if (fd < 0 || fstat(fd, &st))
+		die(path);
+	map(st.st_size, flags, fd);
+	close(fd);
+}
+
+static void touch(int write_too)
+{
+	for (size_t i = 0; i < region_size; i += PAGE) {
+		volatile char *p = region + i;
+		if (write_too)
+			*p = 1 + i / PAGE;
+		else
+			(void)*p;
+	}
+}
+
+static void advise(int advice)
+{
+	if (madvise(region, region_size, advice))
+		die("madvise");
+}
+
+static void join(const char *directory)
+{
+	char path[4096];
+
+	snprintf(path, sizeof(path), "%s/cgroup.procs", directory);
+	int fd = open(path, O_WRONLY);
+	if (fd < 0 || write(fd, "0", 1) != 1)
+		die(path);
+	close(fd);
+}
+
+static void read_file(const char *path, int flags)
+{
+	static char buffer[1 << 16];
+	int fd = open(path, O_RDONLY | flags);
+
+	if (fd < 0)
+		die(path);
+	while (read(fd, buffer, sizeof(buffer)) > 0)
+		;
+	close(fd);
+}
+
+/* argument: SIZE:PATH */
+static void write_file(char *argument)
+{
+	static char buffer[1 << 16];
+	char *path = strchr(argument, ':') + 1;
+	size_t size = size_of(argument);
+	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		die(path);
+	memset(buffer, 'x', sizeof(buffer));
+	while (size) {
+		size_t n = size < sizeof(buffer) ? size : sizeof(buffer);
+		write_all(fd, buffer, n);
+		size -= n;
+	}
+	close(fd);
+}
+
+static void sync_file(const char *path)
+{
+	int fd = open(path, O_WRONLY);
+
+	if (fd < 0 || fsync(fd))
+		die(path);
+	close(fd);
+}
+
+/* Drop the clean, unmapped page cache of a file. */
+static void forget(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_NOATIME);
+
+	if (fd < 0 || posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED))
+		die(path);
+	close(fd);
+}
+
+/* Print how many pages of the file are in the page cache. */
+static void resident(const char *path)
+{
+	static unsigned char in_core[1 << 16];
+	size_t n = 0;
+
+	map_file(path, MAP_SHARED);
+	if (mincore(region, region_size, in_core))
+		die("mincore");
+	for (size_t i = 0; i < (region_size + PAGE - 1) / PAGE; i++)
+		n += in_core[i] & 1;
+	printf("%zu\n", n);
+}
+
+/* argument: PRIORITY:DEVICE, with a swap header on it */
+static void swap_on(char *argument)
+{
+	if (swapon(strchr(argument, ':') + 1, SWAP_FLAG_PREFER | atoi(argument)))
+		die(argument);
+}
+
+/* Pin the region's pages as a registered buffer of an io_uring. */
+static void pin(void)
+{
+	static char params[120]; /* struct io_uring_params, all zero */
+	struct iovec buffer = { region, region_size };
+	int fd = syscall(SYS_io_uring_setup, 1, params);
+
+	if (fd < 0)
+		die("io_uring_setup");
+	if (syscall(SYS_io_uring_register, fd, 0 /* REGISTER_BUFFERS */, &buffer, 1))
+		die("io_uring_register");
+}
+
+static void on_cpu(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (sched_setaffinity(0, sizeof(set), &set))
+		die("sched_setaffinity");
+}
+
+static void perform(char *word)
+{
+	char *arg = strchr(word, '=');
+
+#define IS(name) !strcmp(word, name)
+	if (arg)
+		*arg++ = 0;
+	if (IS("mkdir")) {
+		if (mkdir(arg, 0755))
+			die(arg);
+	} else if (IS("join"))
+		join(arg);
+	else if (IS("cpu"))
+		on_cpu(atoi(arg));
+	else if (IS("anon"))
+		map(size_of(arg), MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	else if (IS("shared"))
+		map(size_of(arg), MAP_SHARED | MAP_ANONYMOUS, -1);
+	else if (IS("map"))
+		map_file(arg, MAP_SHARED);
+	else if (IS("private"))
+		map_file(arg, MAP_PRIVATE);
+	else if (IS("touch"))
+		touch(1);
+	else if (IS("look"))
+		touch(0);
+	else if (IS("huge"))
+		advise(MADV_HUGEPAGE);
+	else if (IS("pageout"))
+		advise(MADV_PAGEOUT);
+	else if (IS("lock")) {
+		if (mlock(region, region_size))
+			die("mlock");
+	} else if (IS("read"))
+		read_file(arg, O_NOATIME);
+	else if (IS("read-atime"))
+		read_file(arg, 0);
+	else if (IS("write"))
+		write_file(arg);
+	else if (IS("fsync"))
+		sync_file(arg);
+	else if (IS("swapon"))
+		swap_on(arg);
+	else if (IS("forget"))
+		forget(arg);
+	else if (IS("resident"))
+		resident(arg);
+	else if (IS("remove")) {
+		if (unlink(arg))
+			die(arg);
+	} else if (IS("socket")) {
+		if (socket(AF_INET, SOCK_STREAM, 0) < 0)
+			die("socket");
+	} else if (IS("inotify")) {
+		if (inotify_add_watch(inotify_init(), arg, IN_CREATE) < 0)
+			die(arg);
+	} else if (IS("pin"))
+		pin();
+	else {
+		errno = EINVAL;
+		die(word);
+	}
+}
+
+/* With the word "hold" at the end the process stays; its pid is printed. */
+static int perform_all(int argc, char **argv)
+{
+	int fds[2];
+	char done;
+
+	if (!argc || strcmp(argv[argc - 1], "hold")) {
+		for (int i = 0; i < argc; i++)
+			perform(argv[i]);
+		return 0;
+	}
+	if (pipe(fds))
+		die("pipe");
+	pid_t pid = fork();
+	if (pid) {
+		close(fds[1]);
+		if (read(fds[0], &done, 1) != 1)
+			return 1;
+		printf("%d\n", pid);
+		return 0;
+	}
+	setsid();
+	for (int i = 0; i < argc - 1; i++)
+		perform(argv[i]);
+	write_all(fds[1], "", 1);
+	close(fds[1]);
+	int null = open("/dev/null", O_RDWR);
+	for (int i = 0; i < 3; i++)
+		dup2(null, i);
+	for (;;)
+		pause();
+}
+
+/* --- count ------------------------------------------------------------- */
+
+/* Documentation/admin-guide/mm/pagemap.rst */
+#define KPF(n) (1ULL << (n))
+enum {
+	REFERENCED = 2, UPTODATE = 3, DIRTY = 4, LRU = 5, SLAB = 7, WRITEBACK = 8,
+	BUDDY = 10, MMAP = 11, ANON = 12, SWAPBACKED = 14, HEAD = 15, TAIL = 16,
+	HUGE = 17, UNEVICTABLE = 18, NOPAGE = 20, PGTABLE = 26,
+};
+
+enum class { FILE_, SHMEM, ANON_, KERNEL, CLASSES };
+
+struct tally {
+	uint64_t ino, pages[CLASSES], folios[CLASSES];
+};
+
+static enum class class_of(uint64_t flags)
+{
+	if (flags & KPF(ANON))
+		return ANON_;
+	if (flags & KPF(SWAPBACKED))
+		return SHMEM;
+	if (flags & (KPF(LRU) | KPF(UPTODATE) | KPF(DIRTY) | KPF(WRITEBACK) |
+		     KPF(UNEVICTABLE) | KPF(REFERENCED)))
+		return FILE_;
+	return KERNEL;
+}
+
+static struct tally all[8192]; /* as many cgroups as one guest has online */
+static size_t n_all;
+
+static struct tally *tally_of(uint64_t ino)
+{
+	for (size_t i = 0; i < n_all; i++)
+		if (all[i].ino == ino)
+			return &all[i];
+	if (n_all == sizeof(all) / sizeof(*all))
+		die("too many cgroups");
+	all[n_all].ino = ino;
+	return &all[n_all++];
+}
+
+/*
+ * One line a cgroup: ino, pages of file, shmem, anon, kernel, folios of the
+ * same. Tail pages follow their head: the files give a tail
+ * its own (empty) flags and no cgroup on most kernels.
+ */
+static int count(void)
+{
+	enum { BATCH = 8192 };
+	static uint64_t flags[BATCH], inos[BATCH];
+	int flags_fd = open("/proc/kpageflags", O_RDONLY);
+	int inos_fd = open("/proc/kpagecgroup", O_RDONLY);
+	struct tally *head = NULL;
+	enum class class = KERNEL;
+	off_t at = 0;
+	ssize_t got;
+
+	if (flags_fd < 0 || inos_fd < 0)
+		die("/proc/kpage*");
+	while ((got = pread(flags_fd, flags, sizeof(flags), at)) > 0) {
+		if (pread(inos_fd, inos, got, at) != got)
+			die("/proc/kpagecgroup");
+		at += got;
+		for (ssize_t i = 0; i < got / 8; i++) {
+			uint64_t f = flags[i];
+
+			if (f & (KPF(NOPAGE) | KPF(BUDDY) | KPF(SLAB)))
+				head = NULL;
+			else if (f & KPF(TAIL)) {
+				if (head)
+					head->pages[class]++;
+			} else if (inos[i]) {
+				class = class_of(f);
+				head = tally_of(inos[i]);
+				head->pages[class]++;
+				head->folios[class]++;
+			} else
+				head = NULL;
+		}
+	}
+	for (size_t i = 0; i < n_all; i++) {
+		struct tally *t = &all[i];
+		printf("%lu", t->ino);
+		for (int c = 0; c < CLASSES; c++)
+			printf(" %lu", t->pages[c]);
+		for (int c = 0; c < CLASSES; c++)
+			printf(" %lu", t->folios[c]);
+		printf("\n");
+	}
+	return 0;
+}
+
+/* --- files ------------------------------------------------------------- */
+
+/* For each path a line "inode size", then size bytes of content; "0 0": no such. */
+static int files(char **paths)
+{
+	static char buffer[1 << 20];
+
+	for (; *paths; paths++) {
+		struct stat st = { 0 };
+		size_t used = 0;
+		ssize_t n;
+		int fd = open(*paths, O_RDONLY);
+
+		if (fd >= 0 && !fstat(fd, &st) && S_ISREG(st.st_mode))
+			while ((n = read(fd, buffer + used, sizeof(buffer) - used)) > 0)
+				used += n;
+		close(fd);
+		printf("%lu %zu\n", st.st_ino, used);
+		fwrite(buffer, 1, used, stdout);
+	}
+	return 0;
+}
+
+/* --- many -------------------------------------------------------------- */
+
+/* N times: mkdir, a process in it writes BYTES to its own file, rmdir. */
+static int many(const char *directory, int n, const char *files, size_t bytes)
+{
+	char path[4096], file[4096];
+
+	for (int i = 0; i < n; i++) {
+		snprintf(path, sizeof(path), "%s/m%05d", directory, i);
+		snprintf(file, sizeof(file), "%zu:%s/m%05d", bytes, files, i);
+		if (mkdir(path, 0755))
+			die(path);
+		pid_t pid = fork();
+		if (!pid) {
+			join(path);
+			write_file(file);
+			_exit(0);
+		}
+		int status;
+		waitpid(pid, &status, 0);
+		if (status)
+			return 1;
+		while (rmdir(path))
+			if (errno != EBUSY)
+				die(path);
+	}
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 3 && !strcmp(argv[1], "agent"))
+		agent(argv[2]);
+	if (argc > 2 && !strcmp(argv[1], "do"))
+		return perform_all(argc - 2, argv + 2);
+	if (argc == 2 && !strcmp(argv[1], "count"))
+		return count();
+	if (argc > 1 && !strcmp(argv[1], "files"))
+		return files(argv + 2);
+	if (argc == 6 && !strcmp(argv[1], "many"))
+		return many(argv[2], atoi(argv[3]), argv[4], size_of(argv[5]));
+	dprintf(2, "usage: lab agent|do|count|files|many ...\n");
+	return 2;
+}

@@ -1,0 +1,105 @@
+"""The guest's first file system: busybox, the helper of guest.c and kernel modules.
+
+A cpio archive ("newc") written here, so that no root and no cpio program is needed.
+"""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import re
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+# Whatever of these the kernel has built in is not in its packages as a module.
+MODULES = ["virtio_pci", "virtio_blk", "qemu_fw_cfg", "lzo-rle", "zram", "xfs"]
+
+INIT = """#!/bin/sh
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+while read module; do insmod /modules/$module || echo "insmod $module failed"; done < /modules/order
+exec /bin/lab agent /dev/ttyS1
+"""
+
+
+def build_helper(directory: Path) -> Path:
+    """Compile guest.c into ``directory`` and return the program."""
+    program = directory / "lab"
+    source = Path(__file__).with_name("guest.c")
+    subprocess.run(
+        ["cc", "-O2", "-Wall", "-Wextra", "-static", "-o", program, source], check=True
+    )
+    return program
+
+
+def find_modules(kernel: Path, wanted: list[str]) -> list[Path]:
+    """Module files under ``kernel`` in the order in which to load them.
+
+    Dependencies come from the modules' own ``depends=`` (``.modinfo`` section), as
+    Debian's packages have no ``modules.dep`` before installation.
+    """
+    files = {
+        re.sub(r"\.ko(\.xz)?$", "", path.name).replace("-", "_"): path
+        for path in kernel.rglob("*.ko*")
+    }
+    order: list[Path] = []
+
+    def visit(name: str) -> None:
+        path = files.get(name.replace("-", "_"))
+        if path is None or path in order:
+            return
+        found = re.search(rb"\0depends=([^\0]*)", read_module(path))
+        for needed in found[1].decode().split(",") if found else []:
+            visit(needed)
+        order.append(path)
+
+    for name in wanted:
+        visit(name)
+    return order
+
+
+def read_module(path: Path) -> bytes:
+    data = path.read_bytes()
+    return lzma.decompress(data) if path.suffix == ".xz" else data
+
+
+def entry(name: str, mode: int, data: bytes = b"", number: int = 0) -> bytes:
+    """One cpio entry: the format of Documentation/driver-api/early-userspace."""
+    fields = [number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0]
+    head = b"070701" + b"".join(b"%08x" % field for field in fields)
+    head += name.encode() + b"\0"
+    return head + b"\0" * (-len(head) % 4) + data + b"\0" * (-len(data) % 4)
+
+
+def entries(kernel: Path, helper: Path) -> Iterator[bytes]:
+    for name in ["bin", "dev", "proc", "sys", "mnt", "tmp", "modules"]:
+        yield entry(name, stat.S_IFDIR | 0o755)
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        raise FileNotFoundError("busybox (Debian: busybox-static)")
+    yield entry("bin/busybox", stat.S_IFREG | 0o755, Path(busybox).read_bytes())
+    applets = subprocess.run([busybox, "--list"], capture_output=True, check=True)
+    for name in applets.stdout.decode().split():
+        if name != "busybox":
+            yield entry(f"bin/{name}", stat.S_IFLNK | 0o777, b"busybox")
+    yield entry("bin/lab", stat.S_IFREG | 0o755, helper.read_bytes())
+    yield entry("init", stat.S_IFREG | 0o755, INIT.encode())
+    order = []
+    for path in find_modules(kernel, MODULES):
+        name = path.name.removesuffix(".xz")
+        yield entry(f"modules/{name}", stat.S_IFREG | 0o644, read_module(path))
+        order.append(name + "\n")
+    yield entry("modules/order", stat.S_IFREG | 0o644, "".join(order).encode())
+    yield entry("TRAILER!!!", 0)
+
+
+def build(kernel: Path, directory: Path) -> Path:
+    """Write ``directory/initramfs`` for the unpacked packages in ``kernel``."""
+    path = directory / "initramfs"
+    helper = build_helper(directory)
+    path.write_bytes(gzip.compress(b"".join(entries(kernel, helper)), 1))
+    return path

@@ -1,0 +1,344 @@
+"""What a guest does to get zombies: one function for each way, lists of them by name.
+
+A step makes memcgs, has processes charge memory to them, and says what will hold
+each one after its removal. It works with the guest's shell and the words of
+``lab do`` (guest.c). To add a way of making zombies, write a function, put it into a
+list, and give ``lab do`` a new word if it needs one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.lab.guest import Guest, Machine
+
+CGROUPS = "/sys/fs/cgroup"
+EXT4, XFS, TMPFS, HUGE = "/mnt/ext4", "/mnt/xfs", "/mnt/tmpfs", "/mnt/huge"
+SWAPS = ["/dev/vdb", "/dev/vdc"]
+
+
+@dataclass
+class Made:
+    """A memcg that a step made. ``held_by`` says why it outlives its removal:
+    folio, swap, child, writeback, stock, socket, fsnotify."""
+
+    path: str
+    how: str
+    held_by: tuple[str, ...]
+    online: bool
+    id: int = 0
+
+
+@dataclass
+class Held:
+    """A process that a step left behind, and what ``lab do`` had told it."""
+
+    pid: int
+    words: tuple[str, ...]
+
+
+@dataclass
+class Scene:
+    """A booted guest in which steps make memcgs."""
+
+    guest: Guest
+    version: int
+    made: list[Made] = field(default_factory=list)
+    held: list[Held] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    # Work that remains when all memcgs are removed, with the memcg that it is for.
+    finish: list[tuple[Made, Callable[[], None]]] = field(default_factory=list)
+
+    def memcg(
+        self,
+        path: str,
+        how: str,
+        held_by: tuple[str, ...] = ("folio",),
+        *,
+        online: bool = False,
+    ) -> str:
+        """Make a cgroup and return its directory, joinable by ``join=``."""
+        directory = f"{CGROUPS}/{path}"
+        if self.version == 2:
+            parent = directory.rpartition("/")[0]
+            self.guest.write(f"{parent}/cgroup.subtree_control", "+memory")
+        self.guest.run("mkdir", directory)
+        self.made.append(Made("/" + path, how, held_by, online))
+        return directory
+
+    def do(self, *words: str) -> str:
+        """A process that performs ``words`` and exits."""
+        return self.guest.run("lab", "do", *words).decode()
+
+    def hold(self, *words: str) -> None:
+        """A process that performs ``words``, moves to /holder and stays."""
+        words = (*words, f"join={CGROUPS}/holder")
+        self.held.append(Held(int(self.do(*words, "hold")), words))
+
+    def reclaim(self, memcg: str) -> None:
+        """Let go of what MADV_PAGEOUT wrote to swap but left in the swap cache.
+
+        memory.reclaim is there from 5.19 on; cgroup v1 has memory.force_empty.
+        """
+        self.guest.sh(f"""
+            cd "{memcg}"; sleep 0.3
+            if [ -e memory.force_empty ]; then echo 1 > memory.force_empty
+            elif [ -e memory.reclaim ]; then echo 8M > memory.reclaim || true
+            else echo 0 > memory.high; echo max > memory.high; fi 2> /dev/null
+        """)
+
+    def file(self, size: str, path: str) -> str:
+        """A file on disk, not in the page cache."""
+        self.do(f"write={size}:{path}", f"fsync={path}", f"forget={path}")
+        self.files.append(path)
+        return path
+
+    def write(self, size: str, path: str) -> str:
+        """The word that creates a file, which stays."""
+        self.files.append(path)
+        return f"write={size}:{path}"
+
+
+Step = Callable[[Scene], None]
+
+
+def read_file(scene: Scene) -> None:
+    path = scene.file("1M", f"{EXT4}/read")
+    memcg = scene.memcg("app/file-read", "page cache of a file that it read")
+    scene.do(f"join={memcg}", f"read={path}")
+
+
+def written_file(scene: Scene) -> None:
+    memcg = scene.memcg("app/file-written", "page cache of a file that it wrote")
+    path = f"{EXT4}/written"
+    scene.do(f"join={memcg}", scene.write("300K", path), f"fsync={path}")
+
+
+def mapped_file(scene: Scene) -> None:
+    path = scene.file("512K", f"{EXT4}/mapped")
+    memcg = scene.memcg("app/file-mapped", "page cache mapped in /holder")
+    scene.do(f"join={memcg}", f"read={path}")
+    scene.hold(f"join={CGROUPS}/holder", f"map={path}", "look")
+
+
+def large_folios(scene: Scene) -> None:
+    """xfs has large folios from 5.18 on, ext4 from 6.16 on."""
+    path = scene.file("3M", f"{XFS}/large")
+    memcg = scene.memcg("app/file-large", "page cache in large folios")
+    scene.do(f"join={memcg}", f"read={path}")
+
+
+def tmpfs(scene: Scene) -> None:
+    memcg = scene.memcg("app/tmpfs", "a file on tmpfs")
+    scene.do(f"join={memcg}", scene.write("500K", f"{TMPFS}/plain"))
+
+
+def tmpfs_mapped(scene: Scene) -> None:
+    memcg = scene.memcg("app/tmpfs-mapped", "a file on tmpfs mapped in /holder")
+    path = f"{TMPFS}/mapped"
+    scene.do(f"join={memcg}", scene.write("200K", path))
+    scene.hold(f"join={CGROUPS}/holder", f"map={path}", "look")
+
+
+def tmpfs_huge(scene: Scene) -> None:
+    memcg = scene.memcg("app/tmpfs-huge", "a file on tmpfs in huge pages")
+    scene.do(f"join={memcg}", scene.write("2M", f"{HUGE}/huge"))
+
+
+def shared_anonymous(scene: Scene) -> None:
+    memcg = scene.memcg("app/shared", "shared anonymous memory of a process that moved")
+    scene.hold(f"join={memcg}", "shared=160K", "touch")
+
+
+def moved_process(scene: Scene) -> None:
+    memcg = scene.memcg("app/anon", "anonymous memory of a process that moved away")
+    scene.hold(f"join={memcg}", "anon=700K", "touch")
+
+
+def private_copy(scene: Scene) -> None:
+    path = scene.file("96K", f"{EXT4}/private")
+    memcg = scene.memcg("app/anon-copy", "copies on write of a privately mapped file")
+    scene.hold(f"join={memcg}", f"private={path}", "touch")
+
+
+def locked(scene: Scene) -> None:
+    memcg = scene.memcg("app/locked", "locked anonymous memory of a process that moved")
+    scene.hold(f"join={memcg}", "anon=256K", "touch", "lock")
+
+
+def huge_pages(scene: Scene) -> None:
+    memcg = scene.memcg("app/anon-huge", "anonymous huge pages of a process that moved")
+    scene.hold(f"join={memcg}", "anon=4M", "huge", "touch")
+
+
+def pinned(scene: Scene) -> None:
+    memcg = scene.memcg("app/pinned", "a registered buffer of an io_uring")
+    scene.hold(f"join={memcg}", "anon=64K", "touch", "pin")
+
+
+def swapped(scene: Scene) -> None:
+    memcg = scene.memcg("app/swap", "swapped anonymous memory", ("folio", "swap"))
+    scene.hold(f"join={memcg}", "anon=1M", "touch", "pageout")
+    scene.reclaim(memcg)
+
+
+def swapped_huge(scene: Scene) -> None:
+    memcg = scene.memcg("app/swap-huge", "swapped huge pages", ("folio", "swap"))
+    scene.hold(f"join={memcg}", "anon=2M", "huge", "touch", "pageout")
+    scene.reclaim(memcg)
+
+
+def swap_cached(scene: Scene) -> None:
+    memcg = scene.memcg("app/swap-cached", "swapped and read again", ("folio", "swap"))
+    scene.hold(f"join={memcg}", "anon=128K", "touch", "pageout", "look")
+
+
+def swapped_shmem(scene: Scene) -> None:
+    memcg = scene.memcg("app/swap-tmpfs", "a swapped file on tmpfs", ("folio", "swap"))
+    path = f"{TMPFS}/swapped"
+    write = scene.write("320K", path)
+    scene.do(f"join={memcg}", write, f"map={path}", "look", "pageout")
+    scene.reclaim(memcg)
+
+
+def second_swap(scene: Scene) -> None:
+    """From here on a second swap device is used, then a third of another kind."""
+    scene.do(f"swapon=10:{SWAPS[1]}")
+    memcg = scene.memcg("app/swap-2", "swapped to a second device", ("folio", "swap"))
+    scene.hold(f"join={memcg}", "anon=400K", "touch", "pageout")
+    scene.guest.sh("echo 8M > /sys/block/zram0/disksize; mkswap /dev/zram0")
+    scene.do("swapon=20:/dev/zram0")
+    memcg = scene.memcg("app/swap-zram", "swapped to zram", ("folio", "swap"))
+    scene.hold(f"join={memcg}", "anon=240K", "touch", "pageout")
+    scene.reclaim(memcg)
+
+
+def swap_hole(scene: Scene) -> None:
+    """A device that is gone again leaves a hole among the swap types."""
+    scene.guest.sh(f"swapoff {SWAPS[1]}")
+
+
+def nested(scene: Scene) -> None:
+    """Held by swap inside, so that they stay where folios are reparented."""
+    scene.memcg("app/outer", "an offline child", ("child",))
+    scene.memcg("app/outer/middle", "an offline child", ("child",))
+    memcg = scene.memcg(
+        "app/outer/middle/inner", "three deep, swapped", ("folio", "swap")
+    )
+    scene.hold(f"join={memcg}", "anon=96K", "touch", "pageout")
+    scene.reclaim(memcg)
+    memcg = scene.memcg("app/outer/second", "a file on tmpfs, two deep")
+    scene.do(f"join={memcg}", scene.write("60K", f"{TMPFS}/second"))
+
+
+def at_the_root(scene: Scene) -> None:
+    memcg = scene.memcg("alone", "a file on tmpfs; its parent is the root")
+    scene.do(f"join={memcg}", scene.write("44K", f"{TMPFS}/alone"))
+
+
+def under_online(scene: Scene) -> None:
+    scene.memcg("app/pod.slice", "online, with an offline child", online=True)
+    memcg = scene.memcg("app/pod.slice/task", "a file on tmpfs")
+    scene.do(f"join={memcg}", scene.write("28K", f"{TMPFS}/task"))
+
+
+NAMES = [
+    "with  spaces ",
+    "[bold red]markup",
+    "[",
+    "[/red]",  # below the one before: a closing tag
+    "\x1b[31mescape\x1b[2J\x1b]0;title\x07",
+    "latin-1 \udce9\udcff\udc80",  # the bytes E9 FF 80, not UTF-8
+    "Speicher-großer 内存 🧟",
+    "back\\slash and 'quotes\"",
+    "tab\tand\rreturn",
+    "right-to-left \u202e txet",
+    "x" * 255,
+    ".hidden",
+    "-json",
+    "*",
+]
+
+
+def names(scene: Scene) -> None:
+    for i, name in enumerate(NAMES):
+        memcg = scene.memcg(f"app/{name}", "a name that is hard to print")
+        scene.do(f"join={memcg}", scene.write(f"{4 + 4 * i}K", f"{TMPFS}/name{i}"))
+
+
+def small(scene: Scene) -> None:
+    for i in range(8):
+        memcg = scene.memcg(f"app/small-{i}", "one of many small ones")
+        scene.do(f"join={memcg}", scene.write("4K", f"{TMPFS}/small{i}"))
+
+
+def online(scene: Scene) -> None:
+    """Living memcgs with charges of each kind."""
+    path = scene.file("200K", f"{EXT4}/online")
+    memcg = scene.memcg("app/online", "a living memcg", online=True)
+    scene.do(f"join={memcg}", f"read={path}", scene.write("100K", f"{TMPFS}/online"))
+    words = ["anon=80K", "touch", "anon=120K", "touch", "pageout"]
+    scene.held.append(Held(int(scene.do(f"join={memcg}", *words, "hold")), (*words,)))
+    scene.memcg("app/idle", "a living memcg without any charge", online=True)
+
+
+def socket(scene: Scene) -> None:
+    memcg = scene.memcg("app/socket", "a TCP socket", ("folio", "socket"))
+    scene.hold(f"join={memcg}", "socket")
+
+
+def inotify(scene: Scene) -> None:
+    memcg = scene.memcg("app/inotify", "an inotify group", ("folio", "fsnotify"))
+    scene.hold(f"join={memcg}", f"inotify={TMPFS}")
+
+
+def dirty(scene: Scene) -> None:
+    """Dirty at the dump. Comes after all steps that sync."""
+    memcg = scene.memcg("app/dirty", "a dirty file", ("folio", "writeback"))
+    scene.do(f"join={memcg}", scene.write("72K", f"{EXT4}/dirty"))
+
+
+def writeback(scene: Scene) -> None:
+    """Without folios in the end: only the inode is still attached to its wb.
+
+    The file must be dirty when the memcg goes offline, and no other memcg may go
+    offline later (kernels from 5.14 on then let go of clean inodes).
+    """
+    path = f"{EXT4}/attached"
+    memcg = scene.memcg("app/writeback", "an inode attached to its wb", ("writeback",))
+    scene.do(f"join={memcg}", scene.write("40K", path))
+
+    def clean() -> None:
+        scene.do("cpu=0", f"fsync={path}", f"forget={path}")
+        assert scene.do(f"resident={path}") == "0\n"
+
+    scene.finish.append((scene.made[-1], clean))
+
+
+BASIC: list[Step] = [read_file, tmpfs, moved_process, swapped, nested, small, online]
+ZOO: list[Step] = [
+    *(read_file, written_file, mapped_file, large_folios),
+    *(tmpfs, tmpfs_mapped, tmpfs_huge, shared_anonymous),
+    *(moved_process, private_copy, locked, huge_pages, pinned),
+    *(swapped, swapped_huge, swap_cached, swapped_shmem, second_swap),
+    *(nested, at_the_root, under_online, names, small, online),
+    *(socket, inotify, dirty, writeback),
+]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Steps, the machine they need and the cgroup version."""
+
+    steps: list[Step]
+    version: int = 2
+    machine: Machine = field(default_factory=Machine)
+    stock: bool = True
+
+
+SCENARIOS = {
+    "basic": Scenario(BASIC),
+    "zoo": Scenario(ZOO),
+    "zoo-v1": Scenario(ZOO, version=1),
+}

@@ -1,0 +1,96 @@
+"""What the guest itself says of its memcgs, and the truth file made of that.
+
+Charged pages come from /proc/kpagecgroup and /proc/kpageflags while the cgroups are
+online, which is exact on every kernel; the rest from the files of the hierarchy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tests.lab.guest import Guest
+
+CLASSES = ["file", "shmem", "anon", "kernel"]
+PAGE = 4096
+STAT = ["memory.stat", "memory.current", "memory.usage_in_bytes"]
+SWAP = ["memory.swap.current", "memory.memsw.usage_in_bytes"]
+
+
+@dataclass(frozen=True)
+class Count:
+    """Charged pages and folios by class, in the order of CLASSES."""
+
+    pages: tuple[int, ...] = (0,) * len(CLASSES)
+    folios: tuple[int, ...] = (0,) * len(CLASSES)
+
+    def __add__(self, other: Count) -> Count:
+        pages = tuple(a + b for a, b in zip(self.pages, other.pages, strict=True))
+        folios = tuple(a + b for a, b in zip(self.folios, other.folios, strict=True))
+        return Count(pages, folios)
+
+    def __neg__(self) -> Count:
+        return Count(tuple(-n for n in self.pages), tuple(-n for n in self.folios))
+
+    def user(self) -> Count:
+        """Without the kernel's pages, which come and go with every process."""
+        return Count((*self.pages[:3], 0), (*self.folios[:3], 0))
+
+
+@dataclass(frozen=True)
+class Files:
+    """What the files of one online cgroup say; None: this kernel has no such."""
+
+    id: int
+    stat: dict[str, int]
+    usage: int | None
+    swap: int | None  # with all below it, as usage
+
+
+def count(guest: Guest) -> dict[int, Count]:
+    """Pages charged to each online cgroup, by inode number.
+
+    Those of an offline memcg are shown for its nearest online ancestor.
+    """
+    counts = {}
+    for line in guest.run("lab", "count").decode().splitlines():
+        inode, *numbers = map(int, line.split())
+        half = len(CLASSES)
+        counts[inode] = Count(tuple(numbers[:half]), tuple(numbers[half:]))
+    return counts
+
+
+def parse_stat(text: str) -> dict[str, int]:
+    return {key: int(value) for key, value in map(str.split, text.splitlines())}
+
+
+def number(*texts: str) -> int | None:
+    """The first of several files of which a kernel has at most one."""
+    return next((int(text) for text in texts if text.strip()), None)
+
+
+def read_files(guest: Guest, directories: Sequence[str]) -> list[Files]:
+    names = [".", *STAT, *SWAP]
+    paths = [f"{directory}/{name}" for directory in directories for name in names]
+    answers = guest.files(paths)
+    result = []
+    for at in range(0, len(answers), len(names)):
+        row = [text for _, text in answers[at : at + len(names)]]
+        usage = number(row[2], row[3])
+        swap = number(row[4])
+        if row[5] and usage is not None:
+            swap = int(row[5]) - usage  # cgroup v1 counts memory and swap together
+        result.append(Files(answers[at][0], parse_stat(row[1]), usage, swap))
+    return result
+
+
+def offline(guest: Guest, root: str) -> int:
+    """The kernel's own count of memcgs that were removed and are still there."""
+    text = guest.read(f"{root}/cgroup.stat")
+    if text:
+        return parse_stat(text)["nr_dying_descendants"]
+    for line in guest.read("/proc/cgroups").splitlines():
+        name, _, total, *_ = line.split()
+        if name == "memory":  # cgroup v1: living and dying together
+            return int(total) - len(guest.sh(f"find {root} -type d").splitlines())
+    return 0
