@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pytest
 
 from memcgctl.census.memcgs import CSS_ONLINE, Tree, read_tree
 from memcgctl.census.records import BATCH, Warnings
 from memcgctl.kernel.errors import KernelError
 from memcgctl.kernel.memory import Memory
-from tests.unit.fake_kernel import BASE, PAGE, FakeKernel
+from tests.unit.fake_kernel import BASE, PAGE, FakeKernel, Members
 
 STATE = {
     "cgroup": "void *",
@@ -22,7 +24,7 @@ STATE = {
 }
 STRUCTS = {
     "list_head": {"next": "void *", "prev": "void *"},
-    "percpu_ref": {"percpu_count_ptr": "u64", "data": "void *"},
+    "percpu_ref": {"percpu_count_ptr": "u64", "data": "percpu_ref_data *"},
     "percpu_ref_data": {"gap": "u64", "count": "atomic_long"},
     "atomic_long": {"counter": "s64"},
     "cgroup_subsys_state": STATE,
@@ -61,10 +63,16 @@ class Forest:
     """Memcgs in a fake kernel, the root first."""
 
     def __init__(
-        self, *, version: int = 2, live: bool = False, rcu: bool = False
+        self,
+        structs: Mapping[str, Members] = STRUCTS,
+        enums: Mapping[str, Sequence[str]] | None = None,
+        *,
+        version: int = 2,
+        live: bool = False,
+        rcu: bool = False,
     ) -> None:
         nodes = {"kernfs_node": NODE_RCU} if rcu else {}
-        self.fake = FakeKernel({**STRUCTS, **nodes}, live=live)
+        self.fake = FakeKernel({**structs, **nodes}, enums, live=live)
         self.node_parent = "__parent" if rcu else "parent"
         self.fake.symbols["cgrp_dfl_root"] = DEFAULT_ROOT
         self.hierarchy = DEFAULT_ROOT if version == 2 else DEFAULT_ROOT + PAGE
