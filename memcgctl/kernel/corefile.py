@@ -136,7 +136,9 @@ def _inspect_elf(path: Path, file: BinaryIO) -> CoreFile:
         "elf",
         note,
         core.missing,
-        _data=_union((s.offset, s.offset + s.size) for s in core.segments),
+        _data=_union(
+            (s.offset, min(s.offset + s.size, core.size)) for s in core.segments
+        ),
     )
 
 
