@@ -10,13 +10,12 @@ that it waits for in an OOM (``mem_cgroup_oom``, mm/memcontrol.c).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from memcgctl.census import tasks
 from memcgctl.census.bulk import U64, Rows, addresses, read_structs
-from memcgctl.census.files import Opened
 from memcgctl.census.lists import list_structs, occupied
 from memcgctl.kernel.layout import has_member, offset_of
 from memcgctl.model import Holder
@@ -25,42 +24,52 @@ if TYPE_CHECKING:
     from memcgctl.census.records import Warnings
     from memcgctl.kernel.program import OpenedKernel
 
+MEMCG, TASK = "struct mem_cgroup", "struct task_struct"
+
 # So many processes are named in one line; the rest are counted.
 NAMED = 4
 
 
 def css_set_holders(
-    kernel: OpenedKernel,
-    wanted: U64,
-    opened: Opened,
-    warnings: Warnings,
+    kernel: OpenedKernel, wanted: U64, warnings: Warnings
 ) -> Iterator[tuple[int, Holder]]:
     """(``struct mem_cgroup *``, holder) for each ``css_set`` that has its css."""
-    prog = kernel.prog
-    memory = int(prog["memory_cgrp_id"])
-    csses = wanted + np.uint64(offset_of(prog, "struct mem_cgroup", "css"))
-    cgroups = read_structs(
-        kernel, "struct cgroup_subsys_state", csses, {"cgroup": "cgroup"}
-    )["cgroup"]
-    list_offset = offset_of(prog, "struct cgroup", "e_csets") + 16 * memory
-    heads = np.where(cgroups, cgroups + np.uint64(list_offset), np.uint64(0))
-    members = {"subsys": "subsys", "refs": "refcount.refs.counter"}
-    for place in occupied(kernel, heads).nonzero()[0].tolist():
-        head = int(heads[place])
-        at, rows = list_structs(
-            kernel,
-            head,
-            "struct css_set",
-            "e_cset_node",
-            members,
-            warnings,
-            index=memory,
-        )
-        # A cgroup has a new css after its controller was disabled and enabled again.
-        here = rows["subsys"][:, memory] == csses[place]
-        for cset, refs in zip(at[here].tolist(), rows["refs"][here], strict=True):
-            detail = _cset_detail(kernel, cset, int(refs), opened, warnings)
-            yield int(wanted[place]), Holder("other", 1, detail)
+    found = list(_css_sets(kernel, wanted, warnings))
+    if not found:
+        return
+    threads = read_structs(
+        kernel,
+        TASK,
+        tasks._threads(kernel),
+        {
+            "pid": "tgid",
+            "comm": "comm",
+            "cset": "cgroups",
+            "dead": "exit_state",
+            "nsproxy": "nsproxy",
+        },
+    )
+    spaces = read_structs(
+        kernel, "struct nsproxy", threads["nsproxy"], {"cgroup_ns": "cgroup_ns"}
+    )
+    roots = read_structs(
+        kernel, "struct cgroup_namespace", spaces["cgroup_ns"], {"root": "root_cset"}
+    )["root"]
+    dead = threads["dead"] != 0
+    for memcg, cset, refs in found:
+        here = threads["cset"] == cset
+        users = {
+            "{}, dead but not reaped": here & dead,
+            "{}": here & ~dead,
+            "the cgroup namespace of {}": roots == cset,
+        }
+        named = [
+            what.format(_names(threads[who]))
+            for what, who in users.items()
+            if who.any()
+        ]
+        detail = "; ".join(named) or f"{refs} users that are no process"
+        yield memcg, Holder("other", 1, f"css_set of {detail}")
 
 
 def mm_list_holders(
@@ -68,10 +77,9 @@ def mm_list_holders(
 ) -> Iterator[tuple[int, Holder]]:
     """(``struct mem_cgroup *``, holder) for each memcg with ``mm_struct``s listed."""
     # 6.1, "mm: multi-gen LRU: support page table walks".
-    if not has_member(kernel.prog, "struct mem_cgroup", "mm_list"):
+    if not has_member(kernel.prog, MEMCG, "mm_list"):
         return
-    offset = offset_of(kernel.prog, "struct mem_cgroup", "mm_list.fifo")
-    heads = wanted + np.uint64(offset)
+    heads = wanted + np.uint64(offset_of(kernel.prog, MEMCG, "mm_list.fifo"))
     for place in occupied(kernel, heads).nonzero()[0].tolist():
         _, rows = list_structs(
             kernel,
@@ -82,8 +90,12 @@ def mm_list_holders(
             warnings,
         )
         if len(rows):
-            names = _names(_read_tasks(kernel, addresses(rows["owner"])))
-            detail = f"address space of {names}" if names else "address space"
+            owners = read_structs(
+                kernel, TASK, addresses(rows["owner"]), {"pid": "pid", "comm": "comm"}
+            )
+            detail = (
+                f"address space of {_names(owners[owners['pid'] != 0]) or 'nobody'}"
+            )
             yield int(wanted[place]), Holder("other", len(rows), detail)
 
 
@@ -92,70 +104,46 @@ def oom_holders(
 ) -> Iterator[tuple[int, Holder]]:
     """(``struct mem_cgroup *``, holder) for each task that waits for its OOM's end."""
     # With cgroup v1's memory.oom_control only; since 6.11 with CONFIG_MEMCG_V1.
-    if not has_member(kernel.prog, "struct task_struct", "memcg_in_oom"):
+    if not has_member(kernel.prog, TASK, "memcg_in_oom"):
         return
     threads = tasks._threads(kernel)
     members = {"memcg": "memcg_in_oom", "pid": "pid", "comm": "comm"}
-    for row in read_structs(kernel, "struct task_struct", threads, members):
+    rows = read_structs(kernel, TASK, threads, members)
+    for row in rows[rows["memcg"] != 0]:
         if int(row["memcg"]) in wanted:
-            yield int(row["memcg"]), Holder("other", 1, f"OOM wait of {_names([row])}")
+            names = _names(np.array([row]))
+            yield int(row["memcg"]), Holder("other", 1, f"OOM wait of {names}")
 
 
-def _cset_detail(
-    kernel: OpenedKernel,
-    cset: int,
-    refs: int,
-    opened: Opened,
-    warnings: Warnings,
-) -> str:
-    """Why the ``struct css_set`` at ``cset`` is still there."""
-    reasons = []
-    for state, lists in (
-        ("dead but not reaped", ("dying_tasks",)),
-        ("alive", ("tasks", "mg_tasks")),
-    ):
-        found = [
-            list_structs(
-                kernel,
-                cset + offset_of(kernel.prog, "struct css_set", name),
-                "struct task_struct",
-                "cg_list",
-                {"pid": "pid", "comm": "comm"},
-                warnings,
-            )[1]
-            for name in lists
-        ]
-        if names := _names(np.concatenate(found)):
-            reasons.append(f"{names} {state}")
-    if names := _namespace_users(kernel, cset, opened.tasks):
-        reasons.append(f"cgroup namespace of {names}")
-    return f"css_set of {'; '.join(reasons) or f'{refs} users without a task'}"
+def _css_sets(
+    kernel: OpenedKernel, wanted: U64, warnings: Warnings
+) -> Iterator[tuple[int, int, int]]:
+    """(``struct mem_cgroup *``, ``struct css_set *``, references to this)."""
+    prog = kernel.prog
+    memory = int(prog["memory_cgrp_id"])
+    csses = wanted + np.uint64(offset_of(prog, MEMCG, "css"))
+    cgroups = read_structs(kernel, MEMCG, wanted, {"cgroup": "css.cgroup"})["cgroup"]
+    offset = offset_of(prog, "struct cgroup", "e_csets") + 16 * memory
+    heads = np.where(cgroups, cgroups + np.uint64(offset), np.uint64(0))
+    for place in occupied(kernel, heads).nonzero()[0].tolist():
+        at, rows = list_structs(
+            kernel,
+            int(heads[place]),
+            "struct css_set",
+            "e_cset_node",
+            {"subsys": "subsys", "refs": "refcount.refs.counter"},
+            warnings,
+            index=memory,
+        )
+        # A cgroup has a new css after its controller was disabled and enabled again.
+        here = rows["subsys"][:, memory] == csses[place]
+        for cset, refs in zip(at[here].tolist(), rows["refs"][here], strict=True):
+            yield int(wanted[place]), cset, int(refs)
 
 
-def _namespace_users(kernel: OpenedKernel, cset: int, all_tasks: tasks.Tasks) -> str:
-    """The processes whose cgroup namespace has ``cset`` as its root."""
-    spaces = read_structs(
-        kernel, "struct nsproxy", all_tasks.nsproxy, {"cgroup_ns": "cgroup_ns"}
-    )["cgroup_ns"]
-    roots = read_structs(
-        kernel, "struct cgroup_namespace", spaces, {"root": "root_cset"}
-    )["root"]
-    return _names(_read_tasks(kernel, all_tasks.address[roots == cset]))
-
-
-def _read_tasks(kernel: OpenedKernel, at: U64) -> Rows:
-    return read_structs(
-        kernel, "struct task_struct", at[at != 0], {"pid": "pid", "comm": "comm"}
-    )
-
-
-def _names(rows: Any) -> str:
-    """``comm (pid)`` of the first few tasks, and how many more there are."""
-    names = [f"{_text(row['comm'])} ({row['pid']})" for row in rows[:NAMED]]
+def _names(rows: Rows) -> str:
+    """``comm (pid)`` of the first few processes, and how many more there are."""
+    rows = rows[np.unique(rows["pid"], return_index=True)[1]]
+    named = [f"{tasks._text(row['comm'])} ({row['pid']})" for row in rows[:NAMED]]
     more = len(rows) - NAMED
-    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
-
-
-def _text(comm: Any) -> str:
-    raw = bytes(comm.astype(np.uint8)).partition(b"\0")[0]
-    return raw.decode(errors="surrogateescape")
+    return ", ".join(named) + (f" and {more} more" if more > 0 else "")

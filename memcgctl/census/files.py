@@ -7,6 +7,8 @@ descriptor tables say who has it open.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 FILE = "struct file"
 CACHE = b"filp"
+
+# So many descriptors are named in one line; the rest are counted.
+NAMED = 6
 
 
 @dataclass
@@ -59,17 +64,51 @@ class Opened:
         at, op, data = self.files
         return at[op == symbol], data[op == symbol]
 
-    def user(self, file: int) -> str:
-        """Who has the ``struct file *`` open: the first process, and how many more."""
-        pids, fds = self.descriptors.pid, self.descriptors.fd
-        (places,) = (self.descriptors.file == file).nonzero()
-        if not len(places):
-            return "open in no process"
-        pid, fd = int(pids[places[0]]), int(fds[places[0]])
-        (named,) = (self.tasks.pid == pid).nonzero()
-        comm = self.tasks.comm[named[0]] if len(named) else "?"
-        more = len(np.unique(pids[places])) - 1
-        return f"{comm} ({pid}), fd {fd}{f', and {more} more' if more else ''}"
+    def user(self, file: int) -> tuple[str, int | None]:
+        """Who has the ``struct file *`` open, in words, and by which descriptor.
+
+        The first process that has, and how many more.
+        """
+        places = self._places.get(file)
+        if not places:
+            return "open in no process", None
+        pids = {int(self.descriptors.pid[place]) for place in places}
+        pid = int(self.descriptors.pid[places[0]])
+        also = f" and {len(pids) - 1} more" if len(pids) > 1 else ""
+        fd = int(self.descriptors.fd[places[0]])
+        return f"{self._comms.get(pid, '?')} ({pid}){also}", fd
+
+    @cached_property
+    def _places(self) -> dict[int, list[int]]:
+        """Where among all descriptors each ``struct file *`` is."""
+        places: defaultdict[int, list[int]] = defaultdict(list)
+        for place, file in enumerate(self.descriptors.file.tolist()):
+            places[file].append(place)
+        return dict(places)
+
+    @cached_property
+    def _comms(self) -> dict[int, str]:
+        return dict(zip(self.tasks.pid.tolist(), self.tasks.comm, strict=True))
+
+    def described(self, what: str, files: Sequence[int]) -> list[tuple[str, int]]:
+        """``what`` with each user of the ``struct file *`` and its descriptors, count.
+
+        The descriptors come after a colon: ``TCP, nginx (7): fd 4, 5``.
+        """
+        users: defaultdict[str, list[int | None]] = defaultdict(list)
+        for file in files:
+            user, fd = self.user(file)
+            users[user].append(fd)
+        found = []
+        for user, fds in users.items():
+            known = sorted(fd for fd in fds if fd is not None)
+            more = len(known) - NAMED
+            named = ", ".join(map(str, known[:NAMED]))
+            also = f" and {more} more" if more > 0 else ""
+            found.append(
+                (f"{what}, {user}{f': fd {named}{also}' if known else ''}", len(fds))
+            )
+        return found
 
 
 def _all_files(

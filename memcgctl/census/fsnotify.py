@@ -8,6 +8,7 @@ after the removal of the cgroup has taken it off ``memcg->event_list`` (mm/memco
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -38,9 +39,11 @@ def fsnotify_holders(
         memcgs = read_structs(
             kernel, "struct fsnotify_group", groups, {"memcg": "memcg"}
         )["memcg"]
-        for place in np.isin(memcgs, wanted).nonzero()[0].tolist():
-            detail = f"{kind}, {opened.user(int(files[place]))}"
-            yield int(memcgs[place]), Holder("fsnotify", 1, detail)
+        for memcg in np.unique(memcgs[np.isin(memcgs, wanted)]).tolist():
+            for detail, count in opened.described(
+                kind, files[memcgs == memcg].tolist()
+            ):
+                yield memcg, Holder("fsnotify", count, detail)
 
 
 def event_holders(
@@ -54,6 +57,7 @@ def event_holders(
     files, contexts = opened.of_kind("eventfd_fops")
     offset = offset_of(kernel.prog, "struct eventfd_ctx", "wqh.head")
     heads = np.where(contexts, contexts + np.uint64(offset), np.uint64(0))
+    found: defaultdict[int, list[int]] = defaultdict(list)
     for place in occupied(kernel, heads).nonzero()[0].tolist():
         entries, rows = list_structs(
             kernel,
@@ -71,5 +75,7 @@ def event_holders(
             {"memcg": "memcg"},
         )["memcg"]
         for memcg in memcgs[np.isin(memcgs, wanted)].tolist():
-            detail = f"eventfd, {opened.user(int(files[place]))}"
-            yield memcg, Holder("event", 1, detail)
+            found[memcg].append(int(files[place]))
+    for memcg, its in found.items():
+        for detail, count in opened.described("eventfd", its):
+            yield memcg, Holder("event", count, detail)

@@ -9,10 +9,11 @@ Open files and sockets are looked for only where references are missing without 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import TYPE_CHECKING
+
+import drgn
 
 from memcgctl.census import folios, memcgs
 from memcgctl.census.bulk import addresses, read_pointers, read_structs
@@ -37,6 +38,7 @@ MEMBERS = ("css.refcnt.percpu_count_ptr", "css.refcnt.data", ID_REF)
 # What a worker or an interrupt holds for a moment is gone after so many seconds.
 PAUSE = 0.2
 
+Found = tuple[int, Holder]  # by the address of the memcg
 Left = dict[int, int | None]
 
 
@@ -78,27 +80,29 @@ def _look(
     online = addresses([memcg.address for memcg in wanted if memcg.state == "online"])
     opened = Opened(kernel, warnings)
     here = frozenset(found)
-    for address, holder in chain(
-        stock_holders(kernel, here),
-        writeback_holders(kernel, here, warnings),
-        css_set_holders(kernel, at, opened, warnings),
-        mm_list_holders(kernel, at, warnings),
-        oom_holders(kernel, here),
-        objcg_holders(kernel, online, warnings),
-        _zswap_holders(kernel, here),
-    ):
-        found[address].append(holder)
+
+    def look_for(what: str, holders_of: Callable[[], Iterable[Found]]) -> None:
+        try:
+            for address, holder in holders_of():
+                found[address].append(holder)
+        except (LookupError, ValueError, drgn.FaultError) as error:
+            warnings[f"{what} cannot be looked for: {error}"] += 1
+
+    look_for("stocks", lambda: stock_holders(kernel, here))
+    look_for("writeback", lambda: writeback_holders(kernel, here, warnings))
+    look_for("css_sets", lambda: css_set_holders(kernel, at, warnings))
+    look_for("MGLRU's lists", lambda: mm_list_holders(kernel, at, warnings))
+    look_for("tasks in OOM", lambda: oom_holders(kernel, here))
+    look_for("obj_cgroups", lambda: objcg_holders(kernel, online, warnings))
+    look_for("zswap", lambda: _zswap_holders(kernel, here))
     left = _left_over(kernel, wanted, refs, found)
     missing = addresses(
         [address for address, count in left.items() if (count or 0) > 0]
     )
     if len(missing):
-        for address, holder in chain(
-            fsnotify_holders(kernel, missing, opened),
-            event_holders(kernel, missing, opened, warnings),
-            socket_holders(kernel, missing, opened, warnings),
-        ):
-            found[address].append(holder)
+        look_for("fsnotify", lambda: fsnotify_holders(kernel, missing, opened))
+        look_for("events", lambda: event_holders(kernel, missing, opened, warnings))
+        look_for("sockets", lambda: socket_holders(kernel, missing, opened, warnings))
     return found, _left_over(kernel, wanted, refs, found)
 
 
@@ -173,9 +177,7 @@ def _count_again(
     ]
 
 
-def _zswap_holders(
-    kernel: OpenedKernel, wanted: Collection[int]
-) -> Iterator[tuple[int, Holder]]:
+def _zswap_holders(kernel: OpenedKernel, wanted: Collection[int]) -> Iterator[Found]:
     """The memcg whose turn it is in zswap's shrinker (``zswap_next_shrink``, 6.8+)."""
     try:
         cursor = kernel.symbol("zswap_next_shrink")

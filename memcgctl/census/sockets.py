@@ -8,7 +8,7 @@ cache of their own, the open files.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -69,12 +69,18 @@ def socket_holders(
     socks["memcg"] &= POINTER
     held = socks[np.isin(socks["memcg"], wanted)]
     files = read_structs(kernel, "struct socket", held["socket"], {"file": "file"})
-    counts: Counter[tuple[int, str]] = Counter()
+    of_file: defaultdict[tuple[int, str], list[int]] = defaultdict(list)
+    orphans: Counter[tuple[int, str]] = Counter()
     for sock, file in zip(held, files["file"].tolist(), strict=True):
-        name = names.get(int(sock["protocol"]), "unknown")
-        user = opened.user(file) if file else f"no file{_state(name, sock)}"
-        counts[int(sock["memcg"]), f"{name}, {user}"] += 1
-    for (memcg, detail), count in counts.items():
+        memcg, name = int(sock["memcg"]), names.get(int(sock["protocol"]), "?")
+        if file:
+            of_file[memcg, name].append(file)
+        else:
+            orphans[memcg, f"{name}, no file{_state(name, sock)}"] += 1
+    for (memcg, name), its in of_file.items():
+        for detail, count in opened.described(name, its):
+            yield memcg, Holder("socket", count, detail)
+    for (memcg, detail), count in orphans.items():
         yield memcg, Holder("socket", count, detail)
 
 
