@@ -42,6 +42,8 @@ from memcgctl.kernel.btf_format import (
     walk,
 )
 
+__all__ = ["Btf", "BtfError"]
+
 # Kinds whose third word is a type id rather than a size.
 _REFERRING = (
     PTR,

@@ -15,6 +15,10 @@ import drgn
 # A live kernel's fault may be a race with a free or a remap: ask again.
 _LIVE_TRIES = 3
 
+# Reading this much in vain costs less than one more read.
+_GAP = 4096
+_MAX_GROUP = 1 << 20
+
 
 class Memory:
     """Bulk reads of kernel virtual memory; ``faults`` counts what stayed unreadable."""
@@ -73,11 +77,22 @@ class Memory:
     def gather(self, addresses: Iterable[int], size: int) -> list[bytes | None]:
         """Read many small structures of equal ``size``, in the order asked for.
 
-        The reads are made in the order of addresses, each address once: a
-        compressed core unpacks each page once. None where there was a fault.
+        Neighbours, as slab objects mostly are, come with one read. None where there
+        was a fault.
         """
         wanted = list(addresses)
-        found = {address: self.try_read(address, size) for address in sorted({*wanted})}
+        found: dict[int, bytes | None] = {}
+        for group in _neighbours(sorted({*wanted}), size):
+            start = group[0]
+            try:
+                block = self.read(start, group[-1] + size - start)
+            except drgn.FaultError:
+                found.update(
+                    (address, self.try_read(address, size)) for address in group
+                )
+            else:
+                for address in group:
+                    found[address] = block[address - start : address - start + size]
         return [found[address] for address in wanted]
 
     @property
@@ -86,3 +101,17 @@ class Memory:
         if self._page_size is None:
             self._page_size = int(self._prog["PAGE_SIZE"])
         return self._page_size
+
+
+def _neighbours(addresses: list[int], size: int) -> Iterator[list[int]]:
+    """Sorted addresses in groups that are worth one read each."""
+    group: list[int] = []
+    for address in addresses:
+        if group and (
+            address - group[-1] > size + _GAP or address - group[0] > _MAX_GROUP
+        ):
+            yield group
+            group = []
+        group.append(address)
+    if group:
+        yield group
