@@ -39,7 +39,8 @@ def explain(census: Census, memcg: Memcg) -> Explanation:
         unused_bytes=sum(
             group.bytes
             for group in (details.charge_groups if details else ())
-            if not (group.mappers or group.openers)
+            # unmapped anonymous memory is a swap entry's, kernel memory nobody's
+            if group.kind in ("file", "shmem") and not (group.mappers or group.openers)
         ),
         warnings=census.warnings,
     )
@@ -143,13 +144,20 @@ def _users(details: Details) -> tuple[User, ...]:
 def _parts(
     group: ChargeGroup, processes: Iterable[Process]
 ) -> Iterable[tuple[tuple[str, int], int, bool]]:
-    """Each memcg's part of ``group``: who, bytes, and whether it is just that."""
+    """Each memcg's part of ``group``: who, bytes, and whether it is just that.
+
+    A part is no larger than its processes' together, and no smaller than the largest
+    one's or than what the others leave, if all of the group is known to be used.
+    """
     by_memcg: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
     for process in processes:
         by_memcg[process.memcg, process.memcg_id].append(process.bytes)
-    for key, parts in by_memcg.items():
-        largest = max(parts)
-        yield key, largest, largest >= min(sum(parts), group.bytes)
+    total = sum(map(sum, by_memcg.values()))
+    for key, sizes in by_memcg.items():
+        most = min(sum(sizes), group.bytes)
+        left = group.bytes - (total - sum(sizes)) if total >= group.bytes else 0
+        least = max(*sizes, left)
+        yield key, min(least, most), least >= most
 
 
 def audit(census: Census) -> Audit:

@@ -13,6 +13,7 @@ from rich.text import Text
 from memcgctl.model import Account, Audit
 from memcgctl.report.listing import aligned, memcg_json
 from memcgctl.report.text import count, counted, escape, size
+from memcgctl.report.verdict import legacy_words
 
 SCHEMA = "memcgctl/audit/1"
 # Few enough columns for 80 characters, with the rare kinds of holders in one.
@@ -64,10 +65,14 @@ def headline(audit: Audit) -> list[str]:
 
 
 def _root(audit: Audit) -> list[str]:
-    charges = audit.root and audit.root.charges
-    if not charges:
+    if not (root := audit.root):
         return []
-    return [f"Charged to the root itself: {size(charges.total_bytes, long=True)}."]
+    piled = legacy_words(root.inherited) if root.inherited else "nothing"
+    lines = [f"Piled up at the root by reparenting: {piled}."]
+    if root.charges:
+        own = size(root.charges.total_bytes, long=True)
+        lines.append(f"Charged to the root itself: {own}.")
+    return lines
 
 
 def _table(
@@ -112,7 +117,11 @@ def to_json(audit: Audit) -> str:
             "holders": audit.held,
         },
         "memcgs": [_account_json(account) for account in audit.accounts],
-        "root": audit.root and memcg_json(audit.root),
+        "root": audit.root
+        and {
+            **memcg_json(audit.root),
+            "inherited": [asdict(legacy) for legacy in audit.root.inherited],
+        },
         "warnings": audit.warnings,
     }
     return json.dumps(document, indent=1) + "\n"

@@ -22,6 +22,7 @@ from memcgctl.model import (
     Details,
     Explanation,
     Holder,
+    Inherited,
     Memcg,
     Process,
     SwapDeviceUse,
@@ -30,7 +31,13 @@ from memcgctl.model import (
 )
 from memcgctl.report.listing import memcg_json
 from memcgctl.report.text import counted, escape, size
-from memcgctl.report.verdict import backing_words, holders_words, process_words, verdict
+from memcgctl.report.verdict import (
+    backing_words,
+    holders_words,
+    legacy_words,
+    process_words,
+    verdict,
+)
 
 SCHEMA = "memcgctl/explain/1"
 CLASSES = {"file": "file", "shmem": "shmem", "anon": "anon", "kernel": "kernel pages"}
@@ -57,6 +64,8 @@ def screen(
             _users(explanation),
         ):
             _grow(tree, branch, encoding)
+    if memcg.inherited:
+        _grow(tree, _inherited(memcg.inherited), encoding)
     said = Text(escape(verdict(explanation), encoding) + "\n", "bold")
     console = Console(width=width, force_terminal=False)
     options = replace(console.options, encoding=encoding)
@@ -89,16 +98,19 @@ def _identity(memcg: Memcg) -> Branch:
 
 def _references(explanation: Explanation, details: Details) -> Branch:
     explained, unexplained = explanation.explained, details.unexplained
-    line = f"references: {explained:,} explained + "
-    if unexplained is None:
-        line += "unknown, as this kernel does not tell the total"
+    if unexplained is not None:
+        line = f"references: {explained:,} explained + {unexplained:,} unexplained"
+        line += f" = {explained + unexplained:,} in all"
+    elif explanation.memcg.state == "online":
+        line = f"references: {explained:,} explained; the total is kept per CPU"
     else:
-        line += f"{unexplained:,} unexplained = {explained + unexplained:,} in all"
+        line = f"references: {explained:,} explained; the total could not be read"
     below: list[Branch] = []
     for holder in details.holders:
         children = explanation.children if holder.kind == "child" else ()
         named = _some(children, lambda c: (f"{c.path} (id {c.id}, {c.state})", ()))
         detail = f": {holder.detail}" if holder.detail else ""
+        detail += " (just taken, may be gone soon)" if holder.transient else ""
         number = _reference_words(holder)
         below.append((f"{number}{detail}", named))
     return line, below
@@ -160,11 +172,10 @@ def _coldness(coldness: Coldness) -> str:
         ("workingset", coldness.workingset_bytes),
     )
     words = [f"{_sized(part)} {name}" for name, part in marks if part]
-    words = words or ["neither active, referenced nor workingset"]
     for age, part in coldness.generations:
         old = "of unknown age" if age is None else f"{age:,.0f} s old"
         words.append(f"{_sized(part)} in a generation {old}")
-    return ", ".join(words)
+    return ", ".join(words) or "neither active, referenced nor workingset"
 
 
 def _process(process: Process) -> Branch:
@@ -215,6 +226,19 @@ def _user(user: User) -> str:
     return f"{user.memcg}: {least}{named}{by}"
 
 
+def _inherited(inherited: Sequence[Inherited]) -> Branch:
+    costs = _sized(sum(legacy.structs_bytes for legacy in inherited))
+    line = f"inherited from removed memcgs: {legacy_words(inherited)}"
+    return f"{line}, {costs} for themselves", _some(inherited, _legacy)
+
+
+def _legacy(legacy: Inherited) -> Branch:
+    origin = "memcgs that are gone" if legacy.path is None else legacy.path
+    number = "" if legacy.path is None else f" (id {legacy.id})"
+    words = legacy_words([legacy])
+    return f"of {origin}{number}: {words}, {counted(legacy.refs, 'reference')}", ()
+
+
 def _some(items: Sequence[Item], branch: Callable[[Item], Branch]) -> list[Branch]:
     """The first of many, and how many more there are."""
     shown = items if len(items) <= SHOWN else items[: SHOWN - 1]
@@ -248,6 +272,7 @@ def to_json(explanation: Explanation) -> str:
         "swap": [_device_json(d) for d in (details.swap_devices if details else ())],
         "users": [asdict(user) for user in explanation.users],
         "unused_bytes": explanation.unused_bytes,
+        "inherited": [asdict(legacy) for legacy in explanation.memcg.inherited],
         "children": [
             {"id": child.id, "path": child.path, "state": child.state}
             for child in explanation.children

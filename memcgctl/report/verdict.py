@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from memcgctl.model import Backing, ChargeGroup, Explanation, Holder, Memcg, Process
+from memcgctl.model import (
+    Backing,
+    ChargeGroup,
+    Explanation,
+    Holder,
+    Inherited,
+    Memcg,
+    Process,
+)
 from memcgctl.report.text import counted, size
 
 SHOWN = 3
@@ -37,6 +45,10 @@ def verdict(explanation: Explanation) -> str:
     """One paragraph, the reason first."""
     memcg = explanation.memcg
     sentences = [_state(explanation), _balance(explanation), _in_the_way(memcg)]
+    if memcg.inherited:
+        sentences.append(
+            f"Inherited from removed memcgs: {legacy_words(memcg.inherited)}."
+        )
     if memcg.state == "offline":
         sentences.append(_waiting(memcg))
     return " ".join(filter(None, sentences))
@@ -46,13 +58,13 @@ def _state(explanation: Explanation) -> str:
     memcg = explanation.memcg
     if memcg.state == "online":
         charged = size(memcg.charges.total_bytes if memcg.charges else None, long=True)
-        below = sum(child.state == "offline" for child in explanation.children)
-        zombies = f", {counted(below, 'zombie')} below it" if below else ""
-        return f"Online, so no zombie: {charged} charged{zombies}."
+        removed = sum(child.state == "offline" for child in explanation.children)
+        children = f", {holders_words(removed, 'child')} offline" if removed else ""
+        return f"Online, so no zombie: {charged} charged{children}."
     if memcg.details is None:
         return "What holds it was not looked at."
     if not memcg.details.holders:
-        return "" if memcg.details.unexplained else "Nothing holds it any more."
+        return "Nothing holds it any more." if memcg.details.unexplained == 0 else ""
     return _held(explanation)
 
 
@@ -103,6 +115,8 @@ def _largest(groups: Sequence[ChargeGroup]) -> str:
 def group_words(group: ChargeGroup) -> str:
     """``page cache of /var/log/x (ext4 on 254:0), mapped by sleep (pid 7) in /a``."""
     words = backing_words(group.backing) if group.backing else CLASSES[group.kind]
+    if group.kind == "anon" and not group.mapped:
+        words += " in the swap cache"
     if group.mappers:
         return f"{words}, mapped by {_first(group.mappers)}"
     if group.openers:
@@ -161,6 +175,15 @@ def _balance(explanation: Explanation) -> str:
     return ""
 
 
+def legacy_words(inherited: Sequence[Inherited]) -> str:
+    """``3 obj_cgroups with 12 folios (1.0 MiB)``."""
+    objcgs = sum(legacy.objcgs for legacy in inherited)
+    folios = sum(legacy.folios for legacy in inherited)
+    charged = size(sum(legacy.charged_bytes for legacy in inherited), long=True)
+    words = holders_words(objcgs, "objcg")
+    return f"{words} with {counted(folios, 'folio')} ({charged})" if folios else words
+
+
 def _in_the_way(memcg: Memcg) -> str:
     """What keeps its folios from being evicted."""
     obstacles: dict[str, int] = {}
@@ -170,7 +193,7 @@ def _in_the_way(memcg: Memcg) -> str:
     if not obstacles or memcg.state == "online":
         return ""
     largest = sorted(obstacles, key=lambda name: -obstacles[name])
-    named = (f"{name} ({size(obstacles[name], long=True)})" for name in largest)
+    named = (f"{name} {size(obstacles[name], long=True)}" for name in largest)
     return f"In the way of eviction: {_listed(named)}."
 
 

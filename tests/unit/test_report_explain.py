@@ -14,16 +14,25 @@ from memcgctl.model import (
     Charges,
     Coldness,
     Explanation,
+    Inherited,
     SwapDeviceUse,
     SwapOwner,
     SwapUse,
 )
 from memcgctl.report import audit as audit_report
 from memcgctl.report import explain as explain_report
-from tests.unit.zombies import FILE, SLEEP, census, group, held, memcg
+from tests.unit.zombies import FILE, SLEEP, census, details, group, held, memcg
 
 HOSTILE = "/app/\x1b[31m[bold]x[/]\u202e\udcff 漢字" + "y" * 200
-ROOT = memcg(1, "/", state="online", parent_id=0, charges=Charges(file_bytes=8192))
+LEGACY = Inherited("/app/dead", 6, 3, 20, 336, 2, 8192)
+ROOT = memcg(
+    1,
+    "/",
+    state="online",
+    parent_id=0,
+    charges=Charges(file_bytes=8192),
+    inherited=(LEGACY,),
+)
 CHILD = memcg(9, HOSTILE, parent_id=7)
 MIXED = memcg(
     7,
@@ -148,7 +157,7 @@ def test_a_part_of_many_is_shown_and_the_rest_counted() -> None:
         (held(), "charges: none"),
         (held(), "swap: none"),
         (held(), "users: none"),
-        ({**held(unexplained=None)}, "0 explained + unknown"),
+        ({**held(unexplained=None)}, "0 explained; the total could not be read"),
         ({**held(), "swap": None}, "swap: not looked at"),
         (held(groups=(group(),)), "nobody: 4.0 KiB neither mapped nor open"),
         (
@@ -163,6 +172,23 @@ def test_what_is_not_there_is_said(changes: dict[str, Any], line: str) -> None:
     assert line in explain_report.screen(explain(census(zombie), zombie)).plain
 
 
+def test_what_an_online_memcg_inherited() -> None:
+    """Else what piles up on an ancestor, as zombies do no more, is not to be seen."""
+    gone = replace(LEGACY, path=None, id=0, objcgs=1, refs=1, folios=0, charged_bytes=0)
+    heir = replace(ROOT, inherited=(LEGACY, gone), details=details(unexplained=None))
+    explanation = explain(census(heir), heir)
+    plain = explain_report.screen(explanation, width=120).plain
+    assert [line.lstrip("├└─ ") for line in plain.splitlines()[-3:]] == [
+        "inherited from removed memcgs: 4 obj_cgroups with 2 folios (8.0 KiB), "
+        "672 B for themselves",
+        "of /app/dead (id 6): 3 obj_cgroups with 2 folios (8.0 KiB), 20 references",
+        "of memcgs that are gone: 1 obj_cgroup, 1 reference",
+    ]
+    assert "0 explained; the total is kept per CPU" in plain
+    document = json.loads(explain_report.to_json(explanation))
+    assert [legacy["objcgs"] for legacy in document["inherited"]] == [3, 1]
+
+
 def test_json_by_the_contract() -> None:
     """Else programs written against memcgctl/explain/1 break."""
     document = json.loads(explain_report.to_json(mixed()))
@@ -175,7 +201,8 @@ def test_json_by_the_contract() -> None:
     references = document["references"]
     assert (references["total"], references["explained"]) == (184, 182)
     assert references["unexplained"] == 2
-    assert {"kind": "stock", "count": 1, "detail": "CPU 1"} in references["holders"]
+    kinds = {h["kind"]: (h["count"], h["detail"]) for h in references["holders"]}
+    assert kinds["stock"] == (1, "CPU 1")
     file, anon = document["charges"]
     assert (
         file.items()
@@ -227,6 +254,7 @@ def test_audit_on_screen() -> None:
         "2 of 187 references of 2 offline memcgs that nobody accounts for: "
         "a kernel bug",
         "or a holder memcgctl doesn't know.",
+        "Piled up at the root by reparenting: 3 obj_cgroups with 2 folios (8.0 KiB).",
         "Charged to the root itself: 8.0 KiB.",
         "",
         "id  path         refs  folio  swap  child  stock  unexplained",
@@ -296,4 +324,15 @@ def test_audit_json() -> None:
     }
     assert (unknown["path"], unknown["references"]) == (HOSTILE, None)
     assert document["root"]["charged"]["file"] == 8192
+    assert document["root"]["inherited"] == [
+        {
+            "path": "/app/dead",
+            "id": 6,
+            "objcgs": 3,
+            "refs": 20,
+            "structs_bytes": 336,
+            "folios": 2,
+            "charged_bytes": 8192,
+        }
+    ]
     assert document["warnings"] == ["raced"]

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from memcgctl.census.verdict import audit, descendants, explain
-from memcgctl.model import Charges, Memcg, SwapDeviceUse, SwapOwner, SwapUse, User
+from memcgctl.model import (
+    Charges,
+    Inherited,
+    Memcg,
+    Process,
+    SwapDeviceUse,
+    SwapOwner,
+    SwapUse,
+    User,
+)
 from memcgctl.report.verdict import verdict
 from tests.unit.zombies import (
     FILE,
@@ -58,7 +67,8 @@ def test_one_folio_of_filesystem_metadata() -> None:
         ),
         ({"backing": replace(FILE, kind="hugetlb")}, "hugetlb file /var/log/x"),
         ({"backing": None}, "page cache"),
-        ({"backing": None, "kind": "anon"}, "anonymous memory"),
+        ({"backing": None, "kind": "anon"}, "anonymous memory in the swap cache"),
+        ({"backing": None, "kind": "anon", "mapped": True}, "anonymous memory"),
         (
             {"backing": None, "kind": "anon", "mapped": True, "mappers": (SLEEP,) * 3},
             "anonymous memory, mapped by sleep (pid 77) in /holder and 2 others",
@@ -155,11 +165,11 @@ def test_children_alone_are_followed_to_what_really_holds() -> None:
         "/top/m/l",
         parent_id=8,
         charges=PAGE,
-        **held(("folio", 1, ""), groups=(group(kind="anon", backing=None),)),
+        **held(("folio", 1, ""), groups=(group(kind="shmem", backing=None),)),
     )
     assert said(top, middle, small, large, memcg(11, "/top/no")) == (
         "Held by 1 child. What really holds it is below: /top/m/l (id 10), held by "
-        f"1 folio (anonymous memory). {WAIT} 1 reference."
+        f"1 folio (shmem). {WAIT} 1 reference."
     )
     assert descendants(census(top, middle, small, large), middle) == (small, large)
 
@@ -202,8 +212,16 @@ def test_an_online_memcg_is_no_zombie() -> None:
     )
     zombies = (memcg(6), memcg(7))
     assert said(online, *zombies) == (
-        "Online, so no zombie: 4.0 KiB charged, 2 zombies below it."
+        "Online, so no zombie: 4.0 KiB charged, 2 children offline."
     )
+    gone = Inherited(None, 0, 3, 20, 300, 12, 1 << 20)
+    heir = replace(online, inherited=(gone, replace(gone, folios=0, charged_bytes=0)))
+    assert said(heir) == (
+        "Online, so no zombie: 4.0 KiB charged. Inherited from removed memcgs: "
+        "6 obj_cgroups with 12 folios (1.0 MiB)."
+    )
+    none = replace(online, inherited=(replace(gone, objcgs=1, folios=0),))
+    assert said(none).endswith("Inherited from removed memcgs: 1 obj_cgroup.")
 
 
 def test_what_is_in_the_way_of_eviction() -> None:
@@ -218,9 +236,7 @@ def test_what_is_in_the_way_of_eviction() -> None:
             ),
         ),
     )
-    assert "In the way of eviction: dirty (8.0 KiB) and locked (8.0 KiB)." in said(
-        zombie
-    )
+    assert "In the way of eviction: dirty 8.0 KiB and locked 8.0 KiB." in said(zombie)
 
 
 def test_without_details_nothing_is_claimed() -> None:
@@ -242,6 +258,8 @@ def test_users_are_summed_by_memcg_and_shared_bytes_count_once() -> None:
                 ),
                 group(bytes=8192, openers=(replace(other, bytes=8192),)),
                 group(bytes=12288),
+                group(kind="anon", backing=None),
+                group(kind="kernel", backing=None),
             ),
             swap=(
                 SwapDeviceUse(
@@ -261,9 +279,41 @@ def test_users_are_summed_by_memcg_and_shared_bytes_count_once() -> None:
         User("/b", 2, 1, 4096, 0, 7, True),
     )
     assert explanation.unused_bytes == 12288
-    partly = memcg(**held(groups=(group(bytes=6144, mappers=(SLEEP, other)),)))
-    (user,) = explain(census(partly), partly).users
-    assert (user.mapped_bytes, user.exact) == (4096, False)
+
+
+@pytest.mark.parametrize(
+    ("size", "parts", "expected"),
+    [
+        (4096, {"/a": [4096]}, {"/a": (4096, True)}),
+        (4096, {"/a": [4096, 4096]}, {"/a": (4096, True)}),
+        (8192, {"/a": [4096, 4096]}, {"/a": (8192, True)}),
+        (12288, {"/a": [8192, 8192]}, {"/a": (12288, True)}),
+        (12288, {"/a": [4096, 4096]}, {"/a": (4096, False)}),
+        (4096, {"/a": [4096], "/b": [4096]}, {"/a": (4096, True), "/b": (4096, True)}),
+        (
+            12288,
+            {"/a": [8192, 8192], "/b": [8192]},
+            {"/a": (8192, False), "/b": (8192, True)},
+        ),
+        (
+            12288,
+            {"/a": [4096, 4096], "/b": [4096]},
+            {"/a": (8192, True), "/b": (4096, True)},
+        ),
+    ],
+)
+def test_a_part_is_exact_or_a_lower_bound(
+    size: int, parts: dict[str, list[int]], expected: dict[str, tuple[int, bool]]
+) -> None:
+    """Else a memcg is said to use what only its neighbour uses."""
+    mappers = tuple(
+        Process(pid, "x", path, 0, part)
+        for path, sizes in parts.items()
+        for pid, part in enumerate(sizes)
+    )
+    zombie = memcg(**held(groups=(group(bytes=size, mappers=mappers),)))
+    users = explain(census(zombie), zombie).users
+    assert {u.memcg: (u.mapped_bytes, u.exact) for u in users} == expected
 
 
 def test_audit_shows_first_what_does_not_balance() -> None:
