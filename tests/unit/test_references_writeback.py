@@ -182,5 +182,11 @@ def test_a_wb_whose_device_is_gone_counts_once() -> None:
 
 def test_a_kernel_without_cgroup_writeback() -> None:
     """Lost: all output on kernels built without CONFIG_CGROUP_WRITEBACK."""
-    world = Devices({**COMMON, "bdi_writeback": {"bdi": "void *"}})
+    world = Devices({**COMMON, "bdi_writeback": {"bdi_node": "list_head"}})
+    bdi = world.fake.make("backing_dev_info")
+    wb = world.fake.make("bdi_writeback")
+    wbs = world.at(bdi, "backing_dev_info", "wb_list")
+    world.put(wbs, "bdi_writeback", "bdi_node", [wb])
+    devices = world.fake.symbols["bdi_list"]
+    world.put(devices, "backing_dev_info", "bdi_list", [bdi])
     assert world.find(world.fake.make("mem_cgroup")) == ([], Warnings())
