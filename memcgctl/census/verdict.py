@@ -90,9 +90,8 @@ def _keeper(census: Census, memcg: Memcg) -> Memcg | None:
 
 def _only_children_hold(memcg: Memcg) -> bool:
     if memcg.details is None:
-        idle = not (memcg.charges and memcg.charges.total_bytes)
-        return bool(memcg.children and idle and not (memcg.swap and memcg.swap.entries))
-    kinds = {holder.kind for holder in memcg.details.holders if holder.count}
+        return False
+    kinds = {holder.kind for holder in memcg.details.holders}
     return kinds == {"child"} and not memcg.details.unexplained
 
 

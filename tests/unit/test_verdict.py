@@ -146,6 +146,37 @@ def test_the_largest_reason_comes_first() -> None:
     )
 
 
+def test_all_is_in_the_order_of_its_size() -> None:
+    """Else what matters most is hidden behind --json."""
+    zombie = memcg(
+        charges=Charges(file_bytes=4096, kernel_bytes=8192),
+        **held(
+            ("event", 1, ""),
+            ("socket", 2, ""),
+            ("folio", 9, ""),
+            ("kernel", 2, ""),
+            groups=(
+                group(bytes=1, openers=(replace(SLEEP, memcg="/open", bytes=1),)),
+                group(bytes=4, mappers=(replace(SLEEP, memcg="/little", bytes=4),)),
+                group(bytes=9, mappers=(replace(SLEEP, memcg="/much", bytes=9),)),
+                group(bytes=2, openers=(replace(SLEEP, memcg="/read", bytes=2),)),
+            ),
+            swap=(
+                SwapDeviceUse("a", 3, (SwapOwner(1, "x", "/few", 1, 3),)),
+                SwapDeviceUse("b", 4, (SwapOwner(1, "x", "/many", 1, 4),)),
+            ),
+        ),
+    )
+    explanation = explain(census(zombie), zombie)
+    assert explanation.memcg.details
+    holders = [holder.kind for holder in explanation.memcg.details.holders]
+    assert holders == ["kernel", "folio", "socket", "event"]
+    assert [g.bytes for g in explanation.memcg.details.charge_groups] == [9, 4, 2, 1]
+    assert [d.device for d in explanation.memcg.details.swap_devices] == ["b", "a"]
+    users = [user.memcg for user in explanation.users]
+    assert users == ["/much", "/little", "/many", "/few", "/read", "/open"]
+
+
 def test_the_largest_group_of_folios_is_named() -> None:
     """Else the file that holds almost everything is not the one that is named."""
     large = group(folios=99, bytes=99 * 4096, backing=replace(FILE, path="/large"))
@@ -211,6 +242,8 @@ def test_an_online_memcg_is_no_zombie() -> None:
         5, "/app", state="online", charges=PAGE, details=details(unexplained=None)
     )
     zombies = (memcg(6), memcg(7))
+    held_below = explain(census(online, *zombies), online).keeper
+    assert held_below is None
     assert said(online, *zombies) == (
         "Online, so no zombie: 4.0 KiB charged, 2 children offline."
     )
@@ -237,6 +270,17 @@ def test_what_is_in_the_way_of_eviction() -> None:
         ),
     )
     assert "In the way of eviction: dirty 8.0 KiB and locked 8.0 KiB." in said(zombie)
+
+
+def test_a_leak_is_not_blamed_on_children() -> None:
+    """Else what really holds a leaked parent is looked for below it."""
+    child = memcg(8, parent_id=7, **held(("folio", 1, "")))
+    leaked = memcg(7, **held(("child", 1, ""), unexplained=1))
+    assert explain(census(leaked, child), leaked).keeper is None
+    fine = memcg(7, **held(("child", 1, "")))
+    assert explain(census(fine, child), fine).keeper == child
+    unread = replace(fine, details=None)
+    assert explain(census(unread, child), unread).keeper is None
 
 
 def test_without_details_nothing_is_claimed() -> None:
@@ -268,6 +312,7 @@ def test_users_are_summed_by_memcg_and_shared_bytes_count_once() -> None:
                     (
                         SwapOwner(5, "sleep", "/b", 2, 4, 100),
                         SwapOwner(None, "tmpfs", "/b", 2, 3),
+                        SwapOwner(None, "tmpfs", "/c", 3, 2),
                     ),
                 ),
             ),
@@ -277,6 +322,7 @@ def test_users_are_summed_by_memcg_and_shared_bytes_count_once() -> None:
     assert explanation.users == (
         User("/holder", 9, 2, 8192, 8192, 0, True),
         User("/b", 2, 1, 4096, 0, 7, True),
+        User("/c", 3, 0, 0, 0, 2, True),
     )
     assert explanation.unused_bytes == 12288
 
