@@ -142,8 +142,8 @@ def _css_sets(
 
 
 def _names(rows: Rows) -> str:
-    """``comm (pid)`` of the first few processes, and how many more there are."""
+    """``comm (pid N)`` of the first few processes, and how many more there are."""
     rows = rows[np.unique(rows["pid"], return_index=True)[1]]
-    named = [f"{tasks._text(row['comm'])} ({row['pid']})" for row in rows[:NAMED]]
+    named = [f"{tasks._text(row['comm'])} (pid {row['pid']})" for row in rows[:NAMED]]
     more = len(rows) - NAMED
     return ", ".join(named) + (f" and {more} more" if more > 0 else "")

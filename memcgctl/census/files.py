@@ -76,7 +76,7 @@ class Opened:
         pid = int(self.descriptors.pid[places[0]])
         also = f" and {len(pids) - 1} more" if len(pids) > 1 else ""
         fd = int(self.descriptors.fd[places[0]])
-        return f"{self._comms.get(pid, '?')} ({pid}){also}", fd
+        return f"{self._comms.get(pid, '?')} (pid {pid}){also}", fd
 
     @cached_property
     def _places(self) -> dict[int, list[int]]:
@@ -93,7 +93,7 @@ class Opened:
     def described(self, what: str, files: Sequence[int]) -> list[tuple[str, int]]:
         """``what`` with each user of the ``struct file *`` and its descriptors, count.
 
-        The descriptors come after a colon: ``TCP, nginx (7): fd 4, 5``.
+        The descriptors come after a colon: ``TCP, nginx (pid 7): fd 4, 5``.
         """
         users: defaultdict[str, list[int | None]] = defaultdict(list)
         for file in files:

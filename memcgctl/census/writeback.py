@@ -8,14 +8,17 @@ lists, and on 5.10, which does not list clean ones, those of the super blocks.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import drgn
 import numpy as np
 
+from memcgctl.census.backing import read_backings
 from memcgctl.census.bulk import addresses
 from memcgctl.census.lists import list_structs
+from memcgctl.census.tasks import read_tasks
 from memcgctl.kernel.layout import has_member, offset_of
 from memcgctl.model import Holder
 
@@ -59,8 +62,9 @@ def writeback_holders(
     inodes = {wb: _listed_inodes(kernel, wb, warnings) for wb, _, _ in found}
     if inodes and not has_member(kernel.prog, WB, "b_attached"):
         _add_attached_inodes(kernel, inodes, warnings)
+    paths = _paths(kernel, [at for its in inodes.values() for at, *_ in _named(its)])
     for wb, memcg, bdi in found:
-        detail = f"{_device(kernel, bdi)}: {_summary(inodes[wb])}"
+        detail = f"{_device(kernel, bdi)}: {_summary(inodes[wb], paths)}"
         yield memcg, Holder("writeback", 1, detail)
 
 
@@ -129,19 +133,47 @@ def _add_attached_inodes(
             found[int(rows["wb"][place])].setdefault(int(at[place]), inode)
 
 
-def _summary(inodes: Inodes) -> str:
-    """Which inodes are in which state: the first few by number."""
+def _named(inodes: Inodes) -> list[tuple[int, int, str]]:
+    """The first few inodes of each state: address, number, state; by number."""
+    ordered = sorted((number, at, state) for at, (number, state) in inodes.items())
+    return [
+        (at, number, state)
+        for wanted in dict.fromkeys(LISTS.values())
+        for number, at, state in [row for row in ordered if row[2] == wanted][:NAMED]
+    ]
+
+
+def _summary(inodes: Inodes, paths: dict[int, str]) -> str:
+    """Which inodes are in which state: the first few by number and path."""
     parts = []
-    for state in dict.fromkeys(LISTS.values()):
-        numbers = sorted(number for number, its in inodes.values() if its == state)
-        if numbers:
-            noun = "inode" if len(numbers) == 1 else "inodes"
-            named = ", ".join(map(str, numbers[:NAMED]))
-            more = len(numbers) - NAMED
-            parts.append(
-                f"{noun} {named}{f' and {more} more' if more > 0 else ''} {state}"
-            )
+    for state, total in Counter(state for _, state in inodes.values()).items():
+        named = [
+            f"{number} ({paths[at]})" if at in paths else str(number)
+            for at, number, its in _named(inodes)
+            if its == state
+        ]
+        more = f" and {total - len(named)} more" if total > len(named) else ""
+        noun = "inode" if total == 1 else "inodes"
+        parts.append(f"{noun} {', '.join(named)}{more} {state}")
     return "; ".join(parts) or "no inode listed"
+
+
+def _paths(kernel: OpenedKernel, inodes: list[int]) -> dict[int, str]:
+    """Paths, as the host sees them, of those ``struct inode *`` that have one."""
+    if not inodes:
+        return {}
+    try:
+        offset = offset_of(kernel.prog, "struct inode", "i_data")
+        mappings = addresses(inodes) + np.uint64(offset)
+        nobody: list[tuple[int, ...]] = [()] * len(inodes)
+        backings = read_backings(kernel, mappings, read_tasks(kernel), nobody, {})
+    except (LookupError, ValueError, drgn.FaultError):
+        return {}
+    return {
+        inode: backing.path
+        for inode, backing in zip(inodes, backings, strict=True)
+        if backing and backing.path
+    }
 
 
 def _device(kernel: OpenedKernel, bdi: int) -> str:
