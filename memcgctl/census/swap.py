@@ -133,7 +133,11 @@ def _page_ids(kernel: OpenedKernel, address: int, pages: int) -> Pieces:
         yield 0, None
         return
     page_size = drgn.sizeof(prog.type("struct page"))
-    vmemmap = int(prog["vmemmap"])
+    try:
+        vmemmap = int(prog["vmemmap"])
+    except LookupError:  # drgn could not read mem_section
+        yield 0, None
+        return
     direct_map = int(phys_to_virt(prog, 0))
     for at, data in memory.chunks(address, pages * 8, BATCH * 8, unit=8):
         first = (at - address) // 8
