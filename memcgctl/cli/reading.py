@@ -21,14 +21,28 @@ Progress = Callable[[str, int, int], None]
 
 @contextmanager
 def opened(paths: Paths) -> Iterator[tuple[OpenedKernel, Progress]]:
-    """The kernel that the five shared options name, and a bar for what takes time."""
+    """The kernel that the five shared options name, and a bar for what takes time.
+
+    A type, symbol or piece of memory that a command cannot do without and that the
+    kernel or core does not have becomes a KernelError.
+    """
+    import drgn
+
+    from memcgctl.kernel.errors import KernelError, first_line
     from memcgctl.kernel.program import Sources, open_kernel
 
-    with (
-        progress_bar() as progress,
-        open_kernel(Sources(*paths), progress=progress, notify=say) as kernel,
-    ):
-        yield kernel, progress
+    try:
+        with (
+            progress_bar() as progress,
+            open_kernel(Sources(*paths), progress=progress, notify=say) as kernel,
+        ):
+            yield kernel, progress
+    except (LookupError, drgn.FaultError) as error:
+        if type(error) in (KeyError, IndexError):  # not drgn's: ours
+            raise
+        raise KernelError(
+            f"the kernel cannot be understood: {first_line(error)}"
+        ) from error
 
 
 def load_census(path: Path, paths: Paths) -> Census:
