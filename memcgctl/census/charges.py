@@ -8,6 +8,7 @@ and those that have the file open.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -40,8 +41,14 @@ _KINDS: tuple[_Kind, ...] = ("file", "shmem", "anon", "kernel")  # folios.FILE, 
 # is on no LRU list (up to 6.16); 3 is KSM.
 _FLAGS, _ANON, _KSM = np.uint64(3), np.uint64(1), np.uint64(3)
 
+_ANON_KIND = _KINDS.index("anon")
+
 # All of a process's addresses, whether there are four or five levels of page tables.
 _USER_END = 1 << 56
+
+
+# How many pages each process has, by its position in ``tasks``.
+Sharers = Counter[int]
 
 
 @dataclass(frozen=True)
@@ -99,44 +106,52 @@ def details_for(
 ) -> dict[int, tuple[tuple[ChargeGroup, ...], tuple[SwapDeviceUse, ...]]]:
     """Charge groups and swap devices, by ``struct mem_cgroup *``, of those ``wanted``.
 
-    They must be in the tree. Raises KernelError if there is no memory map.
+    They must be in the tree. Groups come largest first. Raises KernelError if there is
+    no memory map.
     """
     processes = name_processes(read_tasks(kernel), tree)
     memcgs = addresses(list(wanted))
-    groups = charge_groups(kernel, tree, memcgs, processes, warnings, progress)
-    row = {address: row for row, address in enumerate(tree.address.tolist())}
-    ids = tree.memcg["id.id"].astype(np.int64)[[row[address] for address in wanted]]
-    devices = swap_devices(kernel, ids, processes, warnings)
-    return {
-        memcg: (tuple(of_memcg), on_devices)
-        for memcg, of_memcg, on_devices in zip(wanted, groups, devices, strict=True)
-    }
-
-
-def charge_groups(
-    kernel: OpenedKernel,
-    tree: Tree,
-    wanted: U64,
-    processes: Processes,
-    warnings: Warnings,
-    progress: Progress | None = None,
-) -> list[list[ChargeGroup]]:
-    """The charge groups of each ``struct mem_cgroup *`` in ``wanted``, largest first.
-
-    ``processes`` are all there are. Raises KernelError if there is no memory map.
-    """
-    tasks = processes.tasks
-    found = collect_folios(kernel, tree.address, wanted, warnings, progress)
+    found = collect_folios(kernel, tree.address, memcgs, warnings, progress)
     groups = group_folios(found)
     mappings, which = np.unique(groups.mapping, return_inverse=True)
     is_mapped = np.zeros(len(mappings), np.bool_)
     is_mapped[which[groups.mapped]] = True
     vmas = file_vmas(kernel, np.where(is_mapped, mappings, np.uint64(0)))
-    mappers = _mappers(kernel, found, groups, vmas, tasks, warnings)
+    # A swap entry whose folio is in the swap cache belongs to those who map this.
+    cached = _flag(kernel, found, "PG_swapcache") & (found.kind == _ANON_KIND)
+    mappers, of_cached = _map(
+        kernel, found, vmas, cached, groups.of, processes.tasks, warnings
+    )
+    lists = _charge_groups(
+        kernel, tree, memcgs, processes, found, groups, vmas, mappers
+    )
+    entries = {int(found.private[folio]): users for folio, users in of_cached.items()}
+    row = {address: row for row, address in enumerate(tree.address.tolist())}
+    ids = tree.memcg["id.id"].astype(np.int64)[[row[address] for address in wanted]]
+    devices = swap_devices(kernel, ids, entries, processes, warnings)
+    return {
+        memcg: (tuple(of_memcg), on_devices)
+        for memcg, of_memcg, on_devices in zip(wanted, lists, devices, strict=True)
+    }
+
+
+def _charge_groups(
+    kernel: OpenedKernel,
+    tree: Tree,
+    wanted: U64,
+    processes: Processes,
+    found: Folios,
+    groups: Groups,
+    vmas: Vmas,
+    mappers: dict[int, Sharers],
+) -> list[list[ChargeGroup]]:
+    """The charge groups of each memcg in ``wanted``, largest first."""
+    tasks, page_size = processes.tasks, kernel.memory.page_size
+    mappings, which = np.unique(groups.mapping, return_inverse=True)
     openers = read_openers(kernel, mappings, tasks)
     users = [set(openers.tasks.get(place, ())) for place in range(len(mappings))]
     for group, sharers in mappers.items():
-        users[which[group]].update(place for place, _ in sharers)
+        users[which[group]].update(sharers)
     seen = {**_seen_mapped(kernel, vmas, tasks), **openers.seen}
     backings = read_backings(kernel, mappings, tasks, users, seen)
     on_bdev = np.array([b is not None and b.kind == "bdev" for b in backings], np.bool_)
@@ -146,7 +161,7 @@ def charge_groups(
     blocking = evict.obstacles(
         kernel, tree, wanted, found, flags[which][groups.of], on_bdev[which][groups.of]
     )
-    totals = _Totals(groups.of, found.pages, len(groups.memcg), kernel.memory.page_size)
+    totals = _Totals(groups.of, found.pages, len(groups.memcg), page_size)
     free = ~np.any(list(blocking.values()), axis=0)
     obstacles = {name: totals(mask) for name, mask in blocking.items()}
     every, evictable = totals(np.ones(len(free), np.bool_)), totals(free)
@@ -171,8 +186,8 @@ def charge_groups(
                 dirty_bytes=dirty[group],
                 backing=backings[place],
                 mappers=tuple(
-                    processes.process(position, pages * kernel.memory.page_size)
-                    for position, pages in mappers.get(group, ())
+                    processes.process(position, pages * page_size)
+                    for position, pages in mappers.get(group, Counter()).most_common()
                 ),
                 openers=tuple(
                     processes.process(position, every[group])
@@ -220,20 +235,22 @@ def _flag(kernel: OpenedKernel, found: Folios, name: str) -> NDArray[np.bool_]:
     return np.asarray(found.flags >> bit & np.uint64(1), np.bool_)
 
 
-def _mappers(
+def _map(
     kernel: OpenedKernel,
     found: Folios,
-    groups: Groups,
     of_files: Vmas,
+    apart: NDArray[np.bool_],
+    of: NDArray[np.int64],
     tasks: Tasks,
     warnings: Warnings,
-) -> dict[int, list[tuple[int, int]]]:
-    """Who maps each mapped group: (position in ``tasks``, pages), most first.
+) -> tuple[dict[int, Sharers], dict[int, Sharers]]:
+    """Who maps each group, and who maps each folio that is looked at ``apart``.
 
     The reverse map says where to look, page tables how much is there. KSM pages have
-    a reverse map of their own; for these all address spaces are looked at.
+    a reverse map of their own; for these all address spaces are looked at. ``of`` is
+    the group of each folio.
     """
-    mapped = found.mapcount > 0
+    (mapped,) = (found.mapcount > 0).nonzero()
     mapping = found.mapping[mapped]
     anon = mapping[(mapping & _FLAGS) == _ANON] & ~_FLAGS
     areas = [of_files, anon_vmas(kernel, unique(anon))]
@@ -246,23 +263,28 @@ def _mappers(
         np.concatenate([area.start for area in areas]),
         np.concatenate([area.end for area in areas]),
     )
+    # What is looked at apart has a number of its own, beyond those of the groups.
+    groups = int(of.max(initial=-1)) + 1
+    number = np.where(apart, groups + np.arange(len(of)), of)
     frames = Frames(
         found.pfn[mapped].astype(np.uint64),
         found.pages[mapped].astype(np.uint64),
-        groups.of[mapped],
+        number[mapped],
     )
     positions: dict[int, list[int]] = {}
     for position, address in enumerate(tasks.mm.tolist()):
         positions.setdefault(address, []).append(position)
-    mappers: dict[int, list[tuple[int, int]]] = {}
+    by_group: dict[int, Sharers] = {}
+    by_folio: dict[int, Sharers] = {}
     for place, group, pages in mapped_pages(kernel, mms, frames, ranges):
         sharers = positions.get(int(mms[place]), ())
         if not sharers:
             warnings["memory is mapped by an address space without a process"] += 1
-        mappers.setdefault(group, []).extend((sharer, pages) for sharer in sharers)
-    for found_mappers in mappers.values():
-        found_mappers.sort(key=lambda mapper: (-mapper[1], mapper[0]))
-    return mappers
+        if group >= groups:
+            folio, group = group - groups, int(of[group - groups])
+            by_folio.setdefault(folio, Counter()).update(dict.fromkeys(sharers, pages))
+        by_group.setdefault(group, Counter()).update(dict.fromkeys(sharers, pages))
+    return by_group, by_folio
 
 
 def _everything(tasks: Tasks) -> Vmas:

@@ -9,7 +9,7 @@ looked for in the page tables of the processes that swapoff would visit
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,7 @@ from memcgctl.model import Backing, SwapDeviceUse, SwapOwner
 if TYPE_CHECKING:
     from memcgctl.census.charges import Processes
     from memcgctl.census.records import Warnings
+    from memcgctl.census.tasks import Tasks
     from memcgctl.kernel.program import OpenedKernel
 
 # include/linux/swapops.h: a swp_entry_t is the number of the device and, from this bit
@@ -56,6 +57,8 @@ _SLOTS = 1024
 
 # Who holds an entry (by its position among those who do), whose it is, its device.
 Cell = tuple[int, int, int]
+# The same, with the holder as a position in ``tasks`` or as a name.
+Held = tuple[int | str, int, int]
 
 
 @dataclass(frozen=True)
@@ -92,31 +95,58 @@ class Charged:
 def swap_devices(
     kernel: OpenedKernel,
     private_ids: NDArray[np.int64],
+    cached: Mapping[int, Counter[int]],
     processes: Processes,
     warnings: Warnings,
 ) -> list[tuple[SwapDeviceUse, ...]]:
     """The swap entries of memcgs, by device, with their owners.
 
     ``private_ids`` has the ``memcg->id.id`` of each, 0 for one that has none.
+    ``cached`` says who maps how many pages of a folio in the swap cache, by its first
+    entry and by the process's position.
     """
     charged = _charged_entries(kernel, private_ids, warnings)
     result: list[tuple[SwapDeviceUse, ...]] = [() for _ in private_ids]
     if not len(charged.entry):
         return result
+    held = Counter[Held]()
+    for looked in (
+        _in_page_tables(kernel, charged, processes.tasks),
+        _in_swap_cache(charged, cached),
+        _in_shmem(kernel, charged, processes.tasks),
+        _in_slot_caches(kernel, charged),
+    ):
+        held.update(looked)
     owners: dict[tuple[int, int], list[SwapOwner]] = {}
-    for look in (_processes, _inodes, _freed):
-        for (_, memcg, device), owner in look(kernel, charged, processes):
-            owners.setdefault((memcg, device), []).append(owner)
+    for (holder, *cell), entries in held.most_common():
+        memcg, device = cell
+        owners.setdefault((memcg, device), []).append(
+            _owner(processes, holder, entries)
+        )
     every = np.arange(len(charged.entry))
     names = _device_names(kernel, processes)
-    for cell, entries in charged.count(every, every * 0).items():
-        _, memcg, device = cell
-        found = owners.get((memcg, device), [])
-        found.sort(key=lambda owner: (-owner.entries, owner.pid or 0))
-        name = names.get(device) or f"swap device {device}"
-        use = SwapDeviceUse(device=name, entries=entries, owners=tuple(found))
+    for (_, memcg, device), entries in charged.count(every, every * 0).items():
+        use = SwapDeviceUse(
+            device=names.get(device) or f"swap device {device}",
+            entries=entries,
+            owners=tuple(owners.get((memcg, device), ())),
+        )
         result[memcg] = (*result[memcg], use)
     return result
+
+
+def _owner(processes: Processes, holder: int | str, entries: int) -> SwapOwner:
+    if isinstance(holder, str):
+        return SwapOwner(None, holder, "", 0, entries)
+    process = processes.process(holder, 0)
+    return SwapOwner(
+        pid=process.pid,
+        comm=process.comm,
+        memcg=process.memcg,
+        memcg_id=process.memcg_id,
+        entries=entries,
+        start_ticks=process.start_ticks,
+    )
 
 
 def _charged_entries(
@@ -138,51 +168,55 @@ def _charged_entries(
     return Charged(entry[order], memcg[order])
 
 
-def _processes(
-    kernel: OpenedKernel, charged: Charged, processes: Processes
-) -> Iterator[tuple[Cell, SwapOwner]]:
-    """Owners by page tables: every process that has an entry in them."""
-    mms = unique(processes.tasks.mm)
+def _in_page_tables(
+    kernel: OpenedKernel, charged: Charged, tasks: Tasks
+) -> Counter[Held]:
+    """Entries in the page tables of processes."""
+    mms = unique(tasks.mm)
     # Whoever had a page swapped out is on init_mm.mmlist until it exits.
     link = np.uint64(offset_of(kernel.prog, "struct mm_struct", "mmlist"))
     rows = read_structs(kernel, "struct mm_struct", mms, {"next": "mmlist.next"})
     mms = mms[rows["next"] != mms + link]
-    counts: Counter[Cell] = Counter()
+    counts = Counter[Cell]()
     for leaves in walk(kernel, mms):
         mm, device, offset = swap_entries(leaves)
         entry = (device.astype(np.uint64) << _TYPE_SHIFT) | (offset & _OFFSET_MASK)
         place, known = charged.find(entry)
-        counts += charged.count(place[known], mm[known])
-    yield from _sharers(counts, mms, processes)
+        counts.update(charged.count(place[known], mm[known]))
+    return _of_sharers(counts, mms, tasks)
 
 
-def _sharers(
-    counts: Counter[Cell], mms: U64, processes: Processes
-) -> Iterator[tuple[Cell, SwapOwner]]:
-    """For cells whose holder is a position in ``mms``: the processes that have it."""
+def _of_sharers(counts: Counter[Cell], mms: U64, tasks: Tasks) -> Counter[Held]:
+    """From positions in ``mms`` to those of all processes that have these."""
     positions: dict[int, list[int]] = {}
-    for position, mm in enumerate(processes.tasks.mm.tolist()):
+    for position, mm in enumerate(tasks.mm.tolist()):
         positions.setdefault(mm, []).append(position)
-    for cell, entries in counts.items():
-        for position in positions.get(int(mms[cell[0]]), ()):
-            process = processes.process(position, 0)
-            yield (
-                cell,
-                SwapOwner(
-                    pid=process.pid,
-                    comm=process.comm,
-                    memcg=process.memcg,
-                    memcg_id=process.memcg_id,
-                    entries=entries,
-                    start_ticks=process.start_ticks,
-                ),
-            )
+    return Counter(
+        {
+            (position, memcg, device): entries
+            for (mm, memcg, device), entries in counts.items()
+            for position in positions.get(int(mms[mm]), ())
+        }
+    )
 
 
-def _inodes(
-    kernel: OpenedKernel, charged: Charged, processes: Processes
-) -> Iterator[tuple[Cell, SwapOwner]]:
-    """Owners of shmem: processes that map it, or else the inodes themselves."""
+def _in_swap_cache(
+    charged: Charged, cached: Mapping[int, Counter[int]]
+) -> Counter[Held]:
+    """Entries whose folio is in the swap cache and mapped."""
+    held = Counter[Held]()
+    for first, sharers in cached.items():
+        most = max(sharers.values(), default=0)
+        entries = addresses([first + step for step in range(min(most, _MAX_RUN))])
+        place, known = charged.find(entries)
+        for position, pages in sharers.items():
+            here = place[:pages][known[:pages]]
+            held.update(charged.count(here, here * 0 + position))
+    return held
+
+
+def _in_shmem(kernel: OpenedKernel, charged: Charged, tasks: Tasks) -> Counter[Held]:
+    """Entries in shmem inodes: of the processes that map them there, or the inodes'."""
     mappings = _swapped_mappings(kernel)
     heads = read_structs(
         kernel, "struct address_space", mappings, {"head": "i_pages.xa_head"}
@@ -200,24 +234,24 @@ def _inodes(
     owners, holder = np.unique(holder, return_inverse=True)
     mappings = mappings[owners]
     vmas = file_vmas(kernel, mappings)
-    mms = unique(processes.tasks.mm)
+    mms = unique(tasks.mm)
     mm, alive = find(mms, vmas.mm)
     starts = np.searchsorted(holder, np.arange(len(mappings) + 1))
     mapped = np.zeros(len(place), np.bool_)
-    counts: Counter[Cell] = Counter()
+    counts = Counter[Cell]()
     for area in alive.nonzero()[0].tolist():
         first, end = starts[vmas.owner[area] : vmas.owner[area] + 2]
         pages = (vmas.end[area] - vmas.start[area]) >> np.uint64(12)
         bounds = np.array([0, pages], np.uint64) + vmas.pgoff[area]
         inside = slice(*(first + np.searchsorted(index[first:end], bounds)))
         mapped[inside] = True
-        counts += charged.count(place[inside], holder[inside] * 0 + mm[area])
-    yield from _sharers(counts, mms, processes)
-    backings = read_backings(
-        kernel, mappings, processes.tasks, [()] * len(mappings), {}
-    )
+        counts.update(charged.count(place[inside], holder[inside] * 0 + mm[area]))
+    held = _of_sharers(counts, mms, tasks)
+    backings = read_backings(kernel, mappings, tasks, [()] * len(mappings), {})
     for cell, entries in charged.count(place[~mapped], holder[~mapped]).items():
-        yield cell, SwapOwner(None, _inode_name(backings[cell[0]]), "", 0, entries)
+        inode, memcg, device = cell
+        held[_inode_name(backings[inode]), memcg, device] += entries
+    return held
 
 
 def _swapped_mappings(kernel: OpenedKernel) -> U64:
@@ -243,17 +277,16 @@ def _inode_name(backing: Backing | None) -> str:
     return backing.path or f"{backing.fs} {backing.device} inode {backing.inode}"
 
 
-def _freed(
-    kernel: OpenedKernel, charged: Charged, _: Processes
-) -> Iterator[tuple[Cell, SwapOwner]]:
+def _in_slot_caches(kernel: OpenedKernel, charged: Charged) -> Counter[Held]:
     """Entries that are free but stay charged, in a CPU's cache until it is full.
 
     These caches went with 6.14.
     """
+    held = Counter[Held]()
     try:
         caches = kernel.percpu("swp_slots", "struct swap_slots_cache")
     except LookupError:
-        return
+        return held
     for cpu in for_each_possible_cpu(kernel.prog):
         try:
             cache = per_cpu(caches, cpu)
@@ -266,9 +299,9 @@ def _freed(
         slots = read_rows(kernel, addresses([address]), np.dtype(("<u8", (count,))))
         place, known = charged.find(slots[0])
         place = place[known]
-        for cell, entries in charged.count(place, place * 0).items():
-            name = f"freed entries in a cache of CPU {cpu}"
-            yield cell, SwapOwner(None, name, "", 0, entries)
+        for (_, memcg, device), entries in charged.count(place, place * 0).items():
+            held[f"freed entries in a cache of CPU {cpu}", memcg, device] += entries
+    return held
 
 
 def _device_names(kernel: OpenedKernel, processes: Processes) -> dict[int, str]:
