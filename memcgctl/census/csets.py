@@ -16,7 +16,7 @@ import numpy as np
 
 from memcgctl.census import tasks
 from memcgctl.census.bulk import U64, Rows, addresses, read_structs
-from memcgctl.census.lists import list_structs, occupied
+from memcgctl.census.lists import list_walker, occupied
 from memcgctl.kernel.layout import has_member, offset_of
 from memcgctl.model import Holder
 
@@ -80,15 +80,11 @@ def mm_list_holders(
     if not has_member(kernel.prog, MEMCG, "mm_list"):
         return
     heads = wanted + np.uint64(offset_of(kernel.prog, MEMCG, "mm_list.fifo"))
+    walk = list_walker(
+        kernel, "struct mm_struct", "lru_gen.list", {"owner": "owner"}, warnings
+    )
     for place in occupied(kernel, heads).nonzero()[0].tolist():
-        _, rows = list_structs(
-            kernel,
-            int(heads[place]),
-            "struct mm_struct",
-            "lru_gen.list",
-            {"owner": "owner"},
-            warnings,
-        )
+        _, rows = walk(int(heads[place]))
         if len(rows):
             owners = read_structs(
                 kernel, TASK, addresses(rows["owner"]), {"pid": "pid", "comm": "comm"}
@@ -125,16 +121,12 @@ def _css_sets(
     cgroups = read_structs(kernel, MEMCG, wanted, {"cgroup": "css.cgroup"})["cgroup"]
     offset = offset_of(prog, "struct cgroup", "e_csets") + 16 * memory
     heads = np.where(cgroups, cgroups + np.uint64(offset), np.uint64(0))
+    members = {"subsys": "subsys", "refs": "refcount.refs.counter"}
+    walk = list_walker(
+        kernel, "struct css_set", "e_cset_node", members, warnings, index=memory
+    )
     for place in occupied(kernel, heads).nonzero()[0].tolist():
-        at, rows = list_structs(
-            kernel,
-            int(heads[place]),
-            "struct css_set",
-            "e_cset_node",
-            {"subsys": "subsys", "refs": "refcount.refs.counter"},
-            warnings,
-            index=memory,
-        )
+        at, rows = walk(int(heads[place]))
         # A cgroup has a new css after its controller was disabled and enabled again.
         here = rows["subsys"][:, memory] == csses[place]
         for cset, refs in zip(at[here].tolist(), rows["refs"][here], strict=True):

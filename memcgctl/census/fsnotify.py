@@ -16,7 +16,7 @@ import numpy as np
 
 from memcgctl.census.bulk import U64, read_structs
 from memcgctl.census.files import Opened
-from memcgctl.census.lists import list_structs, occupied
+from memcgctl.census.lists import list_walker, occupied
 from memcgctl.kernel.layout import has_member, offset_of
 from memcgctl.model import Holder
 
@@ -58,15 +58,11 @@ def event_holders(
     offset = offset_of(kernel.prog, "struct eventfd_ctx", "wqh.head")
     heads = np.where(contexts, contexts + np.uint64(offset), np.uint64(0))
     found: defaultdict[int, list[int]] = defaultdict(list)
+    walk = list_walker(
+        kernel, "struct wait_queue_entry", "entry", {"func": "func"}, warnings
+    )
     for place in occupied(kernel, heads).nonzero()[0].tolist():
-        entries, rows = list_structs(
-            kernel,
-            int(heads[place]),
-            "struct wait_queue_entry",
-            "entry",
-            {"func": "func"},
-            warnings,
-        )
+        entries, rows = walk(int(heads[place]))
         events = entries[rows["func"] == wake]
         memcgs = read_structs(
             kernel,

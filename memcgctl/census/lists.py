@@ -7,7 +7,7 @@ a walk ends at a fault, at an element seen before and at a bound, and says so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 LIMIT = 1 << 20
 
 
+Walk = Callable[[int], tuple[U64, Rows]]
+
+
 def list_structs(
     kernel: OpenedKernel,
     head: int,
@@ -31,11 +34,22 @@ def list_structs(
     link: str,
     members: Mapping[str, str],
     warnings: Warnings,
+) -> tuple[U64, Rows]:
+    """The structures on one list, as ``list_walker`` finds them."""
+    return list_walker(kernel, type_name, link, members, warnings)(head)
+
+
+def list_walker(
+    kernel: OpenedKernel,
+    type_name: str,
+    link: str,
+    members: Mapping[str, str],
+    warnings: Warnings,
     *,
     index: int = 0,
     limit: int = LIMIT,
-) -> tuple[U64, Rows]:
-    """The structures on the list at ``head``: their addresses and ``members``.
+) -> Walk:
+    """What finds the structures on the list at a head: addresses and ``members``.
 
     ``link`` is the path of the ``struct list_head`` in ``type_name`` (of an array of
     them, the ``index``-th), ``members`` maps field names to member paths. Raises
@@ -54,19 +68,24 @@ def list_structs(
             "itemsize": end - start,
         }
     )
-    found: dict[int, bytes] = {}
-    # One that is NULL was never set up: b_attached of a device's own wb.
-    node = int(read_pointers(kernel, addresses([head]))[0]) or head
-    while node != head and node not in found and len(found) < limit:
-        data = kernel.memory.try_read(node - offset + start, span.itemsize)
-        if data is None:
-            break
-        found[node] = data
-        node = int.from_bytes(data[offset - start : offset - start + 8], "little")
-    if node != head:
-        warnings[f"a list of {type_name} could not be followed to its end"] += 1
-    at = addresses([(node - offset) % 2**64 for node in found])
-    return at, np.frombuffer(b"".join(found.values()), span)
+    link_at = slice(offset - start, offset - start + 8)
+
+    def walk(head: int) -> tuple[U64, Rows]:
+        found: dict[int, bytes] = {}
+        # One that is NULL was never set up: b_attached of a device's own wb.
+        node = int(read_pointers(kernel, addresses([head]))[0]) or head
+        while node != head and node not in found and len(found) < limit:
+            data = kernel.memory.try_read(node - offset + start, span.itemsize)
+            if data is None:
+                break
+            found[node] = data
+            node = int.from_bytes(data[link_at], "little")
+        if node != head:
+            warnings[f"a list of {type_name} could not be followed to its end"] += 1
+        at = addresses([(node - offset) % 2**64 for node in found])
+        return at, np.frombuffer(b"".join(found.values()), span)
+
+    return walk
 
 
 def occupied(kernel: OpenedKernel, heads: U64) -> NDArray[np.bool_]:

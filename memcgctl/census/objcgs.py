@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from memcgctl.census import folios
 from memcgctl.census.bulk import U64, addresses, read_pointers, read_structs
-from memcgctl.census.lists import list_structs, occupied
+from memcgctl.census.lists import list_walker, occupied
 from memcgctl.census.memmap import page_ranges
 from memcgctl.census.percpu import read_machine
 from memcgctl.kernel.layout import has_member, offset_of
@@ -99,10 +99,9 @@ def _lists(
     owner, parents, name = _holders_of(kernel, memcgs, "objcg_list")
     offset = offset_of(kernel.prog, name, "objcg_list")
     heads = np.where(parents, parents + np.uint64(offset), np.uint64(0))
+    walk = list_walker(kernel, OBJCG, "list", {"memcg": "memcg"}, warnings)
     for place in occupied(kernel, heads).nonzero()[0].tolist():
-        objcgs, _ = list_structs(
-            kernel, int(heads[place]), OBJCG, "list", {"memcg": "memcg"}, warnings
-        )
+        objcgs, _ = walk(int(heads[place]))
         if len(objcgs):
             yield int(owner[place]), objcgs
 

@@ -9,7 +9,7 @@ lists, and on 5.10, which does not list clean ones, those of the super blocks.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import drgn
@@ -17,7 +17,7 @@ import numpy as np
 
 from memcgctl.census.backing import read_backings
 from memcgctl.census.bulk import addresses
-from memcgctl.census.lists import list_structs
+from memcgctl.census.lists import list_structs, list_walker, occupied
 from memcgctl.census.tasks import read_tasks
 from memcgctl.kernel.layout import has_member, offset_of
 from memcgctl.model import Holder
@@ -59,12 +59,13 @@ def writeback_holders(
         for wb, (memcg, bdi) in _writebacks(kernel, warnings).items()
         if memcg - css in wanted
     ]
-    inodes = {wb: _listed_inodes(kernel, wb, warnings) for wb, _, _ in found}
+    inodes = _listed_inodes(kernel, [wb for wb, _, _ in found], warnings)
     if inodes and not has_member(kernel.prog, WB, "b_attached"):
         _add_attached_inodes(kernel, inodes, warnings)
     paths = _paths(kernel, [at for its in inodes.values() for at, *_ in _named(its)])
+    devices = {bdi: _device(kernel, bdi) for bdi in {bdi for _, _, bdi in found}}
     for wb, memcg, bdi in found:
-        detail = f"{_device(kernel, bdi)}: {_summary(inodes[wb], paths)}"
+        detail = f"{devices[bdi]}: {_summary(inodes[wb], paths)}"
         yield memcg, Holder("writeback", 1, detail)
 
 
@@ -88,21 +89,21 @@ def _writebacks(kernel: OpenedKernel, warnings: Warnings) -> dict[int, tuple[int
     return found
 
 
-def _listed_inodes(kernel: OpenedKernel, wb: int, warnings: Warnings) -> Inodes:
-    """The inodes on the lists of one wb."""
-    found: Inodes = {}
+def _listed_inodes(
+    kernel: OpenedKernel, wbs: Sequence[int], warnings: Warnings
+) -> dict[int, Inodes]:
+    """The inodes on the lists of each wb."""
+    found: dict[int, Inodes] = {wb: {} for wb in wbs}
+    walk = list_walker(kernel, "struct inode", "i_io_list", {"ino": "i_ino"}, warnings)
     for name, state in LISTS.items():
-        if has_member(kernel.prog, WB, name):
-            at, rows = list_structs(
-                kernel,
-                wb + offset_of(kernel.prog, WB, name),
-                "struct inode",
-                "i_io_list",
-                {"ino": "i_ino"},
-                warnings,
-            )
-            for inode, number in zip(at.tolist(), rows["ino"].tolist(), strict=True):
-                found[inode] = number, state
+        if not has_member(kernel.prog, WB, name):
+            continue
+        heads = addresses(wbs) + np.uint64(offset_of(kernel.prog, WB, name))
+        for place in occupied(kernel, heads).nonzero()[0].tolist():
+            at, rows = walk(int(heads[place]))
+            numbers = rows["ino"].tolist()
+            states = {i: (n, state) for i, n in zip(at.tolist(), numbers, strict=True)}
+            found[wbs[place]].update(states)
     return found
 
 
@@ -119,15 +120,10 @@ def _add_attached_inodes(
         {"dev": "s_dev"},
         warnings,
     )
+    members = {"ino": "i_ino", "wb": "i_wb"}
+    walk = list_walker(kernel, "struct inode", "i_sb_list", members, warnings)
     for head in (supers + np.uint64(offset)).tolist():
-        at, rows = list_structs(
-            kernel,
-            head,
-            "struct inode",
-            "i_sb_list",
-            {"ino": "i_ino", "wb": "i_wb"},
-            warnings,
-        )
+        at, rows = walk(head)
         for place in np.isin(rows["wb"], addresses(list(found))).nonzero()[0].tolist():
             inode = int(rows["ino"][place]), LISTS["b_attached"]
             found[int(rows["wb"][place])].setdefault(int(at[place]), inode)

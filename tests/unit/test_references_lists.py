@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memcgctl.census.bulk import addresses
-from memcgctl.census.lists import list_structs, occupied
+from memcgctl.census.lists import list_walker, occupied
 from memcgctl.census.records import Warnings
 from tests.unit.fake_kernel import FakeKernel
 
@@ -36,16 +36,15 @@ def walk(
     fake: FakeKernel, at: int, index: int = 0, limit: int = 1 << 20
 ) -> tuple[list[int], list[int], Warnings]:
     warnings = Warnings()
-    found, rows = list_structs(
+    found, rows = list_walker(
         fake.kernel,
-        at,
         "struct thing",
         "links",
         {"number": "number"},
         warnings,
         index=index,
         limit=limit,
-    )
+    )(at)
     return found.tolist(), rows["number"].tolist(), warnings
 
 
