@@ -8,6 +8,7 @@ it, names the same release. Else VMCOREINFO is looked for in the memory itself.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ Notify = Callable[[str], None]
 
 _BLOCK = 4 << 20
 _UTS_SIZE = 512
+_REHEARSAL_SECONDS = 60
+_MAX_MESSAGE = 300
 
 # libkdumpfile reads no memory, not even physical, of a file without VMCOREINFO.
 _MAKESHIFT = (
@@ -91,13 +94,11 @@ def _open_by_itself(core: CoreFile, progress: Progress, notify: Notify) -> Dump:
 
 def _open(core: CoreFile, info: Vmcoreinfo | None) -> Dump:
     """Open with this VMCOREINFO, or with what libkdumpfile finds in the file."""
+    given = None if info is None else info.raw
+    if core.format == "kdump":
+        _rehearse(core, given)
     try:
-        prog = drgn.Program(
-            # QEMU's files in kdump's format do not name the machine.
-            drgn.Platform(drgn.Architecture.X86_64),
-            vmcoreinfo=None if info is None else info.raw,
-        )
-        prog.set_core_dump(core.path)
+        prog = _program(core, given)
         raw: bytes = prog["VMCOREINFO"].string_()
     except Exception as error:  # drgn and libkdumpfile have many
         raise KernelError(f"cannot be opened: {first_line(error)}") from error
@@ -109,12 +110,42 @@ def _open(core: CoreFile, info: Vmcoreinfo | None) -> Dump:
     return Dump(prog, info, core.missing, warnings)
 
 
+def _program(core: CoreFile, note: bytes | None) -> drgn.Program:
+    # QEMU's files in kdump's format do not name the machine.
+    platform = drgn.Platform(drgn.Architecture.X86_64)
+    prog = drgn.Program(platform, vmcoreinfo=note)
+    prog.set_core_dump(core.path)
+    return prog
+
+
+def _rehearse(core: CoreFile, note: bytes | None) -> None:
+    """Let a copy of this process open the file first; raises KernelError if it fails.
+
+    libkdumpfile's error paths are not safe: on damaged notes they can crash.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.alarm(_REHEARSAL_SECONDS)
+            _program(core, note)
+            os.write(writer, b"opened")
+        except BaseException as error:
+            os.write(writer, first_line(error).encode(errors="replace")[:_MAX_MESSAGE])
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as answers:
+        answer = answers.read().decode()
+    os.waitpid(child, 0)
+    if answer != "opened":
+        raise KernelError(f"cannot be opened: {answer or 'libkdumpfile crashed on it'}")
+
+
 def _check_memory(prog: drgn.Program, info: Vmcoreinfo) -> None:
     """Whether the addresses in VMCOREINFO lead to the kernel that it speaks of."""
     try:
         uts: bytes = prog.read(info.symbols["init_uts_ns"], _UTS_SIZE)
-    except KeyError:
-        raise KernelError("has a VMCOREINFO without init_uts_ns") from None
     except Exception as error:
         raise KernelError(
             f"has a VMCOREINFO that leads nowhere: {first_line(error)}"
@@ -145,12 +176,8 @@ def _elf_pieces(core: CoreFile) -> Iterator[tuple[int, bytes]]:
 
 
 def _kdump_pieces(core: CoreFile) -> Iterator[tuple[int, bytes]]:
-    try:
-        platform = drgn.Platform(drgn.Architecture.X86_64)
-        prog = drgn.Program(platform, vmcoreinfo=_MAKESHIFT)
-        prog.set_core_dump(core.path)
-    except Exception:
-        return
+    _rehearse(core, _MAKESHIFT)
+    prog = _program(core, _MAKESHIFT)
     with core.path.open("rb") as file:
         for address, size in kdump.KdumpFile(file).page_runs(_BLOCK):
             try:

@@ -25,6 +25,7 @@ from memcgctl.kernel.symbols import Addresses, Symbols
 _MAX_SYMBOLS = 1 << 23
 _MAX_NAMES = 1 << 28
 _MAX_IMAGE = 1 << 30  # KERNEL_IMAGE_SIZE
+_MAX_HOLE = 64 << 20
 _MAX_FOUND = 64
 _TOKENS = 256
 _INDEX_SIZE = 2 * _TOKENS
@@ -185,11 +186,14 @@ def find_tables(memory: Memory, start: int, size: int) -> Iterator[Tables]:
 
     Yields what looks like them; ``read_symbols`` tells whether it is.
     """
-    tail_at, tail = start, b""
+    tail_at, tail, last = start, b"", start
     for address, data in memory.chunks(start, size):
         if data is None:
             tail = b""
+            if address - last > _MAX_HOLE:
+                return
             continue
+        last = address
         if not tail:
             tail_at = address
         block = tail + data
@@ -206,6 +210,8 @@ def _index_candidates(block: bytes) -> list[int]:
     # Aligned to 4 bytes at least.
     at = np.flatnonzero(words[: max(len(words) - _TOKENS + 1, 0) : 2] == 0) * 2
     for step in range(1, _TOKENS):
+        if not len(at):
+            break
         growth = words[at + step] - words[at + step - 1]
         at = at[(growth > 0) & (growth < _MAX_TOKEN)]
     return [int(offset) * 2 for offset in at]

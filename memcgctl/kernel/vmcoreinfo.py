@@ -57,10 +57,11 @@ def parse(raw: bytes) -> Vmcoreinfo:
         key, equals, value = line.partition("=")
         if equals:
             values[key] = value.strip()
-    for key in ("OSRELEASE", "PAGESIZE", "SYMBOL(swapper_pg_dir)", "SYMBOL(_stext)"):
-        if key not in values:
-            raise KernelError(f"has a damaged VMCOREINFO, without {key}")
-    return Vmcoreinfo(raw, values)
+    info = Vmcoreinfo(raw, values)
+    for name in ("OSRELEASE", "PAGESIZE", "swapper_pg_dir", "_stext", "init_uts_ns"):
+        if not values.get(name) and name not in info.symbols:
+            raise KernelError(f"has a damaged VMCOREINFO, without {name}")
+    return info
 
 
 # The kernel writes OSRELEASE first; PAGESIZE tells it from a log or a shell history.
