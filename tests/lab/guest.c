@@ -328,6 +328,8 @@ static void perform(char *word)
 		write_file(arg);
 	else if (IS("fsync"))
 		sync_file(arg);
+	else if (IS("sleep"))
+		usleep(1000 * atoi(arg));
 	else if (IS("swapon"))
 		swap_on(arg);
 	else if (IS("forget"))

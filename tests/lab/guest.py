@@ -42,6 +42,7 @@ class Machine:
     cpu: str = "qemu64"
     cmdline: str = ""
     disks: tuple[Path, ...] = ()
+    modules: tuple[str, ...] = ()
     qemu: tuple[str, ...] = ()
     vmcoreinfo: bool = True
 
@@ -158,7 +159,7 @@ def boot(kernel: Path, machine: Machine) -> Iterator[Guest]:
     vmlinuz = next(kernel.rglob("vmlinuz*"))
     with tempfile.TemporaryDirectory(prefix="memcgctl-lab-") as name:
         directory = Path(name)
-        initrd = initramfs.build(kernel, directory)
+        initrd = initramfs.build(kernel, directory, machine.modules)
         with contextlib.ExitStack() as stack:
             listeners = []
             for path in ["agent", "qmp"]:

@@ -11,17 +11,17 @@ import re
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 # Whatever of these the kernel has built in is not in its packages as a module.
-MODULES = ["virtio_pci", "virtio_blk", "qemu_fw_cfg", "lzo-rle", "zram", "xfs"]
+MODULES = ["virtio_pci", "virtio_blk", "qemu_fw_cfg", "lzo-rle", "zram"]
 
 INIT = """#!/bin/sh
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-while read module; do insmod /modules/$module || echo "insmod $module failed"; done < /modules/order
+while read module; do insmod /modules/$module; done < /modules/order
 exec /bin/lab agent /dev/ttyS1
 """
 
@@ -36,7 +36,7 @@ def build_helper(directory: Path) -> Path:
     return program
 
 
-def find_modules(kernel: Path, wanted: list[str]) -> list[Path]:
+def find_modules(kernel: Path, wanted: Sequence[str]) -> list[Path]:
     """Module files under ``kernel`` in the order in which to load them.
 
     Dependencies come from the modules' own ``depends=`` (``.modinfo`` section), as
@@ -75,7 +75,7 @@ def entry(name: str, mode: int, data: bytes = b"", number: int = 0) -> bytes:
     return head + b"\0" * (-len(head) % 4) + data + b"\0" * (-len(data) % 4)
 
 
-def entries(kernel: Path, helper: Path) -> Iterator[bytes]:
+def entries(kernel: Path, helper: Path, modules: Sequence[str]) -> Iterator[bytes]:
     for name in ["bin", "dev", "proc", "sys", "mnt", "tmp", "modules"]:
         yield entry(name, stat.S_IFDIR | 0o755)
     busybox = shutil.which("busybox")
@@ -89,7 +89,7 @@ def entries(kernel: Path, helper: Path) -> Iterator[bytes]:
     yield entry("bin/lab", stat.S_IFREG | 0o755, helper.read_bytes())
     yield entry("init", stat.S_IFREG | 0o755, INIT.encode())
     order = []
-    for path in find_modules(kernel, MODULES):
+    for path in find_modules(kernel, [*MODULES, *modules]):
         name = path.name.removesuffix(".xz")
         yield entry(f"modules/{name}", stat.S_IFREG | 0o644, read_module(path))
         order.append(name + "\n")
@@ -97,9 +97,10 @@ def entries(kernel: Path, helper: Path) -> Iterator[bytes]:
     yield entry("TRAILER!!!", 0)
 
 
-def build(kernel: Path, directory: Path) -> Path:
+def build(kernel: Path, directory: Path, modules: Sequence[str] = ()) -> Path:
     """Write ``directory/initramfs`` for the unpacked packages in ``kernel``."""
     path = directory / "initramfs"
     helper = build_helper(directory)
-    path.write_bytes(gzip.compress(b"".join(entries(kernel, helper)), 1))
+    data = b"".join(entries(kernel, helper, modules))
+    path.write_bytes(gzip.compress(data, 1))
     return path

@@ -145,17 +145,21 @@ def unpack(deb: Path, directory: Path) -> None:
     subprocess.run(["dpkg-deb", "-x", deb, directory], check=True)
 
 
-def get(series: str) -> Kernel:
+def get(wanted: str) -> Kernel:
     """The newest kernel of a series whose packages the mirror really has.
 
     An index can list files that the pool does not have (any more, or yet): the
     signed image, the unsigned one, then the next older build are tried.
+    ``wanted`` may also be the beginning of a release (5.10.0-43).
     """
+    series = ".".join(wanted.split(".")[:2])
     if series not in SUITES:
-        raise PackageError(f"{series}: the series are {', '.join(SUITES)}")
+        raise PackageError(f"{wanted}: the series are {', '.join(SUITES)}")
     failure: Exception | None = None
     for urls in choices(series):
         release = release_of(urls[0])
+        if not f"{release}-".startswith((f"{wanted}.", f"{wanted}-", f"{wanted}+")):
+            continue
         directory = cache() / release
         try:
             debs = [package(url) for url in urls]
@@ -169,7 +173,7 @@ def get(series: str) -> Kernel:
                 unpack(deb, partial)
             partial.rename(directory)
         return Kernel(series, release, tuple(deb.name for deb in debs), directory)
-    raise PackageError(f"no package of {series} could be had: {failure}")
+    raise PackageError(f"no package of {wanted} could be had: {failure}")
 
 
 def debug_vmlinux(kernel: Kernel) -> Path:

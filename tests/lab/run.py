@@ -10,7 +10,8 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +34,44 @@ from tests.lab.truth import Count, Files
 SETTLE = 5
 
 
-def make_disks(directory: Path) -> tuple[Path, ...]:
-    """vda: ext4, vdb and vdc: swap, vdd: xfs. All sparse."""
-    sizes = {"ext4": 32 << 20, "swap1": 64 << 20, "swap2": 16 << 20, "xfs": 304 << 20}
-    disks = {name: directory / name for name in sizes}
-    for name, path in disks.items():
-        path.touch()
-        os.truncate(path, sizes[name])
+@dataclass(frozen=True)
+class Shape:
+    """What a kernel does at removal. The lab knows it by release; memcgctl must not."""
+
+    # Kernel pages are charged to the memcg itself, not to an obj_cgroup (up to 5.10).
+    keeps_kernel_pages: bool
+    # Folios go to the parent (since 7.1).
+    reparents: bool
+    # xfs has large folios since 5.18, ext4 since 6.16.
+    needs_xfs: bool
+
+
+def shape_of(release: str) -> Shape:
+    version = tuple(
+        int(part) for part in release.split("-")[0].split("+")[0].split(".")
+    )
+    return Shape(version < (5, 11), version >= (7, 1), (5, 18) <= version < (6, 16))
+
+
+def make_disks(directory: Path, shape: Shape) -> tuple[Path, ...]:
+    """vda: ext4, vdb and vdc: swap, vdd: xfs if needed. All sparse."""
+    sizes = {"ext4": 32 << 20, "swap1": 64 << 20, "swap2": 16 << 20}
+    programs = {"ext4": "mke2fs"}
+    if shape.needs_xfs:
+        sizes["xfs"], programs["xfs"] = 304 << 20, "mkfs.xfs"
+    disks = []
     path = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
-    for program, name in [("mke2fs", "ext4"), ("mkfs.xfs", "xfs")]:
-        found = shutil.which(program, path=path)
-        if found is None:
-            raise FileNotFoundError(f"{program} is needed to make a disk")
-        subprocess.run([found, "-q", disks[name]], check=True)
-    return tuple(disks.values())
+    for name, size in sizes.items():
+        disk = directory / name
+        disk.touch()
+        os.truncate(disk, size)
+        disks.append(disk)
+        if name in programs:
+            found = shutil.which(programs[name], path=path)
+            if found is None:
+                raise FileNotFoundError(f"{programs[name]} is needed to make a disk")
+            subprocess.run([found, "-q", disk], check=True)
+    return tuple(disks)
 
 
 def prepare(guest: Guest, version: int) -> None:
@@ -54,15 +79,16 @@ def prepare(guest: Guest, version: int) -> None:
     kind = "-t cgroup2 cgroup2" if version == 2 else "-t cgroup -o memory memory"
     guest.sh(f"""
         mount {kind} {CGROUPS}
-        mkdir {EXT4} {XFS} {TMPFS} {HUGE}
+        mkdir {EXT4} {TMPFS} {HUGE}
         mount -t ext4 -o noatime /dev/vda {EXT4}
-        mount -t xfs -o noatime /dev/vdd {XFS}
+        if [ -e /dev/vdd ]; then mkdir {XFS}; mount -t xfs -o noatime /dev/vdd {XFS}; fi
         mount -t tmpfs tmpfs {TMPFS}
         mount -t tmpfs -o huge=always tmpfs {HUGE}
         for swap in {" ".join(SWAPS)}; do mkswap $swap; done
         echo 0 > /sys/block/vdb/queue/rotational
         lab do swapon=1:{SWAPS[0]}
-        echo 0 > /proc/sys/vm/dirty_writeback_centisecs
+        echo 360000 > /proc/sys/vm/dirty_writeback_centisecs
+        echo 360000 > /proc/sys/vm/dirty_expire_centisecs
         cd /sys/kernel/mm/transparent_hugepage
         echo madvise > enabled
         echo 4000000000 > khugepaged/scan_sleep_millisecs
@@ -84,50 +110,38 @@ def wait_until_stable(read: Callable[[], int]) -> int:
     return last
 
 
-def charge(scene: Scene, memcg: str, pages: int) -> int:
-    """Charge pages on CPU 1 and let go of them; return the highest usage."""
-    file = f"{TMPFS}/stock"
-    scene.do("cpu=1", f"join={memcg}", f"write={4 * pages}K:{file}")
-    usage = truth.read_files(scene.guest, [memcg])[0].usage
-    scene.guest.run("rm", file)
-    return usage or 0
+def dying(guest: Guest) -> int:
+    return wait_until_stable(lambda: truth.offline(guest, CGROUPS))
 
 
 def hold_by_stock(scene: Scene) -> Made | None:
     """A memcg without any charge that a CPU's empty stock still names.
 
     ``drain_all_stock`` passes by a stock without pages, so the memcg must have used
-    up what its CPU had in stock: one page more would have charged a new batch.
+    up what CPU 1 had in stock for it: about a batch (MEMCG_CHARGE_BATCH, 64 pages),
+    less what slab takes. What its process did before and does after is charged to
+    the root and on CPU 0. It does not always succeed; None then.
     """
-    guest = scene.guest
-    before = truth.offline(guest, CGROUPS)
-    low, high = 1, 0
-    probe = f"{CGROUPS}/app/probe"
-
-    def usage(pages: int) -> int:
-        guest.run("mkdir", probe)
-        used = charge(scene, probe, pages)
-        remove_one(guest, probe)
-        return used
-
-    least, high = usage(low), 130
-    while high - low > 1:
-        middle = (low + high) // 2
-        if usage(middle) > least:
-            high = middle
-        else:
-            low = middle
-    memcg = scene.memcg("app/stock", "a CPU's empty stock names it", ("stock",))
-    charge(scene, memcg, low)
-    made = scene.made.pop()
-    made.id = guest.files([memcg])[0][0]
-    remove_one(guest, memcg)
-    now = wait_until_stable(lambda: truth.offline(guest, CGROUPS))
-    print("stock", low, before, now)
-    return made if now > before else None
+    guest, file, empty = scene.guest, f"{TMPFS}/stock", f"{EXT4}/empty"
+    guest.sh(f"touch {empty}; taskset -p 1 1")  # all that the agent starts: CPU 0
+    before = dying(guest)
+    # fadvise on an empty file does nothing but to drain the CPU's LRU batches
+    after = [f"join={CGROUPS}", f"forget={empty}", "cpu=0"]
+    for pages in [64, 63, 64, 63, 62, 64, 63]:
+        memcg = scene.memcg("app/stock", "a CPU's empty stock names it", ("stock",))
+        made = scene.made.pop()
+        write = f"write={4 * pages}K:{file}"
+        first = [f"write=4K:{file}", f"remove={file}", "cpu=1"]
+        scene.do(*first, f"join={memcg}", write, *after)
+        made.id, _ = guest.files([memcg])[0]
+        scene.do(f"remove={file}")
+        remove(guest, memcg)
+        if dying(guest) > before:
+            return made
+    return None
 
 
-def remove_one(guest: Guest, directory: str) -> None:
+def remove(guest: Guest, directory: str) -> None:
     """rmdir, waiting for the last process if it is not quite gone."""
     deadline = time.monotonic() + 10
     while (answer := guest.call("rmdir", directory))[0]:
@@ -136,124 +150,146 @@ def remove_one(guest: Guest, directory: str) -> None:
         time.sleep(0.2)
 
 
-def remove(scene: Scene) -> None:
-    """Children before parents, otherwise in the order of making."""
-    gone = [made for made in scene.made if not made.online]
-    for made in sorted(gone, key=lambda made: -made.path.count("/")):
-        remove_one(scene.guest, CGROUPS + made.path)
-
-
-def ancestor_of(path: str, online: set[str]) -> str:
-    while path not in online:
+def ancestor_of(path: str, online: Iterable[str]) -> str:
+    """The nearest online ancestor; the root's is the root."""
+    while True:
         path = path.rpartition("/")[0] or "/"
-    return path
+        if path in online:
+            return path
 
 
-def run(scenario: Scenario, guest: Guest, *, reparents: bool) -> dict[str, Any]:
-    """Play a scenario and return the truth about what is there in the end.
-
-    ``reparents``: folios go to the parent at removal (7.1 and later).
-    """
-    prepare(guest, scenario.version)
-    scene = Scene(guest, scenario.version)
-    living = [
+def play(scene: Scene, scenario: Scenario) -> list[Files]:
+    """All steps; what the files say of ``scene.made`` while all of it is online."""
+    scene.made = [
         Made("/", "the root", (), True),
         Made("/holder", "where processes moved to", (), True),
         Made("/app", "the parent of most", (), True),
     ]
     for step in scenario.steps:
         step(scene)
-    scene.made[:0] = living
     time.sleep(SETTLE)
     directories = [CGROUPS + made.path.rstrip("/") for made in scene.made]
-    counts = truth.count(guest)
-    files = truth.read_files(guest, directories)
+    files = truth.read_files(scene.guest, directories)
     for made, said in zip(scene.made, files, strict=True):
         made.id = said.id
-    expected = {made.id: counts.get(made.id, Count()) for made in scene.made}
+    return files
 
-    remove(scene)
-    stock = hold_by_stock(scene) if scenario.stock else None
-    if stock:
-        scene.made.append(stock)
-        files.append(Files(stock.id, {}, 0, 0))
-        expected[stock.id] = Count()
-    online = {made.path for made in scene.made if made.online}
-    ancestors = {made.id: ancestor_of(made.path, online) for made in scene.made}
-    ids = {made.path: made.id for made in scene.made if made.online}
+
+def remove_all(scene: Scene) -> None:
+    """Children before parents, otherwise in the order of making."""
+    for made in sorted(scene.made, key=lambda made: -made.path.count("/")):
+        if not made.online:
+            remove(scene.guest, CGROUPS + made.path)
+
+
+def charges_in_the_end(scene: Scene, shape: Shape, stock: bool) -> dict[int, Count]:
+    """What is charged to each memcg after removal, by id.
+
+    The kernel shows an offline memcg's pages as its nearest online ancestor's. What
+    it has itself is what was counted when it was online; so no page may have moved
+    between the two counts.
+    """
+    guest, none = scene.guest, Count()
+    before = truth.count(guest)
+    remove_all(scene)
+    if stock and not shape.reparents and (made := hold_by_stock(scene)):
+        scene.made.append(made)
     time.sleep(SETTLE)
-    counts = truth.count(guest)
-    check(expected, counts, ancestors, ids)
+    after = truth.count(guest)
+    online = {made.path: made.id for made in scene.made if made.online}
+    above = {
+        made.id: online[ancestor_of(made.path, online)]
+        for made in scene.made
+        if not made.online
+    }
+    for memcg in online.values():
+        below = [before.get(m, none) for m, a in above.items() if a == memcg]
+        was = sum(below, before.get(memcg, none)).user()
+        are = after.get(memcg, none).user()
+        if memcg != 1 and was != are:
+            raise GuestError(f"cgroup {memcg}: {was} before, {are} after removal")
+
+    charged = {memcg: before.get(memcg, none) for memcg in above}
+    if not shape.keeps_kernel_pages:
+        charged = {memcg: count.user() for memcg, count in charged.items()}
     for made, finish in scene.finish:
         finish()
         now = truth.count(guest)
-        above = ids[ancestors[made.id]]
-        released = now.get(above, Count()) + -counts.get(above, Count())
-        expected[made.id] = (expected[made.id] + released).user()
-        counts = now
-    if reparents:
-        for made in scene.made:
-            expected[made.id] = counts.get(made.id, Count())
-    dying = wait_until_stable(lambda: truth.offline(guest, CGROUPS))
-    last = [CGROUPS + made.path for made in scene.made if made.online]
-    after = truth.read_files(guest, last)
-    held = [
-        bool(set(made.held_by) - ({"folio"} if reparents else set()))
-        for made in scene.made
-    ]
-    memcgs = [
-        describe(made, said, expected[made.id], ancestors[made.id])
-        for made, said, stays in zip(scene.made, files, held, strict=True)
-        if made.online or stays
-    ]
+        released = now.get(above[made.id], none) - after.get(above[made.id], none)
+        charged[made.id] = (charged[made.id] + released).user()
+        after = now
+    if shape.reparents:
+        charged = dict.fromkeys(above, none)
+    for memcg in online.values():
+        below = [charged[m] for m, a in above.items() if a == memcg]
+        charged[memcg] = after.get(memcg, none) - sum(below, none)
+    return charged
+
+
+def run(scenario: Scenario, guest: Guest, shape: Shape) -> dict[str, Any]:
+    """Play a scenario and return the truth about what is there in the end."""
+    prepare(guest, scenario.version)
+    scene = Scene(guest, scenario.version)
+    files = {said.id: said for said in play(scene, scenario)}
+    charged = charges_in_the_end(scene, shape, scenario.stock)
+    offline = dying(guest)
+    online = {made.path: made for made in scene.made if made.online}
+    memcgs, gone = [], []
+    for made in scene.made:
+        holders = set(made.held_by) - ({"folio"} if shape.reparents else set())
+        if not made.online and not holders:
+            gone.append(made.path)
+            continue
+        children = [m for m in scene.made if m.path.rpartition("/")[0] == made.path]
+        said = files.get(made.id, Files(made.id, {}, 0, 0))
+        below = sum(
+            files[child.id].swap or 0 for child in children if child.id in files
+        )
+        memcgs.append(
+            {
+                "id": made.id,
+                "path": made.path,
+                "state": "online" if made.online else "offline",
+                "ancestor": ancestor_of(made.path, online),
+                "how": made.how,
+                "held_by": sorted(holders),
+                **truth.describe(said, charged[made.id], below),
+            }
+        )
+    expected = sum(memcg["state"] == "offline" for memcg in memcgs)
+    if expected != offline:
+        raise GuestError(f"{expected} memcgs should be offline, {offline} are")
+    last = truth.read_files(guest, [CGROUPS + path for path in online])
     return {
+        "cgroup_version": scenario.version,
+        "possible_cpus": possible_cpus(guest),
+        "offline": offline,
         "memcgs": memcgs,
-        "offline": dying,
-        "gone": [
-            made.path
-            for made, stays in zip(scene.made, held, strict=True)
-            if not made.online and not stays
-        ],
-        "processes": [{"pid": h.pid, "words": h.words} for h in scene.held],
+        "gone": gone,
+        # The online ones after the removal of the others, with all below them.
         "after": [
-            {"id": a.id, "stat": a.stat, "usage_bytes": a.usage, "swap_bytes": a.swap}
-            for a in after
+            {"path": path, "stat": truth.select(said.stat), "usage_bytes": said.usage}
+            for path, said in zip(online, last, strict=True)
         ],
+        "files": describe_files(guest, scene.files),
+        "processes": [{"pid": held.pid, "words": held.words} for held in scene.held],
         "swaps": guest.read("/proc/swaps").splitlines(),
     }
 
 
-def check(
-    expected: dict[int, Count],
-    counts: dict[int, Count],
-    ancestors: dict[int, str],
-    ids: dict[str, int],
-) -> None:
-    """Nothing may have moved between the counts: the sums are the ancestors'."""
-    sums: dict[int, Count] = {}
-    for memcg, counted in expected.items():
-        above = ids[ancestors[memcg]]
-        sums[above] = sums.get(above, Count()) + counted
-    for memcg, total in sums.items():
-        now = counts.get(memcg, Count())
-        if memcg != 1 and total.user() != now.user():
-            raise GuestError(f"cgroup {memcg}: {total} before, {now} after removal")
+def possible_cpus(guest: Guest) -> int:
+    first, _, last = guest.read("/sys/devices/system/cpu/possible").partition("-")
+    return int(last or first) + 1
 
 
-def describe(made: Made, said: Files, charged: Count, ancestor: str) -> dict[str, Any]:
-    return {
-        "id": made.id,
-        "path": made.path,
-        "state": "online" if made.online else "offline",
-        "ancestor": ancestor,
-        "how": made.how,
-        "held_by": list(made.held_by),
-        "charged": {
-            name: pages * truth.PAGE
-            for name, pages in zip(truth.CLASSES, charged.pages, strict=True)
-        },
-        "folios": dict(zip(truth.CLASSES, charged.folios, strict=True)),
-        "swap": {"entries": (said.swap or 0) // truth.PAGE, "bytes": said.swap or 0},
-        "usage_bytes": said.usage,
-        "stat": said.stat,
-    }
+def describe_files(guest: Guest, paths: list[str]) -> list[dict[str, Any]]:
+    """Where the page cache of the scenario's files comes from."""
+    if not paths:
+        return []
+    lines = guest.run("stat", "-c", "%D %i %s", *paths).decode().splitlines()
+    return [
+        {"path": path, "device": device, "inode": int(inode), "bytes": int(size)}
+        for path, (device, inode, size) in zip(
+            paths, map(str.split, lines), strict=True
+        )
+    ]

@@ -63,6 +63,8 @@ class Scene:
         if self.version == 2:
             parent = directory.rpartition("/")[0]
             self.guest.write(f"{parent}/cgroup.subtree_control", "+memory")
+        else:  # cgroup v1 has no cgroup writeback
+            held_by = tuple(holder for holder in held_by if holder != "writeback")
         self.guest.run("mkdir", directory)
         self.made.append(Made("/" + path, how, held_by, online))
         return directory
@@ -123,8 +125,8 @@ def mapped_file(scene: Scene) -> None:
 
 
 def large_folios(scene: Scene) -> None:
-    """xfs has large folios from 5.18 on, ext4 from 6.16 on."""
-    path = scene.file("3M", f"{XFS}/large")
+    disk = XFS if scene.guest.call("test", "-d", XFS)[0] == 0 else EXT4
+    path = scene.file("3M", f"{disk}/large")
     memcg = scene.memcg("app/file-large", "page cache in large folios")
     scene.do(f"join={memcg}", f"read={path}")
 
@@ -285,6 +287,8 @@ def online(scene: Scene) -> None:
 
 def socket(scene: Scene) -> None:
     memcg = scene.memcg("app/socket", "a TCP socket", ("folio", "socket"))
+    if scene.version == 1:  # which accounts sockets only where they are limited
+        scene.guest.write(f"{memcg}/memory.kmem.tcp.limit_in_bytes", "8M")
     scene.hold(f"join={memcg}", "socket")
 
 
@@ -293,25 +297,37 @@ def inotify(scene: Scene) -> None:
     scene.hold(f"join={memcg}", f"inotify={TMPFS}")
 
 
+def attach(scene: Scene, memcg: str, name: str) -> list[str]:
+    """Files that a process in ``memcg`` writes and nobody syncs.
+
+    Several, with pauses: the kernel allocates a memcg's wb without waiting, and if
+    that fails, the inode at hand is attached to the root's wb for good.
+    """
+    paths = [f"{EXT4}/{name}{i}" for i in range(4)]
+    words = [word for path in paths for word in (scene.write("12K", path), "sleep=300")]
+    scene.do(f"join={memcg}", *words)
+    return paths
+
+
 def dirty(scene: Scene) -> None:
     """Dirty at the dump. Comes after all steps that sync."""
-    memcg = scene.memcg("app/dirty", "a dirty file", ("folio", "writeback"))
-    scene.do(f"join={memcg}", scene.write("72K", f"{EXT4}/dirty"))
+    memcg = scene.memcg("app/dirty", "dirty files", ("folio", "writeback"))
+    attach(scene, memcg, "dirty")
 
 
 def writeback(scene: Scene) -> None:
-    """Without folios in the end: only the inode is still attached to its wb.
+    """Without folios in the end: only inodes are still attached to its wb.
 
-    The file must be dirty when the memcg goes offline, and no other memcg may go
+    The files must be dirty when the memcg goes offline, and no other memcg may go
     offline later (kernels from 5.14 on then let go of clean inodes).
     """
-    path = f"{EXT4}/attached"
-    memcg = scene.memcg("app/writeback", "an inode attached to its wb", ("writeback",))
-    scene.do(f"join={memcg}", scene.write("40K", path))
+    memcg = scene.memcg("app/writeback", "inodes attached to its wb", ("writeback",))
+    paths = attach(scene, memcg, "attached")
 
     def clean() -> None:
-        scene.do("cpu=0", f"fsync={path}", f"forget={path}")
-        assert scene.do(f"resident={path}") == "0\n"
+        words = [f"{word}={path}" for path in paths for word in ("fsync", "forget")]
+        scene.do("cpu=0", *words)
+        assert scene.do(*(f"resident={p}" for p in paths)) == "0\n" * len(paths)
 
     scene.finish.append((scene.made[-1], clean))
 

@@ -8,11 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tests.lab.guest import Guest
 
 CLASSES = ["file", "shmem", "anon", "kernel"]
 PAGE = 4096
+# What is kept of memory.stat; "percpu" is what memcgs below this one cost.
+KEYS = frozenset(
+    """
+    percpu file shmem anon cache rss swap file_mapped mapped_file file_dirty dirty
+    unevictable anon_thp file_thp shmem_thp rss_huge kernel_stack pagetables slab sock
+    """.split()  # noqa: SIM905
+)
 STAT = ["memory.stat", "memory.current", "memory.usage_in_bytes"]
 SWAP = ["memory.swap.current", "memory.memsw.usage_in_bytes"]
 
@@ -29,8 +37,10 @@ class Count:
         folios = tuple(a + b for a, b in zip(self.folios, other.folios, strict=True))
         return Count(pages, folios)
 
-    def __neg__(self) -> Count:
-        return Count(tuple(-n for n in self.pages), tuple(-n for n in self.folios))
+    def __sub__(self, other: Count) -> Count:
+        pages = tuple(a - b for a, b in zip(self.pages, other.pages, strict=True))
+        folios = tuple(a - b for a, b in zip(self.folios, other.folios, strict=True))
+        return Count(pages, folios)
 
     def user(self) -> Count:
         """Without the kernel's pages, which come and go with every process."""
@@ -64,6 +74,10 @@ def parse_stat(text: str) -> dict[str, int]:
     return {key: int(value) for key, value in map(str.split, text.splitlines())}
 
 
+def select(stat: dict[str, int]) -> dict[str, int]:
+    return {key: value for key, value in stat.items() if key in KEYS}
+
+
 def number(*texts: str) -> int | None:
     """The first of several files of which a kernel has at most one."""
     return next((int(text) for text in texts if text.strip()), None)
@@ -82,6 +96,19 @@ def read_files(guest: Guest, directories: Sequence[str]) -> list[Files]:
             swap = int(row[5]) - usage  # cgroup v1 counts memory and swap together
         result.append(Files(answers[at][0], parse_stat(row[1]), usage, swap))
     return result
+
+
+def describe(said: Files, charged: Count, swap_below: int) -> dict[str, Any]:
+    """The numbers of one memcg, without those below it, but for ``stat`` and usage."""
+    pages = zip(CLASSES, charged.pages, strict=True)
+    swap = None if said.swap is None else said.swap - swap_below
+    return {
+        "charged": {name: number * PAGE for name, number in pages},
+        "folios": dict(zip(CLASSES, charged.folios, strict=True)),
+        "swap": None if swap is None else {"entries": swap // PAGE, "bytes": swap},
+        "stat": select(said.stat),
+        "usage_bytes": said.usage,
+    }
 
 
 def offline(guest: Guest, root: str) -> int:
