@@ -68,8 +68,8 @@ def css_set_holders(
             for what, who in users.items()
             if who.any()
         ]
-        detail = "; ".join(named) or f"{refs} users that are no process"
-        yield memcg, Holder("other", 1, f"css_set of {detail}")
+        detail = "; ".join(named) or f"{refs} users that are no processes"
+        yield memcg, Holder("other", 1, f"css_set: {detail}")
 
 
 def mm_list_holders(
@@ -90,7 +90,7 @@ def mm_list_holders(
                 kernel, TASK, addresses(rows["owner"]), {"pid": "pid", "comm": "comm"}
             )
             detail = (
-                f"address space of {_names(owners[owners['pid'] != 0]) or 'nobody'}"
+                f"address space: {_names(owners[owners['pid'] != 0]) or 'nobody'}"
             )
             yield int(wanted[place]), Holder("other", len(rows), detail)
 
@@ -108,7 +108,7 @@ def oom_holders(
     for row in rows[rows["memcg"] != 0]:
         if int(row["memcg"]) in wanted:
             names = _names(np.array([row]))
-            yield int(row["memcg"]), Holder("other", 1, f"OOM wait of {names}")
+            yield int(row["memcg"]), Holder("other", 1, f"OOM wait: {names}")
 
 
 def _css_sets(

@@ -50,18 +50,40 @@ def holders(
     Less than 0: holders without a reference. None: the kernel does not tell how many
     references there are (online memcgs), or nobody counted the folios. On a live kernel
     everything is looked at twice, and what counts is the second look: the references of
-    that moment, and as ``transient`` the holders that the first one had not seen.
+    that moment, and as ``transient`` the holders that the first one had not seen. What
+    is gone by then has neither.
     """
-    found, left = _look(kernel, wanted, warnings)
-    if kernel.kind == "live":
-        first = found
-        time.sleep(PAUSE)
-        wanted = _count_again(kernel, wanted, left)
+    if kernel.kind != "live":
         found, left = _look(kernel, wanted, warnings)
-        found = {
-            address: _marked(first[address], now) for address, now in found.items()
-        }
-    return {address: (tuple(now), left[address]) for address, now in found.items()}
+        return {address: (tuple(now), left[address]) for address, now in found.items()}
+    first, left = _look(kernel, wanted, Warnings())
+    time.sleep(PAUSE)
+    there = _count_again(kernel, _still_there(kernel, wanted), left)
+    found, left = _look(kernel, there, warnings)
+    there = _still_there(kernel, there)
+    if gone := len(wanted) - len(there):
+        warnings["a memcg went away before its holders were found"] += gone
+    result: dict[int, tuple[tuple[Holder, ...], int | None]] = {
+        memcg.address: ((), 0) for memcg in wanted
+    }
+    for address in (memcg.address for memcg in there):
+        now = _marked(first[address], found[address])
+        result[address] = tuple(now), left[address]
+    return result
+
+
+def _still_there(kernel: OpenedKernel, wanted: Sequence[Memcg]) -> list[Memcg]:
+    """Those whose memory has not become something else's in the meantime."""
+    at = addresses([memcg.address for memcg in wanted])
+    for type_name, member in (
+        (MEMCG, "css.cgroup"),
+        ("struct cgroup", "kn"),
+        ("struct kernfs_node", "id"),
+    ):
+        at = read_structs(kernel, type_name, at, {"next": member})["next"]
+    return [
+        memcg for memcg, id_ in zip(wanted, at.tolist(), strict=True) if id_ == memcg.id
+    ]
 
 
 def _look(

@@ -22,7 +22,9 @@ OLD = {  # folios hold the css (until 7.0), kernel pages an obj_cgroup (5.13 and
     "percpu_ref_data": {"gap": "u64", "count": "atomic"},
     "atomic": {"counter": "s64"},
     "percpu_ref": REF,
-    "css": {"gap": "u64[3]", "refcnt": "percpu_ref"},
+    "css": {"gap": "u64[3]", "refcnt": "percpu_ref", "cgroup": "cgroup *"},
+    "cgroup": {"gap": "u64[2]", "kn": "kernfs_node *"},
+    "kernfs_node": {"gap": "u64", "id": "u64"},
     "id_ref": {"refs": "id_count"},
     "id_count": {"counter": "s32"},
     "id": {"id": "u32", "ref": "id_ref"},
@@ -41,14 +43,16 @@ COSTLY = ("fsnotify", "event", "socket")
 def memcg(fake: FakeKernel, refs: int | None, swap: int = 0, **known: Any) -> Memcg:
     """A memcg in memory with so many references, and as the census knows it."""
     data = fake.make("percpu_ref_data", {"count.counter": refs or 0})
+    node = fake.make("kernfs_node", {"id": len(fake.memory)})
     values = {
+        "css.cgroup": fake.make("cgroup", {"kn": node}),
         "css.refcnt.percpu_count_ptr": 0 if refs is None else DEAD,
         "css.refcnt.data": data,
         "id.ref.refs.counter": swap,
     }
     address = fake.make("mem_cgroup", values)
     plain = Memcg(
-        id=address % 4096,
+        id=int.from_bytes(fake.memory[node][8:], "little"),
         path="/x",
         state="offline",
         ancestor="/",
@@ -231,6 +235,17 @@ def test_a_live_kernel_is_looked_at_twice(
         ("CPU 1: 2 pages", True),
     ]
     assert left == -1  # the count in memory is still 2
+
+
+def test_one_that_goes_away_holds_nothing(finders: Finders) -> None:
+    """Lost: trust in audit on a machine at work, where cgroups come and go."""
+    fake = FakeKernel(OLD, live=True)
+    one, other = memcg(fake, 3, children=1), memcg(fake, 1, children=1)
+    gone = replace(one, id=one.id + 1)  # its memory is another's by now
+    found, warnings = look(fake, [gone, other])
+    assert found[gone.address] == ((), 0)
+    assert found[other.address][1] == 0
+    assert dict(warnings) == {"a memcg went away before its holders were found": 1}
 
 
 def test_folios_of_a_live_kernel_are_counted_again(
