@@ -142,7 +142,7 @@ def charged_folios(
     size = np.ones(len(at), np.int64)
     damaged = 0
     large = np.flatnonzero(pages["flags"][at] & np.uint64(1 << layout.head))
-    if len(large) or end > first_pfn:
+    if len(large):
         order, valid = _orders(data, pages, layout, at[large], first_pfn)
         size[large[valid]] = np.int64(1) << order[valid]
         # With hugetlb's optimised vmemmap (5.18 to 7.0) tail pages can be mapped to the

@@ -184,13 +184,12 @@ def _walk(
     if root is None:
         raise KernelError("root_mem_cgroup cannot be read: not in the dump?")
     tries = LIVE_TRIES if kernel.kind == "live" else 1
-    seen = {root.address}
     # Without their bytes, which are decoded a batch at a time.
     found, parents = [root._replace(memcg=b"")], [-1]
     raw, records = [root.memcg], []
     for index, parent in enumerate(found):  # which grows
-        for child in _children(read_css, parent, seen, tries, warnings):
-            seen.add(child.address)
+        room = MAX_MEMCGS - len(found)
+        for child in _children(read_css, parent, room, tries, warnings):
             found.append(child._replace(memcg=b""))
             parents.append(index)
             raw.append(child.memcg)
@@ -217,7 +216,7 @@ def _root_memcg(kernel: OpenedKernel) -> int:
 def _children(
     read_css: _CssReader,
     parent: _Css,
-    seen: set[int],
+    room: int,
     tries: int,
     warnings: Warnings,
 ) -> Iterable[_Css]:
@@ -230,9 +229,8 @@ def _children(
                 child is None
                 or child.parent != parent.address
                 or child.subsystem != parent.subsystem
-                or child.address in seen
                 or child.address in found
-                or len(seen) + len(found) >= MAX_MEMCGS
+                or len(found) == room
             ):
                 break
             found[child.address] = child

@@ -23,10 +23,8 @@ from .records import BATCH, Records, Warnings, gather_records, read_variable
 IDS = 1 << 16
 ID = np.dtype("<u2")
 
-# Bounds: MAX_SWAPFILES is below 1 << MAX_SWAPFILES_SHIFT (include/linux/swap.h), and
-# the size of a swap device in pages is an unsigned int.
+# MAX_SWAPFILES is below 1 << MAX_SWAPFILES_SHIFT (include/linux/swap.h).
 MAX_DEVICES = 32
-MAX_ENTRIES = 1 << 32
 # A device's map is given up after so many faults.
 MAX_FAULTS = 1024
 
@@ -129,9 +127,6 @@ def _page_ids(kernel: OpenedKernel, address: int, pages: int) -> Pieces:
     """Ids from an array of pointers to the struct pages of pages full of ids."""
     prog, memory = kernel.prog, kernel.memory
     per_page = memory.page_size // ID.itemsize
-    if pages > MAX_ENTRIES // per_page:
-        yield 0, None
-        return
     page_size = drgn.sizeof(prog.type("struct page"))
     try:
         vmemmap = int(prog["vmemmap"])

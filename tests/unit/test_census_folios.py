@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -214,8 +215,8 @@ def test_pages_that_are_not_charged() -> None:
     ("pfn", "order", "tail"),
     [
         (16, 0, True),
-        (16, MAX_FOLIO_ORDER + 1, True),
-        (16, 255, True),
+        (0, MAX_FOLIO_ORDER + 1, True),
+        (0, 255, True),
         (16, 5, True),  # not aligned to 32 pages
         (16, 2, False),
     ],
@@ -277,6 +278,8 @@ def test_owners_of_many(count: int, spacing: int, asked: list[int]) -> None:
     """Memcgs that share a place in the cache are not taken for each other."""
     fake = FakeKernel(STRUCTS)
     at = BASE + np.arange(count, dtype=np.uint64) * np.uint64(spacing)
-    owners = Owners(fake.kernel, at)
     rows = np.array(asked, np.int64) % count
-    assert owners.rows(at[rows]).tolist() == rows.tolist()
+    with patch("memcgctl.census.folios.CACHE_BITS", 4):
+        owners = Owners(fake.kernel, at)
+        for part in np.array_split(rows, 3):
+            assert owners.rows(at[part]).tolist() == part.tolist()

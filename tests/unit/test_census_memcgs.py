@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from memcgctl.census import memcgs
 from memcgctl.census.memcgs import CSS_ONLINE, Tree, read_tree
 from memcgctl.census.records import BATCH, Warnings
 from memcgctl.kernel.errors import KernelError
@@ -239,10 +240,7 @@ def test_cycle_of_names() -> None:
     one = forest.memcg(forest.root, b"one")
     two = forest.memcg(one, b"two")
     forest.fake.put(forest.nodes[one], "kernfs_node", {"parent": forest.nodes[two]})
-    path = forest.tree()[0].path
-    assert path[1].endswith("/one")
-    assert path[2].endswith("/two")
-    assert all(p.startswith("/?") for p in path[1:])
+    assert forest.tree()[0].path == ("/", "/?/two/one", "/?/two")
 
 
 LISTS = "a list of child memcgs is damaged or changes: some may be missing"
@@ -307,15 +305,29 @@ def test_list_that_changes() -> None:
 def test_memcg_that_went_away() -> None:
     """What was freed while it was read is not shown with another one's data."""
     forest = Forest()
-    outer = forest.memcg(forest.root, b"outer", online=True)
+    app = forest.memcg(forest.root, b"app", online=True)
+    forest.memcg(forest.root, b"beside", online=True)
+    outer = forest.memcg(app, b"outer", online=True)
     inner = forest.memcg(outer, b"inner")
     other = forest.fake.make("cgroup", {"kn": forest.nodes[inner]})
     forest.fake.put(outer, "mem_cgroup", {"css.cgroup": other})
     tree, warnings = forest.tree()
-    assert tree.path == ("/", "/outer/inner")
-    assert tree.parent.tolist() == [-1, 0]
-    assert tree.ancestor.tolist() == [-1, 0]
+    assert tree.path == ("/", "/app", "/beside", "/app/outer/inner")
+    assert tree.parent.tolist() == [-1, 0, 0, 1]
+    assert tree.ancestor.tolist() == [-1, 0, 0, 1]
     assert list(warnings.values()) == [1]
+
+
+def test_more_memcgs_than_there_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage that looks like an endless tree is cut off at a bound."""
+    monkeypatch.setattr(memcgs, "MAX_MEMCGS", 5)
+    forest = Forest()
+    one = forest.memcg(forest.root, b"one")
+    for parent in (forest.root, one, one, one):
+        forest.memcg(parent, b"more")
+    tree, warnings = forest.tree()
+    assert len(tree.path) == 5
+    assert warnings == {LISTS: 1}
 
 
 def test_no_tree() -> None:

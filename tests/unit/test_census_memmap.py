@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 
 from memcgctl.census.folios import count_folios
-from memcgctl.census.memmap import (
-    MAX_SECTIONS,
-    SECTION_HAS_MEM_MAP,
-    SECTION_IS_EARLY,
-    PageRange,
-    page_ranges,
-)
+from memcgctl.census.memmap import MAX_SECTIONS, PageRange, page_ranges
 from memcgctl.census.records import Warnings
 from memcgctl.kernel.errors import KernelError
 from tests.unit.fake_kernel import BASE, PAGE, FakeKernel
@@ -36,7 +30,8 @@ PER_ROOT = PAGE // 16
 SECTION = 1 << 15  # pages of 128 MiB
 SUBSECTION = 1 << 9  # pages of 2 MiB
 VMEMMAP = 0xFFFFEA0000000000
-EARLY = SECTION_HAS_MEM_MAP | SECTION_IS_EARLY | 5  # present, online
+# Flags: present, has a memory map, online, found at boot.
+EARLY, PLUGGED, EMPTY = 0b1111, 0b0111, 0b0001
 
 
 class Sections:
@@ -58,12 +53,12 @@ class Sections:
         data[16 * place : 16 * place + 8] = (base | flags).to_bytes(8, "little")
         data[16 * place + 8 : 16 * place + 16] = usage.to_bytes(8, "little")
 
-    def plug(self, number: int, bits: int) -> None:
+    def plug(self, number: int, bits: int, flags: int = PLUGGED) -> None:
         """A section that came later, with these of its 64 parts of 2 MiB."""
         usage = self.fake.make("mem_section_usage", {})
         place = usage + 8
         self.fake.memory[usage][place - usage :] = bits.to_bytes(8, "little")
-        self.add(number, SECTION_HAS_MEM_MAP, usage=usage)
+        self.add(number, flags, usage=usage)
 
     def ranges(self) -> tuple[list[PageRange], Warnings]:
         table = b"".join(root.to_bytes(8, "little") for root in self.roots)
@@ -81,7 +76,7 @@ def test_holes() -> None:
     sections = Sections()
     for number in (0, 1, 2, 8, 9, PER_ROOT - 1, PER_ROOT, 2 * PER_ROOT):
         sections.add(number, EARLY)
-    sections.add(12, 1)  # present, without a memory map
+    sections.plug(12, 1, EMPTY)
     assert sections.ranges() == (
         [
             pages(0, 3 * SECTION),

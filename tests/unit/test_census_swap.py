@@ -70,7 +70,7 @@ def infos(fake: FakeKernel, values: Sequence[dict[str, int]]) -> None:
 
 def packed_kernel(devices: Sequence[Device]) -> FakeKernel:
     fake = FakeKernel(PACKED)
-    infos(fake, [{"max": len(ids or ())} for ids in devices])
+    infos(fake, [{"max": 100 if ids is None else len(ids)} for ids in devices])
     maps = [
         0 if ids is None else fake.allocate(id_bytes(ids, len(ids) + 1))
         for ids in devices
