@@ -9,14 +9,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from memcgctl.census.bulk import addresses
-from memcgctl.census.charges import charge_groups, name_processes
+from memcgctl.census.charges import details_for
 from memcgctl.census.objcgs import inherited
-from memcgctl.census.owners import swap_devices
 from memcgctl.census.references import holders
-from memcgctl.census.tasks import read_tasks
 from memcgctl.model import Details, Memcg
 
 if TYPE_CHECKING:
@@ -44,15 +39,13 @@ def with_details(
         for memcg in memcgs
         if (memcg.state == "offline" if wanted == "offline" else memcg.id in wanted)
     ]
-    processes = name_processes(read_tasks(kernel), tree)
-    at = addresses([memcg.address for memcg in asked])
-    groups = charge_groups(kernel, tree, at, processes, warnings, progress)
-    private_ids = np.array([memcg.private_id for memcg in asked], np.int64)
-    swap = swap_devices(kernel, private_ids, processes, warnings)
+    charged = details_for(
+        kernel, tree, [memcg.address for memcg in asked], warnings, progress
+    )
     held = holders(kernel, asked, warnings)
     found = {
-        memcg.address: Details(*held[memcg.address], tuple(group), devices)
-        for memcg, group, devices in zip(asked, groups, swap, strict=True)
+        memcg.address: Details(*held[memcg.address], *charged[memcg.address])
+        for memcg in asked
     }
     legacies = inherited(kernel, memcgs, warnings, progress)
     return tuple(
