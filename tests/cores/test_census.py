@@ -1,0 +1,173 @@
+"""Every memcg of every fixture, every class, against what its guest said of itself.
+
+The truth files are the guests' own: /proc/kpagecgroup, memory.stat, cgroup.stat and
+memory.swap.current (see tests/lab/truth.py). MEMCGCTL_CORES names another directory
+with cores and truth files to be tested.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import drgn
+import pytest
+from drgn.helpers.linux.cpumask import for_each_possible_cpu
+from drgn.helpers.linux.percpu import per_cpu_ptr
+
+from memcgctl.census import take_census
+from memcgctl.kernel.layout import has_member
+from memcgctl.kernel.program import Sources, open_kernel
+from memcgctl.model import Census, Memcg
+
+FIXTURES = Path(
+    os.environ.get("MEMCGCTL_CORES", Path(__file__).parents[2] / "fixtures")
+)
+TRUTHS = sorted(FIXTURES.glob("*.json"))
+CLASSES = ("file", "shmem", "anon", "kernel")
+# What holds a memcg by one reference for each charged folio, by one for all its swap
+# entries, and by one for each child.
+COUNTED = {"folio", "swap", "child"}
+
+pytestmark = pytest.mark.parametrize("path", TRUTHS, ids=lambda path: path.stem)
+
+
+@cache
+def truth_of(path: Path) -> dict[str, Any]:
+    truth: dict[str, Any] = json.loads(path.read_text())
+    return truth
+
+
+@cache
+def census_of(path: Path) -> Census:
+    with open_kernel(Sources(core_of(path))) as kernel:
+        return take_census(kernel)
+
+
+def core_of(path: Path) -> Path:
+    cores = [path.with_suffix(suffix) for suffix in (".zst", ".elf")]
+    return next(core for core in cores if core.exists())
+
+
+def pairs(path: Path) -> list[tuple[Memcg, dict[str, Any]]]:
+    """Each memcg as it was found and as the guest knew it."""
+    found = {memcg.id: memcg for memcg in census_of(path).memcgs}
+    return [(found[true["id"]], true) for true in truth_of(path)["memcgs"]]
+
+
+def test_tree(path: Path) -> None:
+    """A memcg would be missed, shown twice, or under another's name."""
+    truth = truth_of(path)
+    keys = ("id", "path", "state", "ancestor")
+    found = [(m.id, m.path, m.state, m.ancestor) for m in census_of(path).memcgs]
+    true = [tuple(memcg[key] for key in keys) for memcg in truth["memcgs"]]
+    assert sorted(found) == sorted(true)
+    # The kernel's own count: nr_dying_descendants of the root.
+    assert sum(state == "offline" for _, _, state, _ in found) == truth["offline"]
+
+
+def test_charges(path: Path) -> None:
+    """Memory would be blamed on the wrong memcg, or lost, or counted twice."""
+    found, true = {}, {}
+    for memcg, expected in pairs(path):
+        assert memcg.charges is not None
+        for name in CLASSES:
+            key = (memcg.path, name)
+            found[key] = (
+                getattr(memcg.charges, f"{name}_bytes"),
+                getattr(memcg.charges, f"{name}_folios"),
+            )
+            true[key] = (expected["charged"][name], expected["folios"][name])
+    # The processes that counted were in the root, and are gone in the core.
+    found.pop(("/", "anon"))
+    true.pop(("/", "anon"))
+    assert found == true
+
+
+def test_swap(path: Path) -> None:
+    """Swapped memory would be blamed on the wrong memcg."""
+    known = [(memcg, true["swap"]) for memcg, true in pairs(path) if true["swap"]]
+    found = {memcg.path: memcg.swap and memcg.swap.entries for memcg, _ in known}
+    assert found == {memcg.path: swap["entries"] for memcg, swap in known}
+
+
+def test_percpu(path: Path) -> None:
+    """The overhead would not be what the parent is charged for it."""
+    census = census_of(path)
+    with open_kernel(Sources(core_of(path))) as kernel:
+        for after in truth_of(path)["after"]:
+            if "percpu" not in after["stat"]:
+                continue  # cgroup v1
+            above = after["path"].rstrip("/") + "/"
+            below = [m for m in census.memcgs if f"{m.path}/".startswith(above)]
+            itself = next(m for m in below if m.path == after["path"])
+            charged = [m.overhead.percpu_accounted_bytes for m in below if m != itself]
+            line = counted_percpu(kernel.prog, itself, below) or after["stat"]["percpu"]
+            assert sum(charged) == line, after["path"]
+
+
+def counted_percpu(
+    prog: drgn.Program, memcg: Memcg, below: Sequence[Memcg]
+) -> int | None:
+    """The percpu line where memory.stat leaves out what each CPU has in store.
+
+    That is on 5.10, up to 32 pages a CPU. What the kernel counted is in the core.
+    """
+    if not has_member(prog, "struct mem_cgroup", "vmstats_local"):
+        return None
+    items = prog.type("enum memcg_stat_item").enumerators or ()
+    item = next(e.value for e in items if e.name == "MEMCG_PERCPU_B")
+    flushed, *stored = (
+        drgn.Object(prog, "struct mem_cgroup", address=m.address)
+        for m in (memcg, *below)
+    )
+    return int(flushed.vmstats[item].counter) + sum(
+        int(per_cpu_ptr(counter.vmstats_percpu, cpu).stat[item])
+        for counter in stored
+        for cpu in for_each_possible_cpu(prog)
+    )
+
+
+def test_children(path: Path) -> None:
+    """A memcg would seem to be held by nothing, or by children it does not have."""
+    for memcg, _ in pairs(path):
+        below = memcg.path.rstrip("/") + "/"
+        children = [
+            true["path"]
+            for true in truth_of(path)["memcgs"]
+            if true["path"].startswith(below)
+            and "/" not in true["path"][len(below) :]
+            and true["path"] != memcg.path
+        ]
+        assert memcg.children == len(children), memcg.path
+
+
+def test_references(path: Path) -> None:
+    """The count that the whole question is about would be off."""
+    for memcg, true in pairs(path):
+        if memcg.state == "online":
+            continue
+        charges, swap = memcg.charges, memcg.swap
+        assert memcg.refs is not None
+        assert charges is not None
+        assert swap is not None
+        folios = sum(getattr(charges, f"{name}_folios") for name in CLASSES)
+        counted = folios + memcg.children + bool(swap.entries)
+        # A memcg that has files can be held by their writeback, too.
+        if COUNTED.issuperset(true["held_by"]) and not charges.file_folios:
+            assert memcg.refs == counted, memcg.path
+        else:
+            assert memcg.refs >= counted, memcg.path
+
+
+def test_kernel(path: Path) -> None:
+    """The machine would be another, or a sound core come with warnings."""
+    census, truth = census_of(path), truth_of(path)
+    assert census.kernel.release == truth["kernel"]["release"]
+    assert census.kernel.cgroup_version == truth["cgroup_version"]
+    assert census.kernel.possible_cpus == truth["possible_cpus"]
+    assert census.warnings == ()
