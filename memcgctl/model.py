@@ -14,7 +14,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Kernel:
-    """The kernel a census was taken of, and how it was read."""
+    """The kernel a census was taken of, and how it was read.
+
+    ``interfaces`` are those of user space by which memory can be moved, as this kernel
+    was built (``census.interfaces`` has the names); ``cgroup_mount`` is where its
+    memcgs' hierarchy is mounted. Swap is None where it was not looked at.
+    """
 
     kind: Literal["live", "vmcore", "census"]
     path: str | None
@@ -24,6 +29,10 @@ class Kernel:
     page_size: int
     possible_cpus: int
     numa_nodes: int
+    interfaces: tuple[str, ...] = ()
+    cgroup_mount: str | None = None
+    swap_total_bytes: int | None = None
+    swap_free_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,23 @@ class SwapUse:
 
     entries: int = 0
     bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a memcg may use, that of all memcgs below it included; None: no limit.
+
+    ``swap`` is of cgroup v2, ``memsw``, which counts memory and swap together, of v1.
+    """
+
+    max_bytes: int | None = None
+    high_bytes: int | None = None
+    min_bytes: int = 0
+    low_bytes: int = 0
+    swap_max_bytes: int | None = None
+    swap_usage_bytes: int = 0
+    memsw_max_bytes: int | None = None
+    memsw_usage_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,6 +146,7 @@ class Backing:
     ``device`` is ``major:minor``, or the block device's name for its own metadata.
     ``path`` is as the host sees it, ``container_path`` as the container's own mount
     namespace does where the two differ; both None where no dentry is left.
+    ``cached_bytes`` is all its page cache, whoever is charged for it.
     """
 
     kind: Literal["file", "tmpfs", "memfd", "sysv", "shared-anon", "bdev", "hugetlb"]
@@ -131,6 +158,7 @@ class Backing:
     container_path: str | None
     deleted: bool
     size_bytes: int
+    cached_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -238,7 +266,8 @@ class Memcg:
     references, None where the kernel keeps them per CPU. ``ancestor`` is the path of
     the nearest online ancestor, ``parent_id`` the parent's cgroup id (0: the root has
     none), since a path may have been used more than once. ``details`` and
-    ``inherited``, which only an online memcg has, are there where they were asked for.
+    ``inherited``, which only an online memcg has, are there where they were asked for;
+    ``limits`` are None in a census that an older memcgctl saved.
     """
 
     id: int
@@ -256,6 +285,7 @@ class Memcg:
     details: Details | None = None
     parent_id: int = 0
     inherited: tuple[Inherited, ...] = ()
+    limits: Limits | None = None
 
     @property
     def cost_bytes(self) -> int:

@@ -13,6 +13,7 @@ from memcgctl.kernel.program import OpenedKernel
 from memcgctl.model import Census, Charges, Kernel, Memcg, SwapUse
 
 from . import folios, memcgs, percpu, swap
+from .limits import MEMBERS, limits, swap_bytes
 from .records import Warnings, sentences
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def take_census(
     """
     warnings = Warnings()
     tree = memcgs.read_tree(
-        kernel, warnings, percpu.MEMCG_MEMBERS, percpu.CGROUP_MEMBERS
+        kernel, warnings, (*percpu.MEMCG_MEMBERS, *MEMBERS), percpu.CGROUP_MEMBERS
     )
     machine = percpu.read_machine(kernel)
     overheads = percpu.overheads(kernel, tree, machine)
@@ -43,6 +44,8 @@ def take_census(
     charges: list[Charges | None] = [None] * count
     swaps: list[SwapUse | None] = [None] * count
     page_size = kernel.memory.page_size
+    bounds = limits(tree, page_size)
+    swap_total, swap_free = swap_bytes(kernel)
     if scan:
         found = folios.count_folios(kernel, tree.address, warnings, progress)
         charges = [
@@ -61,6 +64,8 @@ def take_census(
             page_size=page_size,
             possible_cpus=machine.cpus,
             numa_nodes=machine.nodes,
+            swap_total_bytes=swap_total,
+            swap_free_bytes=swap_free,
         ),
         memcgs=tuple(
             Memcg(
@@ -77,6 +82,7 @@ def take_census(
                 charges=charges[i],
                 swap=swaps[i],
                 parent_id=0 if tree.parent[i] < 0 else int(tree.id[tree.parent[i]]),
+                limits=bounds[i],
             )
             for i in range(count)
         ),
@@ -84,11 +90,17 @@ def take_census(
     )
     if details is not None:
         from .details import with_details  # list does without all that it imports
+        from .interfaces import cgroup_mount, interfaces
 
         detailed = with_details(
             kernel, tree, census.memcgs, details, warnings, progress
         )
-        census = replace(census, memcgs=detailed)
+        described = replace(
+            census.kernel,
+            interfaces=interfaces(kernel, tree.cgroup_version),
+            cgroup_mount=cgroup_mount(kernel, tree, warnings),
+        )
+        census = replace(census, kernel=described, memcgs=detailed)
     return replace(census, warnings=(*kernel.warnings, *sentences(warnings)))
 
 

@@ -8,8 +8,8 @@ structure, one for each level of directories.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import drgn
@@ -46,6 +46,10 @@ _MINOR_BITS = 20
 _OBJECTS = {"memfd:": "memfd", "SYSV": "sysv", "dev/zero": "shared-anon"}
 
 
+# A struct mount * and a struct dentry * in it.
+Place = tuple[int, int]
+
+
 @dataclass(frozen=True)
 class Dentry:
     """A ``struct dentry``: its parent (itself for a root), its name."""
@@ -73,23 +77,26 @@ class Names:
 
     dentries: dict[int, Dentry] = field(default_factory=dict)
     mounts: dict[int, Mount] = field(default_factory=dict)
+    # The mounts of a super block by namespace, the oldest first.
+    mounted: dict[int, dict[int, list[int]]] = field(default_factory=dict)
 
-    def path(self, mount: int, dentry: int, root: tuple[int, int]) -> str | None:
-        """The path of ``dentry`` in ``mount``, down from ``root`` (mount and dentry).
+    def path(self, mount: int, dentry: int, root: Place | None) -> str | None:
+        """The path of ``dentry`` in ``mount``, down from ``root``.
 
-        It begins at the namespace's root where the climb does not meet ``root``; None
-        if the dentry is not in this mount.
+        None if the dentry is not in this mount, or the climb does not meet ``root``;
+        without one the path begins at the root of the namespace.
         """
         names: list[str] = []
         for _ in range(_DEPTH_LIMIT):
             here = self.mounts.get(mount)
             if here is None:
                 return None
-            if (mount, dentry) == root:
+            top = dentry == here.root and here.parent in (0, mount)
+            if (mount, dentry) == root or (top and root is None):
                 return "/" + "/".join(reversed(names))
+            if top:
+                return None
             if dentry == here.root:
-                if here.parent in (0, mount):
-                    return "/" + "/".join(reversed(names))
                 mount, dentry = here.parent, here.mountpoint
                 continue
             entry = self.dentries.get(dentry)
@@ -100,14 +107,13 @@ class Names:
         return None
 
     def path_in(
-        self, namespace: int, super_block: int, dentry: int, root: tuple[int, int]
+        self, namespace: int, super_block: int, dentry: int, root: Place | None
     ) -> str | None:
         """The path of ``dentry`` by the namespace's oldest mount that has it."""
-        for address, mount in self.mounts.items():
-            if (mount.namespace, mount.super_block) == (namespace, super_block):
-                path = self.path(address, dentry, root)
-                if path is not None:
-                    return path
+        for mount in self.mounted.get(super_block, {}).get(namespace, ()):
+            path = self.path(mount, dentry, root)
+            if path is not None:
+                return path
         return None
 
 
@@ -125,7 +131,10 @@ def read_backings(
     or where one of them has ``seen`` it on an overlayfs.
     """
     spaces = read_structs(
-        kernel, "struct address_space", mappings, {"host": "host", "ops": "a_ops"}
+        kernel,
+        "struct address_space",
+        mappings,
+        {"host": "host", "ops": "a_ops", "pages": "nrpages"},
     )
     hosts, shmem = spaces["host"], spaces["ops"] == _shmem_operations(kernel)
     inodes = _read_inodes(kernel, addresses(hosts))
@@ -170,10 +179,14 @@ def read_backings(
                     container,
                 )
             )
-    return backings
+    sizes = spaces["pages"].astype(np.uint64) * np.uint64(kernel.memory.page_size)
+    return [
+        backing and replace(backing, cached_bytes=cached)
+        for backing, cached in zip(backings, sizes.tolist(), strict=True)
+    ]
 
 
-def file_paths(kernel: OpenedKernel, files: U64, tasks: Tasks) -> list[str | None]:
+def file_paths(kernel: OpenedKernel, files: U64) -> list[str | None]:
     """The path of each ``struct file *`` as the host sees it."""
     rows = read_structs(
         kernel, "struct file", files, {"mnt": "f_path.mnt", "dentry": "f_path.dentry"}
@@ -184,11 +197,20 @@ def file_paths(kernel: OpenedKernel, files: U64, tasks: Tasks) -> list[str | Non
     _read_mounts(kernel, names, mounts.tolist())
     mountpoints = [mount.mountpoint for mount in names.mounts.values()]
     _read_dentries(kernel, names, [*rows["dentry"].tolist(), *mountpoints])
-    root = _namespaces(kernel, tasks).host[1]
     return [
-        names.path(mount, dentry, root)
+        names.path(mount, dentry, None)
         for mount, dentry in zip(mounts.tolist(), rows["dentry"].tolist(), strict=True)
     ]
+
+
+def mount_point(kernel: OpenedKernel, super_block: int, root: int) -> str | None:
+    """Where the host has mounted the ``struct dentry *`` of a ``super_block``."""
+    names = Names()
+    _read_mounts(kernel, names, _mounts_of(kernel, super_block))
+    mountpoints = [mount.mountpoint for mount in names.mounts.values()]
+    _read_dentries(kernel, names, mountpoints)
+    host = kernel.declare("init_task", "struct task_struct").nsproxy.mnt_ns
+    return names.path_in(host.value_(), super_block, root, None)
 
 
 @dataclass(frozen=True)
@@ -202,17 +224,21 @@ class _SuperBlock:
 class _Namespaces:
     """The mount namespace and the root directory (mount, dentry) of each process."""
 
-    host: tuple[int, tuple[int, int]]
-    of_task: list[tuple[int, tuple[int, int]]]
+    host: int
+    of_task: list[tuple[int, Place]]
+    # The root directory of the first process in each namespace.
+    roots: dict[int, Place]
 
-    def containers(self, users: Iterable[int]) -> Iterable[tuple[int, tuple[int, int]]]:
-        """Other namespaces than the host's: first the users', then everybody's."""
-        seen = {self.host[0], 0}
-        for place in [*users, *range(len(self.of_task))]:
-            namespace, root = self.of_task[place]
-            if namespace not in seen:
-                seen.add(namespace)
-                yield namespace, root
+    def containers(
+        self, users: Iterable[int], mounted: Iterable[int]
+    ) -> Iterator[tuple[int, Place]]:
+        """Other namespaces than the host's: the users', then those in ``mounted``."""
+        for place in users:
+            if self.of_task[place][0] != self.host:
+                yield self.of_task[place]
+        for namespace in mounted:
+            if namespace != self.host and namespace in self.roots:
+                yield namespace, self.roots[namespace]
 
 
 def _namespaces(kernel: OpenedKernel, tasks: Tasks) -> _Namespaces:
@@ -231,7 +257,8 @@ def _namespaces(kernel: OpenedKernel, tasks: Tasks) -> _Namespaces:
         for space, root in zip(spaces.tolist(), roots, strict=True)
     ]
     # The first process is pid 1, which is in the host's own namespace.
-    return _Namespaces(of_task[0] if of_task else (0, (0, 0)), of_task)
+    host = of_task[0][0] if of_task else 0
+    return _Namespaces(host, of_task, dict(reversed(of_task)))
 
 
 def _file(
@@ -254,9 +281,9 @@ def _file(
         return _backing(kind, super_block, inode, path=entry.name)
     host = None
     if entry is not None:
-        space, root = namespaces.host
-        host = names.path_in(space, super_block.address, alias, root)
-        for space, root in namespaces.containers(users):
+        host = names.path_in(namespaces.host, super_block.address, alias, None)
+        mounted = names.mounted.get(super_block.address, {})
+        for space, root in namespaces.containers(users, mounted):
             if container is not None:
                 break
             container = names.path_in(space, super_block.address, alias, root)
@@ -445,7 +472,9 @@ def _read_mounts(kernel: OpenedKernel, names: Names, start: Iterable[int]) -> No
             )
         above = unique(addresses(rows["parent"])).tolist()
         level = addresses([mount for mount in above if mount not in names.mounts])
-    names.mounts = dict(sorted(names.mounts.items(), key=lambda item: item[1].id))
+    for address, mount in sorted(names.mounts.items(), key=lambda item: item[1].id):
+        spaces = names.mounted.setdefault(mount.super_block, {})
+        spaces.setdefault(mount.namespace, []).append(address)
 
 
 def _mounts_of(kernel: OpenedKernel, super_block: int) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.text import Text
 
 from memcgctl.model import Account, Audit
-from memcgctl.report.listing import aligned, memcg_json
+from memcgctl.report.listing import aligned, memcg_json, source_json
 from memcgctl.report.text import count, counted, escape, size
 from memcgctl.report.verdict import legacy_words
 
@@ -107,7 +107,7 @@ def to_json(audit: Audit) -> str:
     explained = _explained(audit.held)
     document: dict[str, Any] = {
         "schema": SCHEMA,
-        "source": asdict(audit.kernel),
+        "source": source_json(audit.kernel),
         "totals": {
             "offline": len(audit.accounts),
             "explained": explained,

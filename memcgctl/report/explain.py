@@ -29,7 +29,7 @@ from memcgctl.model import (
     SwapOwner,
     User,
 )
-from memcgctl.report.listing import memcg_json
+from memcgctl.report.listing import memcg_json, source_json
 from memcgctl.report.text import counted, escape, size
 from memcgctl.report.verdict import (
     backing_words,
@@ -264,7 +264,7 @@ def to_json(explanation: Explanation) -> str:
     details = explanation.memcg.details
     document = {
         "schema": SCHEMA,
-        "source": asdict(explanation.kernel),
+        "source": source_json(explanation.kernel),
         "memcg": memcg_json(explanation.memcg),
         "verdict": verdict(explanation),
         "references": details and _references_json(explanation, details),

@@ -17,7 +17,7 @@ from typing import Any
 from rich.cells import cell_len
 from rich.text import Text
 
-from memcgctl.model import Charges, Group, Listing, Memcg
+from memcgctl.model import Charges, Group, Kernel, Listing, Memcg
 from memcgctl.report.text import count, counted, escape, shorten, size
 
 SCHEMA = "memcgctl/list/1"
@@ -33,6 +33,10 @@ HOLDERS = {
 
 
 CLASSES = ("file", "shmem", "anon", "kernel")
+SOURCE = (
+    *("kind", "path", "release", "types", "cgroup_version"),
+    *("page_size", "possible_cpus", "numa_nodes"),
+)
 CSV_IDENTITY = ("id", "path", "state", "ancestor", "refs", "children")
 CSV_COSTS = (
     *(f"charged.{kind}" for kind in CLASSES),
@@ -176,7 +180,7 @@ def to_json(listing: Listing) -> str:
     total = listing.total
     document: dict[str, Any] = {
         "schema": SCHEMA,
-        "source": asdict(listing.kernel),
+        "source": source_json(listing.kernel),
         "totals": {
             "offline": total.memcgs,
             "charged_bytes": total.charges and total.charges.total_bytes,
@@ -196,6 +200,11 @@ def _lines(value: object) -> str:
     if not value or not isinstance(value, list):
         return json.dumps(value)
     return "[\n  " + ",\n  ".join(map(json.dumps, value)) + "]"
+
+
+def source_json(kernel: Kernel) -> dict[str, Any]:
+    """What was read, by the contract."""
+    return {key: getattr(kernel, key) for key in SOURCE}
 
 
 def memcg_json(memcg: Memcg) -> dict[str, Any]:

@@ -1,0 +1,67 @@
+"""What may memcgs use, and how much swap is there?
+
+Reads the page counters of all ``struct mem_cgroup`` (``memory``, and ``swap`` of cgroup
+v2 or ``memsw`` of v1), which come with the tree, and the kernel's own swap counters.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import drgn
+import numpy as np
+
+from memcgctl.model import Limits
+
+if TYPE_CHECKING:
+    from memcgctl.census.memcgs import Tree
+    from memcgctl.kernel.program import OpenedKernel
+
+_MEMORY = {
+    "max_bytes": "memory.max",
+    "high_bytes": "memory.high",
+    "min_bytes": "memory.min",
+    "low_bytes": "memory.low",
+}
+# A union of the two: which one is meant depends on the hierarchy.
+_SWAP = {
+    2: {"swap_max_bytes": "swap.max", "swap_usage_bytes": "swap.usage.counter"},
+    1: {"memsw_max_bytes": "memsw.max", "memsw_usage_bytes": "memsw.usage.counter"},
+}
+MEMBERS = (*_MEMORY.values(), *_SWAP[1].values(), *_SWAP[2].values())
+
+
+def limits(tree: Tree, page_size: int) -> list[Limits]:
+    """The limits of each memcg of the tree, which was read with ``MEMBERS``."""
+    # PAGE_COUNTER_MAX (include/linux/page_counter.h) stands for no limit.
+    most = (2**63 - 1) // page_size
+    columns = {}
+    for name, member in (_MEMORY | _SWAP[tree.cgroup_version]).items():
+        if member not in (tree.memcg.dtype.names or ()):  # CONFIG_SWAP is off
+            continue
+        pages = tree.memcg[member].astype(np.int64).clip(0).tolist()
+        without = (
+            0 if name.endswith(("usage_bytes", "min_bytes", "low_bytes")) else None
+        )
+        columns[name] = [
+            without if without is None and number >= most else number * page_size
+            for number in pages
+        ]
+    return [
+        Limits(**dict(zip(columns, row, strict=True)))
+        for row in zip(*columns.values(), strict=True)
+    ]
+
+
+def swap_bytes(kernel: OpenedKernel) -> tuple[int | None, int | None]:
+    """All swap space of the kernel and the free part of it; None if unreadable."""
+    size = kernel.memory.page_size
+    try:
+        total = int(kernel.declare("total_swap_pages", "long"))
+        free = int(kernel.declare("nr_swap_pages", "atomic_long_t").counter)
+    except LookupError:  # CONFIG_SWAP is off
+        return 0, 0
+    except drgn.FaultError:
+        return None, None
+    # While a device goes away the free pages can be fewer than none.
+    return max(total, 0) * size, max(free, 0) * size
