@@ -58,6 +58,8 @@ class Generations:
             if used + self._bits + cpupid <= _BITS - flags:
                 used += cpupid
         self._shift = _BITS - used - self._bits
+        self.now = int(prog["jiffies_64"])
+        self.hertz = _hertz(kernel)
 
     def node(self, flags: U64) -> NDArray[np.int64]:
         """The NUMA node of each folio."""
@@ -102,11 +104,10 @@ def generation_ages(
     youngest = int(rows["max_seq"][0])
     young = {seq % generations.count for seq in (youngest, youngest - 1)}
     active = [number in young for number in range(generations.count)]
-    hertz = _hertz(kernel)
+    hertz = generations.hertz
     if not hertz:
         return unknown, active
-    now = int(kernel.prog["jiffies_64"])
-    ticks = [(now - int(born)) % 2**64 for born in rows["born"][0]]
+    ticks = [(generations.now - int(born)) % 2**64 for born in rows["born"][0]]
     return [t / hertz if t < 2**63 else None for t in ticks], active
 
 

@@ -35,9 +35,15 @@ class Symbols:
     def __init__(self, names: bytes, addresses: Addresses) -> None:
         self.names = names
         self.addresses = addresses
+        self._known: dict[str, list[tuple[str, int]]] = {}
 
     def all(self, name: str) -> list[tuple[str, int]]:
         """(type, address) of all symbols of that name, global ones first."""
+        if name not in self._known:
+            self._known[name] = self._search(name)
+        return self._known[name]
+
+    def _search(self, name: str) -> list[tuple[str, int]]:
         needle = name.encode(errors="replace") + b"\n"
         found = []
         at = self.names.find(needle)
