@@ -10,13 +10,18 @@
  * Linked statically, so that nothing but its own pages is charged on the way.
  */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <sys/fanotify.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -277,6 +282,119 @@ static void pin(void)
 		die("io_uring_register");
 }
 
+/* A child that is dead and that nobody waits for. */
+static void corpse(void)
+{
+	siginfo_t info;
+	pid_t pid = fork();
+
+	if (!pid)
+		_exit(0);
+	if (waitid(P_PID, pid, &info, WEXITED | WNOWAIT))
+		die("waitid");
+}
+
+static void make_socket(const char *kind)
+{
+	int family = AF_INET, type = SOCK_STREAM;
+
+	if (kind && !strcmp(kind, "udp"))
+		type = SOCK_DGRAM;
+	else if (kind && !strcmp(kind, "packet"))
+		family = AF_PACKET, type = SOCK_RAW;
+	else if (kind && !strcmp(kind, "netlink"))
+		family = AF_NETLINK, type = SOCK_RAW;
+	if (socket(family, type, 0) < 0)
+		die("socket");
+}
+
+static int client, server; /* of a TCP connection */
+
+/* Both ends and the listener get the lowest free descriptors, the client's second. */
+static void connect_tcp(void)
+{
+	struct sockaddr_in at = { .sin_family = AF_INET,
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t size = sizeof(at);
+	int listener = socket(AF_INET, SOCK_STREAM, 0);
+
+	client = socket(AF_INET, SOCK_STREAM, 0);
+	if (listen(listener, 1) || getsockname(listener, (void *)&at, &size))
+		die("listen");
+	at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	if (connect(client, (void *)&at, size))
+		die("connect");
+	server = accept(listener, NULL, NULL);
+}
+
+/* The same by a process in another cgroup, which this one is never in. */
+static void connect_in(const char *directory)
+{
+	int first = dup(0), status;
+
+	close(first);
+	pid_t pid = syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0);
+	if (!pid) {
+		join(directory);
+		connect_tcp();
+		_exit(0);
+	}
+	if (waitpid(pid, &status, 0) != pid || status)
+		die("clone");
+	client = first + 1;
+	server = first + 2;
+}
+
+/* Close the client's end while it has more to send than the server will take. */
+static void orphan(void)
+{
+	static char buffer[1 << 16];
+
+	while (send(client, buffer, sizeof(buffer), MSG_DONTWAIT) > 0)
+		;
+	close(client);
+}
+
+/* An inotify group that is open nowhere: sent to a socket that nobody reads. */
+static void send_inotify(const char *path)
+{
+	int pair[2], fd = inotify_init();
+	char room[CMSG_SPACE(sizeof(int))] = { 0 };
+	struct iovec data = { "x", 1 };
+	struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1,
+				  .msg_control = room,
+				  .msg_controllen = sizeof(room) };
+	struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
+
+	rights->cmsg_level = SOL_SOCKET;
+	rights->cmsg_type = SCM_RIGHTS;
+	rights->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(rights), &fd, sizeof(fd));
+	if (inotify_add_watch(fd, path, IN_CREATE) < 0 ||
+	    socketpair(AF_UNIX, SOCK_STREAM, 0, pair) ||
+	    sendmsg(pair[0], &message, 0) != 1)
+		die(path);
+	close(fd);
+}
+
+/* cgroup v1: an eventfd for the usage of the memcg at DIRECTORY. */
+static void event(const char *directory)
+{
+	char path[4096], line[64];
+	int fd, usage;
+
+	snprintf(path, sizeof(path), "%s/memory.usage_in_bytes", directory);
+	usage = open(path, O_RDONLY);
+	snprintf(line, sizeof(line), "%d %d 4096", eventfd(0, 0), usage);
+	snprintf(path, sizeof(path), "%s/cgroup.event_control", directory);
+	fd = open(path, O_WRONLY);
+	if (usage < 0 || fd < 0)
+		die(path);
+	write_all(fd, line, strlen(line));
+	close(fd);
+	close(usage);
+}
+
 static void on_cpu(int cpu)
 {
 	cpu_set_t set;
@@ -339,12 +457,32 @@ static void perform(char *word)
 	else if (IS("remove")) {
 		if (unlink(arg))
 			die(arg);
-	} else if (IS("socket")) {
-		if (socket(AF_INET, SOCK_STREAM, 0) < 0)
-			die("socket");
-	} else if (IS("inotify")) {
+	} else if (IS("socket"))
+		make_socket(arg);
+	else if (IS("connect"))
+		connect_tcp();
+	else if (IS("connect-in"))
+		connect_in(arg);
+	else if (IS("send")) {
+		if (send(client, arg, strlen(arg), 0) < 0)
+			die("send");
+	} else if (IS("orphan"))
+		orphan();
+	else if (IS("inotify")) {
 		if (inotify_add_watch(inotify_init(), arg, IN_CREATE) < 0)
 			die(arg);
+	} else if (IS("send-inotify"))
+		send_inotify(arg);
+	else if (IS("fanotify")) {
+		if (fanotify_init(FAN_CLASS_NOTIF, 0) < 0)
+			die("fanotify_init");
+	} else if (IS("event"))
+		event(arg);
+	else if (IS("corpse"))
+		corpse();
+	else if (IS("cgroupns")) {
+		if (unshare(CLONE_NEWCGROUP))
+			die("unshare");
 	} else if (IS("pin"))
 		pin();
 	else {
