@@ -124,7 +124,7 @@ def swap_devices(
             _owner(processes, holder, entries)
         )
     every = np.arange(len(charged.entry))
-    names = _device_names(kernel, processes)
+    names = _device_names(kernel)
     for (_, memcg, device), entries in charged.count(every, every * 0).items():
         use = SwapDeviceUse(
             device=names.get(device) or f"swap device {device}",
@@ -304,7 +304,7 @@ def _in_slot_caches(kernel: OpenedKernel, charged: Charged) -> Counter[Held]:
     return held
 
 
-def _device_names(kernel: OpenedKernel, processes: Processes) -> dict[int, str]:
+def _device_names(kernel: OpenedKernel) -> dict[int, str]:
     """The path of each swap device, by number."""
     count = min(int(kernel.declare("nr_swapfiles", "unsigned int")), MAX_DEVICES)
     slots = kernel.symbol("swap_info") + 8 * np.arange(count, dtype=np.uint64)
@@ -312,5 +312,5 @@ def _device_names(kernel: OpenedKernel, processes: Processes) -> dict[int, str]:
     files = read_structs(
         kernel, "struct swap_info_struct", info, {"file": "swap_file"}
     )["file"]
-    paths = file_paths(kernel, addresses(files), processes.tasks)
+    paths = file_paths(kernel, addresses(files))
     return {number: path for number, path in enumerate(paths) if path}
