@@ -5,6 +5,8 @@
  *   lab do WORD[=ARG] ...    a process that charges memory, told word by word
  *   lab count                pages and folios per cgroup, from /proc/kpage*
  *   lab files PATH ...       inode numbers, and contents of regular files
+ *   lab frames               every charged frame, from /proc/kpage*
+ *   lab pagemap PID ...      what processes map and have swapped
  *   lab many DIR N FILES SIZE  N small zombies under DIR, a file in FILES each
  *
  * Linked statically, so that nothing but its own pages is charged on the way.
@@ -23,7 +25,10 @@
 #include <sys/eventfd.h>
 #include <sys/fanotify.h>
 #include <sys/inotify.h>
+#include <sys/ipc.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/swap.h>
@@ -405,6 +410,61 @@ static void on_cpu(int cpu)
 		die("sched_setaffinity");
 }
 
+/* argument: SIZE:NAME; the descriptor stays open */
+static void map_memfd(char *argument)
+{
+	int fd = memfd_create(strchr(argument, ':') + 1, 0);
+
+	if (fd < 0 || ftruncate(fd, size_of(argument)))
+		die("memfd_create");
+	map(size_of(argument), MAP_SHARED, fd);
+}
+
+static void map_sysv(size_t size)
+{
+	int id = shmget(0x1234abcd, size, IPC_CREAT | 0600);
+
+	region = shmat(id, NULL, 0);
+	region_size = size;
+	if (region == (void *)-1)
+		die("shmat");
+}
+
+/* The parent stays as it is, the child goes on with the next word. */
+static void leave_parent(void)
+{
+	int null = open("/dev/null", O_RDWR);
+
+	if (fork() == 0)
+		return;
+	for (int i = 0; i < 3; i++)
+		dup2(null, i);
+	for (;;)
+		pause();
+}
+
+/* argument: FROM:TO */
+static void bind_mount(char *argument)
+{
+	char *to = strchr(argument, ':');
+
+	*to++ = 0;
+	if (mount(argument, to, NULL, MS_BIND, NULL))
+		die(to);
+}
+
+/* argument: DIRECTORY:TO, with lower, upper and work in DIRECTORY */
+static void mount_overlay(char *argument)
+{
+	char options[4096], *to = strchr(argument, ':');
+
+	*to++ = 0;
+	snprintf(options, sizeof(options), "lowerdir=%s/lower,upperdir=%s/upper,workdir=%s/work",
+		 argument, argument, argument);
+	if (mount("overlay", to, "overlay", 0, options))
+		die(to);
+}
+
 static void perform(char *word)
 {
 	char *arg = strchr(word, '=');
@@ -485,7 +545,32 @@ static void perform(char *word)
 			die("unshare");
 	} else if (IS("pin"))
 		pin();
-	else {
+	else if (IS("open")) {
+		if (open(arg, O_RDONLY | O_NOATIME) < 0)
+			die(arg);
+	} else if (IS("memfd"))
+		map_memfd(arg);
+	else if (IS("sysv"))
+		map_sysv(size_of(arg));
+	else if (IS("same"))
+		memset(region, 7, region_size);
+	else if (IS("merge"))
+		advise(MADV_MERGEABLE);
+	else if (IS("free"))
+		advise(MADV_FREE);
+	else if (IS("fork"))
+		leave_parent();
+	else if (IS("mountns")) {
+		if (unshare(CLONE_NEWNS) || mount("", "/", NULL, MS_REC | MS_PRIVATE, NULL))
+			die("unshare");
+	} else if (IS("bind"))
+		bind_mount(arg);
+	else if (IS("overlay"))
+		mount_overlay(arg);
+	else if (IS("chroot")) {
+		if (chroot(arg) || chdir("/"))
+			die(arg);
+	} else {
 		errno = EINVAL;
 		die(word);
 	}
@@ -669,6 +754,76 @@ static int many(const char *directory, int n, const char *files, size_t bytes)
 	return 0;
 }
 
+/* --- frames and pagemap -------------------------------------------------- */
+
+/* A line "PFN CGROUP FLAGS COUNT" for each frame charged to a cgroup, tails too. */
+static int frames(void)
+{
+	enum { BATCH = 8192 };
+	static uint64_t flags[BATCH], inos[BATCH], counts[BATCH];
+	int flags_fd = open("/proc/kpageflags", O_RDONLY);
+	int inos_fd = open("/proc/kpagecgroup", O_RDONLY);
+	int counts_fd = open("/proc/kpagecount", O_RDONLY);
+	uint64_t head = 0;
+	off_t at = 0;
+	ssize_t got;
+
+	if (flags_fd < 0 || inos_fd < 0 || counts_fd < 0)
+		die("/proc/kpage*");
+	while ((got = pread(flags_fd, flags, sizeof(flags), at)) > 0) {
+		if (pread(inos_fd, inos, got, at) != got ||
+		    pread(counts_fd, counts, got, at) != got)
+			die("/proc/kpage*");
+		for (ssize_t i = 0; i < got / 8; i++) {
+			if (flags[i] & (KPF(NOPAGE) | KPF(BUDDY) | KPF(SLAB)))
+				head = 0;
+			else if (!(flags[i] & KPF(TAIL)))
+				head = inos[i];
+			if (head)
+				printf("%lu %lu %lx %lu\n", at / 8 + i, head, flags[i],
+				       counts[i]);
+		}
+		at += got;
+	}
+	return 0;
+}
+
+/* A line "PID ADDRESS ENTRY" for each page that a process maps or has swapped. */
+static int pagemap(char **pids)
+{
+	static char line[8192];
+	static uint64_t entries[1 << 16];
+
+	for (; *pids; pids++) {
+		char path[64];
+		unsigned long start, end;
+
+		snprintf(path, sizeof(path), "/proc/%s/pagemap", *pids);
+		int fd = open(path, O_RDONLY);
+		snprintf(path, sizeof(path), "/proc/%s/maps", *pids);
+		FILE *maps = fopen(path, "r");
+		if (fd < 0 || !maps)
+			die(path);
+		while (fgets(line, sizeof(line), maps)) {
+			if (sscanf(line, "%lx-%lx", &start, &end) != 2)
+				continue;
+			for (; start < end; start += sizeof(entries) / 8 * PAGE) {
+				size_t n = (end - start) / PAGE;
+				if (n > sizeof(entries) / 8)
+					n = sizeof(entries) / 8;
+				ssize_t got = pread(fd, entries, n * 8, start / PAGE * 8);
+				for (ssize_t i = 0; i < got / 8; i++)
+					if (entries[i] >> 62)
+						printf("%s %lx %lx\n", *pids,
+						       start + i * PAGE, entries[i]);
+			}
+		}
+		fclose(maps);
+		close(fd);
+	}
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	if (argc == 3 && !strcmp(argv[1], "agent"))
@@ -679,8 +834,12 @@ int main(int argc, char **argv)
 		return count();
 	if (argc > 1 && !strcmp(argv[1], "files"))
 		return files(argv + 2);
+	if (argc == 2 && !strcmp(argv[1], "frames"))
+		return frames();
+	if (argc > 2 && !strcmp(argv[1], "pagemap"))
+		return pagemap(argv + 2);
 	if (argc == 6 && !strcmp(argv[1], "many"))
 		return many(argv[2], atoi(argv[3]), argv[4], size_of(argv[5]));
-	dprintf(2, "usage: lab agent|do|count|files|many ...\n");
+	dprintf(2, "usage: lab agent|do|count|frames|pagemap|files|many ...\n");
 	return 2;
 }
