@@ -21,7 +21,7 @@ SWAPS = ["/dev/vdb", "/dev/vdc"]
 @dataclass
 class Made:
     """A memcg that a step made. ``held_by`` says why it outlives its removal:
-    folio, swap, child, writeback, stock, socket, fsnotify."""
+    folio, swap, child, writeback, stock, socket, fsnotify, other."""
 
     path: str
     how: str
@@ -285,16 +285,51 @@ def online(scene: Scene) -> None:
     scene.memcg("app/idle", "a living memcg without any charge", online=True)
 
 
+def account_sockets(scene: Scene, memcg: str) -> str:
+    """cgroup v1 accounts sockets only where they are limited."""
+    if scene.version == 1:
+        scene.guest.write(f"{memcg}/memory.kmem.tcp.limit_in_bytes", "8M")
+    return memcg
+
+
 def socket(scene: Scene) -> None:
     memcg = scene.memcg("app/socket", "a TCP socket", ("folio", "socket"))
-    if scene.version == 1:  # which accounts sockets only where they are limited
-        scene.guest.write(f"{memcg}/memory.kmem.tcp.limit_in_bytes", "8M")
-    scene.hold(f"join={memcg}", "socket")
+    scene.hold(f"join={account_sockets(scene, memcg)}", "socket")
+
+
+def sockets(scene: Scene) -> None:
+    """Of protocols with and without a slab cache; one has no file any more."""
+    scene.guest.sh("ifconfig lo 127.0.0.1 up")
+    memcg = scene.memcg("app/sockets", "sockets of many kinds", ("folio", "socket"))
+    words = ["socket=udp", "socket=packet", "socket=netlink", "connect", "orphan"]
+    scene.hold(f"join={account_sockets(scene, memcg)}", *words)
 
 
 def inotify(scene: Scene) -> None:
     memcg = scene.memcg("app/inotify", "an inotify group", ("folio", "fsnotify"))
     scene.hold(f"join={memcg}", f"inotify={TMPFS}")
+
+
+def fanotify(scene: Scene) -> None:
+    memcg = scene.memcg("app/fanotify", "a fanotify group", ("folio", "fsnotify"))
+    scene.hold(f"join={memcg}", "fanotify")
+
+
+def in_flight(scene: Scene) -> None:
+    how = "an inotify group that was sent to a socket and is open nowhere"
+    memcg = scene.memcg("app/in-flight", how, ("folio", "fsnotify", "socket"))
+    scene.hold(f"join={account_sockets(scene, memcg)}", f"send-inotify={TMPFS}")
+
+
+def corpse(scene: Scene) -> None:
+    memcg = scene.memcg("app/corpse", "a dead process not reaped", ("folio", "other"))
+    scene.hold(f"join={memcg}", "corpse")
+
+
+def namespace(scene: Scene) -> None:
+    how = "the cgroup namespace of a process that moved away"
+    memcg = scene.memcg("app/namespace", how, ("folio", "other"))
+    scene.hold(f"join={memcg}", "cgroupns")
 
 
 def attach(scene: Scene, memcg: str, name: str) -> list[str]:
@@ -339,7 +374,8 @@ ZOO: list[Step] = [
     *(moved_process, private_copy, locked, huge_pages, pinned),
     *(swapped, swapped_huge, swap_cached, swapped_shmem, second_swap),
     *(nested, at_the_root, under_online, names, small, online),
-    *(socket, inotify, dirty, writeback),
+    *(socket, sockets, inotify, fanotify, in_flight, corpse, namespace),
+    *(dirty, writeback),
 ]
 
 
