@@ -256,7 +256,10 @@ def report(cases: Sequence[Case]) -> str:
         for (target, outcome), count in sorted(counts.items())
     ]
     slowest = max(cases, key=lambda case: case.seconds)
-    lines.append(f"{len(cases)} cases, the slowest {slowest.seconds:.1f} s")
+    lines.append(
+        f"{len(cases)} cases, the slowest {slowest.seconds:.1f} s "
+        f"(case {slowest.number}, {slowest.target})"
+    )
     lines += [
         f"case {case.number} ({case.target}): {case.outcome}: {case.message.strip()}"
         for case in failures(cases)
