@@ -22,8 +22,9 @@ from memcgctl.kernel.memory import Memory
 from memcgctl.kernel.symbols import Addresses, Symbols
 
 # Debian's 7.3 has 200,000 symbols in 2.5 MB, an allyesconfig kernel ten times that.
-_MAX_SYMBOLS = 1 << 23
-_MAX_NAMES = 1 << 28
+_MAX_SYMBOLS = 1 << 22
+_MAX_NAMES = 1 << 26
+_MAX_TEXT = 1 << 27
 _MAX_IMAGE = 1 << 30  # KERNEL_IMAGE_SIZE
 _MAX_HOLE = 64 << 20
 _MAX_FOUND = 64
@@ -138,6 +139,8 @@ def _expand(names: bytes, count: int, tokens: list[bytes]) -> bytes:
     words = [*tokens, b"\n", b""]
     letters = np.frombuffer(b"".join(words), np.uint8)
     sizes = np.array([len(word) for word in words], np.int32)
+    if int(sizes[codes].sum(dtype=np.int64)) > _MAX_TEXT:
+        raise NoSymbols("the kernel's kallsyms are damaged")
     firsts = np.cumsum(sizes, dtype=np.int32) - sizes
     parts = []
     for at in range(0, len(codes), _EXPANDED_AT_ONCE):
