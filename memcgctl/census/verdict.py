@@ -99,7 +99,7 @@ def _only_children_hold(memcg: Memcg) -> bool:
 class _Use:
     """What is known of one memcg's use so far."""
 
-    processes: set[tuple[int, int]] = field(default_factory=set)
+    processes: set[tuple[int | None, int]] = field(default_factory=set)
     mapped_bytes: int = 0
     open_bytes: int = 0
     swap_entries: int = 0
@@ -119,10 +119,11 @@ def _users(details: Details) -> tuple[User, ...]:
             key = (process.memcg, process.memcg_id)
             uses[key].processes.add((process.pid, process.start_ticks))
     for owner in (owner for device in details.swap_devices for owner in device.owners):
+        if not owner.memcg:  # an inode, or a CPU's cache of freed entries
+            continue
         use = uses[owner.memcg, owner.memcg_id]
         use.swap_entries += owner.entries
-        if owner.pid is not None:
-            use.processes.add((owner.pid, owner.start_ticks))
+        use.processes.add((owner.pid, owner.start_ticks))
     users = [
         User(
             memcg,

@@ -184,7 +184,7 @@ def _process(process: Process) -> Branch:
 
 def _swap(explanation: Explanation, details: Details) -> Branch:
     swap = explanation.memcg.swap
-    if swap is None or not (swap.entries or details.swap_devices):
+    if not (swap and swap.entries):
         return ("swap: not looked at" if swap is None else "swap: none"), ()
     line = f"swap: {_entries(swap.entries)}, {_sized(swap.bytes)}"
     return line, [_device(device) for device in details.swap_devices]
@@ -198,8 +198,7 @@ def _device(device: SwapDeviceUse) -> Branch:
 
 
 def _owner(owner: SwapOwner) -> str:
-    pid = "" if owner.pid is None else f" (pid {owner.pid})"
-    return f"{_entries(owner.entries)} of {owner.comm}{pid} in {owner.memcg}"
+    return f"{_entries(owner.entries)} of {process_words(owner)}"
 
 
 def _unowned(device: SwapDeviceUse) -> int:

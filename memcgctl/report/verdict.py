@@ -16,6 +16,7 @@ from memcgctl.model import (
     Inherited,
     Memcg,
     Process,
+    SwapOwner,
 )
 from memcgctl.report.text import counted, size
 
@@ -145,8 +146,11 @@ def backing_words(backing: Backing) -> str:
     return f"{deleted}{what} {name}"
 
 
-def process_words(process: Process) -> str:
-    return f"{process.comm} (pid {process.pid}) in {process.memcg}"
+def process_words(process: Process | SwapOwner) -> str:
+    """``sleep (pid 7) in /a``; a swap owner without a pid is an inode or the like."""
+    pid = "" if process.pid is None else f" (pid {process.pid})"
+    memcg = f" in {process.memcg}" if process.memcg else ""
+    return f"{process.comm}{pid}{memcg}"
 
 
 def _first(processes: Sequence[Process]) -> str:

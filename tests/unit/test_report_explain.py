@@ -72,7 +72,7 @@ MIXED = memcg(
                 640,
                 (
                     SwapOwner(77, "sleep", "/holder", 9, 600, 100),
-                    SwapOwner(None, "tmpfs inode 7", "/holder", 9, 20),
+                    SwapOwner(None, "tmpfs inode 7", "", 0, 20),
                 ),
             ),
         ),
@@ -121,10 +121,10 @@ def test_every_number_is_on_the_screen() -> None:
         "swap: 640 entries, 2.5 MiB",
         "zram0: 640 entries",
         "600 entries of sleep (pid 77) in /holder",
-        "20 entries of tmpfs inode 7 in /holder",
+        "20 entries of tmpfs inode 7",
         "20 entries of nobody that was found",
         "users",
-        "/holder: 4.0 KiB mapped, 708 KiB open, 620 entries",
+        "/holder: 4.0 KiB mapped, 708 KiB open, 600 entries",
         "/app/\\x1b[31m[bold]x[/]\\u202e\\xff 漢字" + "y" * 200 + ": 4.0 KiB mapped",
     ]
 
@@ -140,6 +140,69 @@ def test_it_fits_and_is_harmless(width: int, encoding: str) -> None:
         assert line.isprintable()
         assert line == line.rstrip()
         line.encode(encoding)
+
+
+def tree_of(**changes: Any) -> list[str]:
+    zombie = memcg(**changes)
+    page = explain_report.screen(explain(census(zombie), zombie), width=200)
+    return [line.lstrip("│├└─ ") for line in page.plain.splitlines()]
+
+
+def test_children_are_named() -> None:
+    """Else a person who sees 3 children does not know which."""
+    page = explain_report.screen(mixed(), width=400).plain
+    lines = [line.lstrip("│├└─ ") for line in page.splitlines()]
+    after = lines[lines.index("1 child") + 1]
+    assert after.endswith("yyy (id 9, offline)")
+    assert page.count("(id 9, offline)") == 1
+
+
+def test_what_may_pass_is_marked() -> None:
+    """Else a reference that a worker holds for a moment is taken for the reason."""
+    found = details(("stock", 1, "CPU 1"), ("event", 1, ""))
+    stock, event = found.holders
+    found = replace(found, holders=(replace(stock, transient=True), event))
+    lines = tree_of(refs=2, details=found)
+    assert "1 per-CPU charge stock: CPU 1 (just taken, may be gone soon)" in lines
+    assert "1 cgroup v1 event" in lines
+
+
+@pytest.mark.parametrize(
+    ("evictable_bytes", "words"),
+    [(8192, "evictable"), (4096, "4.0 KiB of it evictable"), (0, "not evictable")],
+)
+def test_how_much_is_evictable(evictable_bytes: int, words: str) -> None:
+    """Else reclaim is tried where it cannot help, or not where it can."""
+    found = group(bytes=8192, evictable_bytes=evictable_bytes)
+    assert f"file, unmapped: 1 folio, 8.0 KiB, {words}" in tree_of(
+        **held(groups=(found,))
+    )
+    zombie = memcg(**held(groups=(found,)))
+    document = json.loads(explain_report.to_json(explain(census(zombie), zombie)))
+    assert document["charges"][0]["evictable"] is (words == "evictable")
+
+
+def test_swap_entries_shared_by_processes() -> None:
+    """Else entries that two processes share make a negative rest."""
+    owners = tuple(SwapOwner(pid, "x", "/a", 1, 1) for pid in (1, 2))
+    lines = tree_of(
+        swap=SwapUse(1, 4096), **held(swap=(SwapDeviceUse("vdb", 1, owners),))
+    )
+    assert lines[lines.index("vdb: 1 entry") + 1 :] == [
+        "1 entry of x (pid 1) in /a",
+        "1 entry of x (pid 2) in /a",
+        "users",
+        "/a: 2 entries by 2 processes",
+    ]
+
+
+def test_as_many_lines_as_fit() -> None:
+    """Else "1 more" takes the line of the one that it hides."""
+    for number, shown in ((8, 8), (9, 7)):
+        processes = tuple(replace(SLEEP, pid=1000 + pid) for pid in range(number))
+        lines = tree_of(**held(groups=(group(mappers=processes),)))
+        assert sum(line.startswith("mapped by sleep") for line in lines) == shown
+        assert ("mapped by 2 more; --json shows all" in lines) is (number == 9)
 
 
 def test_a_part_of_many_is_shown_and_the_rest_counted() -> None:
@@ -293,6 +356,10 @@ def test_all_kinds_of_holders_fit_on_a_screen() -> None:
     """Else the memcg with the rarest holder is the one that cannot be read."""
     kinds = ("folio", "kernel", "swap", "child", "writeback", "stock", "socket")
     rare = ("fsnotify", "event", "objcg", "other")
+    titles = "id path refs folio fsnotify event objcg other unexplained"
+    few = memcg(**held(("folio", 1, ""), *((kind, 1, "") for kind in rare)))
+    lines = audit_report.screen(audit(census(few))).plain.splitlines()
+    assert titles.split() in [line.split() for line in lines]
     zombie = memcg(**held(*((kind, 11, "") for kind in (*kinds, *rare))))
     plain = audit_report.screen(audit(census(zombie))).plain
     assert max(map(len, plain.splitlines())) <= 80
