@@ -107,6 +107,8 @@ def walk(
         mm, table, base = (
             np.concatenate(column) for column in zip(*below, strict=True)
         )
+        if not len(table):
+            return
         order = np.lexsort((table, mm))
         mm, table, base = mm[order], table[order], base[order]
         once = np.append(True, (np.diff(table) != 0) | (np.diff(mm) != 0))
