@@ -146,18 +146,16 @@ def _real_mappings(
 ) -> U64:
     """The mapping (one of ``mappings``) behind each file on an overlayfs, or 0."""
     real = np.zeros(len(private), np.uint64)
-    (places,) = (overlay & (private != 0)).nonzero()
-    at = private[places]
     # The file of the layer itself, or since 6.13 a struct ovl_file, of which a core has
     # no types: pointers to the files of the lower and of the upper layer.
-    for files in (
-        at,
-        read_pointers(kernel, at),
-        read_pointers(kernel, at + np.uint64(8)),
-    ):
-        found = addresses(
-            read_structs(kernel, "struct file", files, {"m": "f_mapping"})["m"]
-        )
-        known = find(mappings, found)[1]
-        real[places[known]] = found[known]
+    for offset in (None, 0, 8):
+        (places,) = (overlay & (private != 0) & (real == 0)).nonzero()
+        files = private[places]
+        if offset is not None:
+            files = read_pointers(kernel, files + np.uint64(offset))
+        files = np.where(files >> np.uint64(63), files, np.uint64(0))
+        rows = read_structs(kernel, "struct file", files, {"mapping": "f_mapping"})
+        mapping = addresses(rows["mapping"])
+        known = find(mappings, mapping)[1]
+        real[places[known]] = mapping[known]
     return real
