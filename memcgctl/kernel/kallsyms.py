@@ -28,6 +28,8 @@ _MAX_TEXT = 1 << 27
 _MAX_IMAGE = 1 << 30  # KERNEL_IMAGE_SIZE
 _MAX_HOLE = 64 << 20
 _MAX_FOUND = 64
+_MAX_BEFORE = 8 << 20  # markers and sequence numbers before the tokens
+_MAX_RUNS = 4
 _TOKENS = 256
 _INDEX_SIZE = 2 * _TOKENS
 _MAX_TOKEN = 512
@@ -268,46 +270,47 @@ def _token_table_before(
 
 def _names_before(memory: Memory, token_table: int) -> tuple[int, int, int] | None:
     """(address of kallsyms_num_syms, of kallsyms_names, number of symbols)."""
-    found = _markers_before(memory, token_table)
-    if found is None:
-        return None
-    markers_at, markers = found
-    # The last 256 names or less lie between the last marker and the markers.
-    high = markers_at - int(markers[-1])
-    low = high - 256 * 256
-    head = memory.read(low, high - low + 4)
-    for names in range(high & ~3, low + 8, -4):
-        for gap in (8, 4):  # up to 6.x all tables are aligned to 8, then to 4
-            at = names - low - gap
-            count = int.from_bytes(head[at : at + 4], "little")
-            if -(-count // 256) == len(markers) and _markers_fit(
-                memory, names, markers_at, count, markers
-            ):
-                return names - gap, names, count
+    for markers_at, markers in _markers_before(memory, token_table):
+        # The last 256 names or less lie between the last marker and the markers.
+        high = markers_at - int(markers[-1])
+        low = high - 256 * 256
+        head = memory.read(low, high - low + 4)
+        for names in range(high & ~3, low + 8, -4):
+            for gap in (8, 4):  # up to 6.x all tables are aligned to 8, then to 4
+                at = names - low - gap
+                count = int.from_bytes(head[at : at + 4], "little")
+                if -(-count // 256) == len(markers) and _markers_fit(
+                    memory, names, markers_at, count, markers
+                ):
+                    return names - gap, names, count
     return None
 
 
 def _markers_before(
     memory: Memory, token_table: int
-) -> tuple[int, npt.NDArray[np.uint32]] | None:
-    """Address and values of kallsyms_markers, which ascend from 0."""
-    size = 4 * (_MAX_SYMBOLS // 256)
-    while size >= 4096:
+) -> Iterator[tuple[int, npt.NDArray[np.uint32]]]:
+    """Address and values of what may be kallsyms_markers, the longest one first.
+
+    They ascend from 0. Up to 6.3, from 19bd8981dc2e ("kallsyms: Reduce the memory
+    occupied by kallsyms_seqs_of_names") on, three bytes for each symbol come after.
+    """
+    size = _MAX_BEFORE
+    while True:
         try:
             words = np.frombuffer(memory.read(token_table - size, size), "<u4")
             break
         except drgn.FaultError:
             size //= 2
-    else:
-        return None
-    if words[-1] == 0:  # padding
-        words = words[:-1]
-    falls = np.flatnonzero(words[1:] <= words[:-1])
-    first = int(falls[-1]) + 1 if len(falls) else 0
-    markers = words[first:]
-    if len(markers) < 2 or markers[0] != 0 or int(markers[-1]) > _MAX_NAMES:
-        return None
-    return token_table - size + 4 * first, markers
+            if size < 4096:
+                return
+    growth = np.diff(words.astype(np.int64), append=0)
+    ascends = (growth >= 2 * 256) & (growth <= 256 * 256)
+    ends = np.flatnonzero(~ascends)
+    starts = np.flatnonzero(ascends & (words == 0))
+    stops = ends[np.searchsorted(ends, starts)] + 1
+    for run in np.argsort(starts - stops)[:_MAX_RUNS].tolist():
+        markers = words[starts[run] : stops[run]]
+        yield token_table - size + 4 * int(starts[run]), markers
 
 
 def _markers_fit(

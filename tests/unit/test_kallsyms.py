@@ -75,8 +75,9 @@ class Image:
 
 
 def build(symbols: Listed, shape: str) -> Image:
-    """``shape``: "5.10" (absolute per-CPU), "6.12" (the same, tables in the order of
-    404bad70fcf7), "6.15" (relative), "7.0" (place-relative, aligned to 4)."""
+    """``shape``: "5.10" (absolute per-CPU), "6.2" (the same, with sequence numbers),
+    "6.12" (the same, tables in the order of 404bad70fcf7), "6.15" (relative), "7.0"
+    (place-relative, aligned to 4)."""
     align = 4 if shape == "7.0" else 8
     names = [name for name, _ in symbols]
     table = tokens(names)
@@ -107,8 +108,10 @@ def build(symbols: Listed, shape: str) -> Image:
         ("token_table", strings),
         ("token_index", struct.pack("<256H", *index)),
     ]
+    seqs = ("seqs", b"".join(n.to_bytes(3, "big") for n in range(len(symbols))))
     order = {
         "5.10": [offsets, relative, *names_and_tokens],
+        "6.2": [offsets, relative, *names_and_tokens[:3], seqs, *names_and_tokens[3:]],
         "6.12": [*names_and_tokens, offsets, relative],
         "6.15": [*names_and_tokens, offsets, relative],
         "7.0": [*names_and_tokens, offsets],
@@ -144,7 +147,7 @@ def build(symbols: Listed, shape: str) -> Image:
     )
 
 
-SHAPES = ["5.10", "6.12", "6.15", "7.0"]
+SHAPES = ["5.10", "6.2", "6.12", "6.15", "7.0"]
 
 
 def check(found: Symbols, shape: str) -> None:
