@@ -413,3 +413,123 @@ class Audit:
     unknown: int
     root: Memcg | None
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One charged folio; ``pfn`` is its first page frame, ``inode`` None without one.
+
+    ``mapcount`` counts the page-table entries that map any part of it, ``pins`` what
+    ``pin_user_pages`` holds, which ``refcount`` includes.
+    """
+
+    pfn: int
+    pages: int
+    kind: Literal["file", "shmem", "anon", "kernel"]
+    inode: int | None
+    mapcount: int
+    refcount: int
+    pins: int
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The first folios of a memcg by page frame, and how many there are in all."""
+
+    total: int
+    frames: tuple[Frame, ...]
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """An offline memcg that would still be there, and why."""
+
+    id: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One action of a plan, for all offline memcgs that it serves.
+
+    ``bytes`` is what it moves of theirs, ``collateral_bytes`` what it can move of
+    others'. ``charged_to`` names who is charged afterwards, if anybody. ``frees`` are
+    the memcgs that are gone after it. ``over_limit`` are the memcgs that it could push
+    over a limit.
+    """
+
+    memcgs: tuple[int, ...]
+    action: str
+    option: str
+    target: str
+    command: str
+    bytes: int
+    charged_to: tuple[str, ...]
+    collateral_bytes: int
+    risk: str
+    frees: tuple[int, ...] = ()
+    over_limit: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do, in this order, and what would be left.
+
+    ``left_out`` are steps that would push a memcg over a limit, or that there was no
+    budget for.
+    """
+
+    kernel: Kernel
+    policy: str
+    steps: tuple[Step, ...]
+    left_out: tuple[Step, ...]
+    freed: tuple[int, ...]
+    remaining: tuple[Remaining, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a memcg would be charged more; ``room_bytes`` it has left, None: no limit."""
+
+    path: str
+    bytes: int
+    room_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """What would be left for one reason, and of how many memcgs."""
+
+    why: str
+    memcgs: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What one policy would do to all offline memcgs if a kernel followed it.
+
+    All bytes of theirs are evicted (``written_bytes`` of these after they are written
+    to a file), swapped out, charged to parents or to mappers, or left. Of what parents
+    get for the time being (``deferred_bytes``), ``likely_bytes`` are likely touched by
+    somebody. ``freed_here`` are the memcgs that user space can free on this kernel.
+    """
+
+    policy: str
+    offline: int
+    freed: int
+    freed_here: int
+    freed_overhead_bytes: int
+    evicted_bytes: int
+    written_bytes: int
+    swapped_bytes: int
+    parent_bytes: int
+    mapper_bytes: int
+    deferred_bytes: int
+    likely_bytes: int
+    left_bytes: int
+    leftovers: tuple[Leftover, ...]
+    over_limit: tuple[str, ...]
+    gains: tuple[Gain, ...]

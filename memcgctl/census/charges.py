@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 _Kind = Literal["file", "shmem", "anon", "kernel"]
-_KINDS: tuple[_Kind, ...] = ("file", "shmem", "anon", "kernel")  # folios.FILE, ...
+KINDS: tuple[_Kind, ...] = ("file", "shmem", "anon", "kernel")  # folios.FILE, ...
 
 # include/linux/page-flags.h: the low bits of folio->mapping. 2 is a movable page that
 # is on no LRU list (up to 6.16); 3 is KSM.
 _FLAGS, _ANON, _KSM = np.uint64(3), np.uint64(1), np.uint64(3)
 
-_ANON_KIND = _KINDS.index("anon")
+_ANON_KIND = KINDS.index("anon")
 
 # All of a process's addresses, whether there are four or five levels of page tables.
 _USER_END = 1 << 56
@@ -173,7 +173,7 @@ def _charge_groups(
         place = int(which[group])
         result[groups.memcg[group]].append(
             ChargeGroup(
-                kind=_KINDS[groups.kind[group]],
+                kind=KINDS[groups.kind[group]],
                 mapped=bool(groups.mapped[group]),
                 folios=folios[group],
                 bytes=every[group],
@@ -203,15 +203,15 @@ def group_folios(found: Folios) -> Groups:
     """Folios of one memcg, class and mapping, mapped or not, are a group."""
     # A movable page's mapping is no address space's.
     mapping = np.where(found.mapping & _FLAGS, np.uint64(0), found.mapping)
-    mapping[found.kind == _KINDS.index("kernel")] = 0
+    mapping[found.kind == KINDS.index("kernel")] = 0
     mappings, which = np.unique(mapping, return_inverse=True)
     mapped = found.mapcount > 0
-    key = (found.memcg * len(_KINDS) + found.kind) * 2 + mapped
+    key = (found.memcg * len(KINDS) + found.kind) * 2 + mapped
     key = key * max(len(mappings), 1) + which
     key, of = np.unique(key, return_inverse=True)
     of_memcg, place = np.divmod(key, max(len(mappings), 1))
     of_memcg, mapped = np.divmod(of_memcg, 2)
-    memcg, kind = np.divmod(of_memcg, len(_KINDS))
+    memcg, kind = np.divmod(of_memcg, len(KINDS))
     return Groups(of, memcg, kind, mapped.astype(np.bool_), addresses(mappings[place]))
 
 

@@ -20,7 +20,7 @@ from memcgctl.cli.reading import Paths, load_census, opened, warn
 from memcgctl.cli.terminal import fail, say, write
 
 if TYPE_CHECKING:
-    from memcgctl.model import Census, Memcg
+    from memcgctl.model import Census, Frames, Memcg
 
 CANDIDATES = 20
 
@@ -40,6 +40,12 @@ def explain_memcg(
     system_map: SystemMap = None,
     vmcoreinfo: Vmcoreinfo = None,
     census: CensusFile = None,
+    folios: Annotated[
+        bool, typer.Option("--folios", help="List the page frames charged to it, too.")
+    ] = False,
+    limit: Annotated[
+        int, typer.Option(min=1, metavar="N", help="With --folios: the first N.")
+    ] = 1000,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write JSON (memcgctl/explain/1).")
     ] = False,
@@ -50,11 +56,14 @@ def explain_memcg(
     be evicted or not, its swap, and who uses all that.
     """
     paths = (core, vmlinux, btf, system_map, vmcoreinfo)
+    frames = None
     if census:
+        if folios:
+            raise typer.BadParameter("--folios needs a kernel: no --census with it.")
         taken = load_census(census, paths)
         found = _one(taken, memcg)
     else:
-        taken, found = _read(paths, memcg)
+        taken, found, frames = _read(paths, memcg, limit if folios else 0)
 
     from memcgctl.census.verdict import explain
     from memcgctl.report.explain import screen, to_json
@@ -62,16 +71,17 @@ def explain_memcg(
     warn(taken)
     explanation = explain(taken, found)
     if as_json:
-        write(to_json(explanation))
+        write(to_json(explanation, frames))
         return
     width = shutil.get_terminal_size().columns
     encoding = sys.stdout.encoding if sys.stdout else "ascii"
-    write(screen(explanation, width=width, encoding=encoding))
+    write(screen(explanation, frames, width=width, encoding=encoding))
 
 
-def _read(paths: Paths, text: str) -> tuple[Census, Memcg]:
+def _read(paths: Paths, text: str, folios: int) -> tuple[Census, Memcg, Frames | None]:
     """The memcg that ``text`` names with its details, and those below a zombie."""
     from memcgctl.census import take_census
+    from memcgctl.census.frames import read_frames
     from memcgctl.census.verdict import descendants
 
     with opened(paths) as (kernel, progress):
@@ -80,10 +90,15 @@ def _read(paths: Paths, text: str) -> tuple[Census, Memcg]:
         below = descendants(tree, memcg) if memcg.state == "offline" else ()
         ids = {memcg.id, *(other.id for other in below)}
         census = take_census(kernel, details=ids, progress=progress)
-    same = [m for m in census.memcgs if m.address == memcg.address and m.id == memcg.id]
-    if not same:
-        fail(f"{memcg.path} (id {memcg.id}) went away while it was read", 1)
-    return census, same[0]
+        same = [
+            m for m in census.memcgs if (m.id, m.address) == (memcg.id, memcg.address)
+        ]
+        if not same:
+            fail(f"{memcg.path} (id {memcg.id}) went away while it was read", 1)
+        if not folios:
+            return census, same[0], None
+        frames = read_frames(kernel, census, same[0], folios, progress)
+        return census, same[0], frames
 
 
 def _one(census: Census, text: str) -> Memcg:

@@ -7,7 +7,8 @@ width at hand, never cut, as a path that was cut in the middle helps nobody here
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from memcgctl.model import (
     Coldness,
     Details,
     Explanation,
+    Frames,
     Holder,
     Inherited,
     Memcg,
@@ -29,7 +31,7 @@ from memcgctl.model import (
     SwapOwner,
     User,
 )
-from memcgctl.report.listing import memcg_json, source_json
+from memcgctl.report.listing import memcg_json, right_aligned, source_json
 from memcgctl.report.text import counted, escape, size
 from memcgctl.report.verdict import (
     backing_words,
@@ -49,7 +51,11 @@ Branch = tuple[str, Sequence[Any]]
 
 
 def screen(
-    explanation: Explanation, *, width: int = 80, encoding: str = "utf-8"
+    explanation: Explanation,
+    frames: Frames | None = None,
+    *,
+    width: int = 80,
+    encoding: str = "utf-8",
 ) -> Text:
     """The explanation as a person reads it, in lines of at most ``width`` columns."""
     memcg, details = explanation.memcg, explanation.memcg.details
@@ -75,7 +81,28 @@ def screen(
     lines = text.split(allow_blank=True)
     for line in lines:
         line.rstrip()
-    return Text("\n").join(lines)
+    text = Text("\n").join(lines)
+    if frames:
+        text.append("".join(f"{line}\n" for line in _frames(frames, width)))
+    return text
+
+
+def _frames(frames: Frames, width: int) -> Iterator[str]:
+    """A table of page frames; flags go on in a second line where one is too short."""
+    rows = [("pfn", "pages", "class", "inode", "maps", "refs", "pins")]
+    for frame in frames.frames:
+        inode = "-" if frame.inode is None else str(frame.inode)
+        counts = (str(frame.mapcount), str(frame.refcount), str(frame.pins))
+        rows.append((f"{frame.pfn:#x}", str(frame.pages), frame.kind, inode, *counts))
+    columns = [right_aligned(cells) for cells in zip(*rows, strict=True)]
+    lines = ["  ".join(cells) for cells in zip(*columns, strict=True)]
+    yield f"\n{lines[0]}  flags"
+    under = "\n" + " " * len(f"{lines[0]}  ")
+    for line, frame in zip(lines[1:], frames.frames, strict=True):
+        flags = textwrap.wrap(" ".join(frame.flags), max(width - len(under), 16))
+        yield "  ".join([line, under.join(flags)]).rstrip()
+    if more := frames.total - len(frames.frames):
+        yield f"{counted(more, 'more folio')}, not shown."
 
 
 def _grow(tree: Tree, branch: Branch, encoding: str) -> None:
@@ -255,7 +282,7 @@ def _sized(number_bytes: int) -> str:
     return size(number_bytes, long=True)
 
 
-def to_json(explanation: Explanation) -> str:
+def to_json(explanation: Explanation, frames: Frames | None = None) -> str:
     """``memcgctl/explain/1``; ASCII, names as the kernel has them.
 
     ``total`` and ``unexplained`` are null where the kernel does not tell the total.
@@ -277,6 +304,7 @@ def to_json(explanation: Explanation) -> str:
             for child in explanation.children
         ],
         "held_below": explanation.keeper and memcg_json(explanation.keeper),
+        **({"frames": asdict(frames)} if frames else {}),
         "options": [],
         "warnings": explanation.warnings,
     }

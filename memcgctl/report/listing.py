@@ -119,7 +119,7 @@ def aligned(
     longest = max(cell_len(escape(path, encoding)) for path in paths)
     gap = 2 if longest + 2 * len(numbers) <= left else 1
     room = max(1, min(longest, left - gap * len(numbers)))
-    grid = [_right_aligned(cells) for cells in numbers]
+    grid = [right_aligned(cells) for cells in numbers]
     shown = [shorten(path, room, encoding) for path in paths]
     grid.insert(place, [path + " " * (room - cell_len(path)) for path in shown])
     return [(" " * gap).join(line).rstrip() for line in zip(*grid, strict=True)]
@@ -130,7 +130,7 @@ def _cells(column: Column, rows: Sequence[Memcg | Group], total: Group) -> list[
     return [*cells, column.cell(total) if column.summed else ""]
 
 
-def _right_aligned(cells: Sequence[str]) -> list[str]:
+def right_aligned(cells: Sequence[str]) -> list[str]:
     width = _width([cells])
     return [cell.rjust(width) for cell in cells]
 

@@ -128,6 +128,7 @@ def test_a_census_excludes_a_kernel(tmp_path: Path, command: list[str]) -> None:
     done = run(*command, "--census", file, "--vmcoreinfo", "/x")
     assert done.returncode == 2
     assert "--census" in done.stderr
+    assert run("explain", "1", "--folios", "--census", file).returncode == 2
     file.write_text("{}")
     done = run(*command, "--census", file)
     assert (done.returncode, done.stdout) == (3, "")
