@@ -7,7 +7,7 @@ of them together. What cannot be read is zero, and counted by ``Memory``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +29,11 @@ _ENTRIES_LIMIT = 1 << 24
 _STRING = 64
 
 
-def addresses(values: Any) -> U64:
-    """``values`` as an array of kernel addresses."""
-    return np.asarray(values, dtype=np.uint64)
+def addresses(values: Sequence[int] | NDArray[Any]) -> U64:
+    """``values`` as an array of kernel addresses; they wrap around as the kernel's."""
+    if isinstance(values, np.ndarray):
+        return np.asarray(values, np.uint64)
+    return np.array([value % 2**64 for value in values], np.uint64)
 
 
 def read_rows(kernel: OpenedKernel, at: U64, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -165,14 +165,17 @@ def _first_set(column: U64, first: NDArray[np.intp]) -> U64:
 
 def _fd_array(kernel: OpenedKernel, fd: int, max_fds: int) -> U64:
     """The ``struct file *`` array of a descriptor table, 0 where nothing is open."""
-    if not 0 < max_fds <= _FDS_LIMIT:
+    # Tables grow by whole words of the bitmaps beside them (alloc_fdtable, fs/file.c).
+    if not 0 < max_fds <= _FDS_LIMIT or max_fds % 64:
         return addresses([])
     files = np.zeros(max_fds, np.uint64)
     for start, data in kernel.memory.chunks(fd, 8 * max_fds, unit=8):
         if data is not None:
             place = (start - fd) // 8
             files[place : place + len(data) // 8] = np.frombuffer(data, np.uint64)
-    return files
+    # Garbage is mostly no kernel pointer.
+    pointer = (files >> np.uint64(63) != 0) & (files & np.uint64(7) == 0)
+    return addresses(np.where(pointer, files, np.uint64(0)))
 
 
 def _text(comm: NDArray[Any]) -> str:
