@@ -9,7 +9,7 @@ reference is gone (``css_release_work_fn``, kernel/cgroup/cgroup.c). Names come 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -37,6 +37,7 @@ from .records import (
 MAX_MEMCGS = 1 << 20
 MAX_DEPTH = 1024
 NAME_MAX = 255  # include/uapi/linux/limits.h
+SHORT_NAME = 64
 # On a live kernel a list of children that changes while it is read is read again.
 LIVE_TRIES = 5
 
@@ -136,18 +137,17 @@ def read_tree(
 
 
 class _Css(NamedTuple):
-    """What links a css to its neighbours, and the bytes of its mem_cgroup."""
+    """What links a css to its neighbours."""
 
     address: int
     parent: int
     subsystem: int
     first_child: int
     next_sibling: int
-    memcg: bytes
 
 
 class _CssReader:
-    """Reads a ``struct mem_cgroup`` by the address of its css."""
+    """Reads a css and the bytes of its ``struct mem_cgroup``, by the css's address."""
 
     def __init__(self, prog: drgn.Program, memory: Memory) -> None:
         def at(path: str) -> int:
@@ -156,6 +156,7 @@ class _CssReader:
         self._memory = memory
         self._size = drgn.sizeof(prog.type("struct mem_cgroup"))
         self.css = at("css")
+        # In the order of _Css.
         self._links = tuple(
             at(f"css.{path}")
             for path in ("parent", "ss", "children.next", "sibling.next")
@@ -165,14 +166,12 @@ class _CssReader:
         self.children = at("css.children") - self.css
         self.sibling = at("css.sibling") - self.css
 
-    def __call__(self, address: int) -> _Css | None:
+    def __call__(self, address: int) -> tuple[_Css, bytes] | None:
         data = self._memory.try_read(address - self.css, self._size)
         if data is None:
             return None
-        parent, subsystem, first_child, next_sibling = (
-            self._pointer.unpack_from(data, offset)[0] for offset in self._links
-        )
-        return _Css(address, parent, subsystem, first_child, next_sibling, data)
+        unpack = self._pointer.unpack_from
+        return _Css(address, *[unpack(data, at)[0] for at in self._links]), data
 
 
 def _walk(
@@ -184,15 +183,14 @@ def _walk(
     if root is None:
         raise KernelError("root_mem_cgroup cannot be read: not in the dump?")
     tries = LIVE_TRIES if kernel.kind == "live" else 1
-    # Without their bytes, which are decoded a batch at a time.
-    found, parents = [root._replace(memcg=b"")], [-1]
-    raw, records = [root.memcg], []
+    found, parents = [root[0]], [-1]
+    raw, records = [root[1]], []
     for index, parent in enumerate(found):  # which grows
         room = MAX_MEMCGS - len(found)
-        for child in _children(read_css, parent, room, tries, warnings):
-            found.append(child._replace(memcg=b""))
+        for child, memcg in _children(read_css, parent, room, tries, warnings):
+            found.append(child)
             parents.append(index)
-            raw.append(child.memcg)
+            raw.append(memcg)
             if len(raw) == BATCH:
                 records.append(decode(raw, dtype))
                 raw = []
@@ -214,44 +212,43 @@ def _root_memcg(kernel: OpenedKernel) -> int:
 
 
 def _children(
-    read_css: _CssReader,
-    parent: _Css,
-    room: int,
-    tries: int,
-    warnings: Warnings,
-) -> Iterable[_Css]:
+    read_css: _CssReader, parent: _Css, room: int, tries: int, warnings: Warnings
+) -> Iterable[tuple[_Css, bytes]]:
     """The children of a css, offline ones included, in the order of their making."""
-    best: dict[int, _Css] = {}
+    best: dict[int, tuple[_Css, bytes]] = {}
     for _ in range(tries):
-        found: dict[int, _Css] = {}
-        for child in _follow(read_css, parent):
-            if (
-                child is None
-                or child.parent != parent.address
-                or child.subsystem != parent.subsystem
-                or child.address in found
-                or len(found) == room
-            ):
-                break
-            found[child.address] = child
-        else:
+        found, sound = _follow(read_css, parent, room)
+        if sound:
             return found.values()
         best = max(best, found, key=len)
         # Removed while it was read, if the kernel is live: start again.
-        parent = read_css(parent.address) or parent
+        if again := read_css(parent.address):
+            parent = again[0]
     warnings["a list of child memcgs is damaged or changes: some may be missing"] += 1
     return best.values()
 
 
-def _follow(read_css: _CssReader, parent: _Css) -> Iterator[_Css | None]:
-    """Along the list of children; ends with None at one that cannot be read."""
+def _follow(
+    read_css: _CssReader, parent: _Css, room: int
+) -> tuple[dict[int, tuple[_Css, bytes]], bool]:
+    """Up to ``room`` children by address, and whether that are all, none astray."""
+    found: dict[int, tuple[_Css, bytes]] = {}
     link, end = parent.first_child, parent.address + read_css.children
     while link != end:
-        child = read_css(link - read_css.sibling)
-        yield child
-        if child is None:
-            return
+        read = read_css(link - read_css.sibling)
+        if read is None:
+            return found, False
+        child, _ = read
+        if (
+            child.parent != parent.address
+            or child.subsystem != parent.subsystem
+            or child.address in found
+            or len(found) == room
+        ):
+            return found, False
+        found[child.address] = read
         link = child.next_sibling
+    return found, True
 
 
 def _ancestors(
@@ -305,6 +302,7 @@ def _names(
     A removed node keeps its parent and its name for as long as it is referenced.
     """
     known = _kernfs_nodes(prog, memory, nodes)
+    names = _read_names(memory, [node.name for node in known.values()])
     paths: dict[int, bytes] = {0: b""}
     for node in nodes:
         chain: list[int] = []
@@ -316,8 +314,10 @@ def _names(
         for node in reversed(chain):
             # The root of a hierarchy has an empty name.
             if known[node].parent:
-                path += b"/" + _read_name(memory, known[node].name, warnings)
+                path += b"/" + (names[known[node].name] or UNKNOWN_NAME)
             paths[node] = path
+    if lost := sum(not names[node.name] for node in known.values() if node.parent):
+        warnings["the name of a cgroup cannot be read"] += lost
     ids = [known[node].id if node in known else 0 for node in nodes]
     texts = [paths.get(n, b"") or b"/" for n in nodes]
     return np.array(ids, np.uint64), [
@@ -348,7 +348,19 @@ def _kernfs_nodes(
     return known
 
 
-def _read_name(memory: Memory, address: int, warnings: Warnings) -> bytes:
+def _read_names(memory: Memory, addresses: Sequence[int]) -> dict[int, bytes]:
+    """Kernfs names by address, empty where there is none."""
+    # Most names are short, and neighbours in one slab.
+    starts = memory.gather(addresses, SHORT_NAME)
+    return {
+        address: start.partition(b"\0")[0]
+        if start and b"\0" in start
+        else _read_name(memory, address)
+        for address, start in zip(addresses, starts, strict=True)
+    }
+
+
+def _read_name(memory: Memory, address: int) -> bytes:
     """A kernfs name; reads up to page ends, since the next page may not be there."""
     name = b""
     while b"\0" not in name and len(name) <= NAME_MAX:
@@ -359,7 +371,4 @@ def _read_name(memory: Memory, address: int, warnings: Warnings) -> bytes:
             break
         name += part
     name, end, _ = name.partition(b"\0")
-    if not end or not name:
-        warnings["the name of a cgroup cannot be read"] += 1
-        return UNKNOWN_NAME
-    return name
+    return name if end else b""
