@@ -1,15 +1,31 @@
 """The lab's commands. Needs QEMU, busybox-static, gcc, e2fsprogs, xfsprogs.
 
 python -m tests.lab core --kernel 6.12 --scenario zoo -o DIR
+python -m tests.lab live --kernel 6.12 -- memcgctl list --json
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from pathlib import Path
 
-from tests.lab import core, packages
+from tests.lab import core, live, packages
 from tests.lab.scenarios import SCENARIOS
+
+
+def run_live(options: argparse.Namespace) -> int:
+    place = live.live(
+        options.kernel, options.scenario, cpu=options.cpu, memory=options.memory
+    )
+    with place as (guest, truth):
+        if options.truth:
+            options.truth.write_text(json.dumps(truth, indent=1) + "\n")
+        ran = live.run_in(guest, *options.argv)
+    sys.stdout.write(ran.stdout)
+    sys.stderr.write(ran.stderr)
+    return ran.status
 
 
 def main() -> None:
@@ -20,7 +36,16 @@ def main() -> None:
     make.add_argument("--scenario", choices=[*SCENARIOS], default="zoo")
     make.add_argument("--raw", action="store_true", help="as QEMU wrote it")
     make.add_argument("-o", "--out", type=Path, default=Path())
+    run = commands.add_parser("live", help="run a command in a guest")
+    run.add_argument("--kernel", required=True)
+    run.add_argument("--scenario", choices=[*SCENARIOS], default="basic")
+    run.add_argument("--memory", default="512M")
+    run.add_argument("--cpu", default=live.CPU, help="QEMU's name of a processor")
+    run.add_argument("--truth", type=Path, help="where to write the truth")
+    run.add_argument("argv", nargs="+")
     options = parser.parse_args()
+    if options.command == "live":
+        sys.exit(run_live(options))
     for path in core.make(
         options.kernel, options.scenario, options.out, raw=options.raw
     ):

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tests.lab import packages, run, trim
+from tests.lab import packages, run, stop, trim
 from tests.lab.guest import GuestError, boot
 from tests.lab.scenarios import SCENARIOS
 
@@ -54,6 +54,9 @@ def make_once(series: str, scenario: str, out: Path, *, raw: bool) -> list[Path]
                 "shape": asdict(shape),
                 **run.run(chosen, guest, shape),
             }
+            if chosen.stop_at:
+                stop.stop_at(guest, chosen.stop_at, chosen.stop_by)
+                run.remove_last(truth, chosen.stop_by)
             guest.dump(core)
         files = [name.with_name(name.name + ".json")]
         files[0].write_text(json.dumps(truth, indent=1) + "\n")

@@ -12,7 +12,7 @@ import socket
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,8 @@ class Machine:
     smp: str = "2"
     cpu: str = "qemu64"
     cmdline: str = ""
-    disks: tuple[Path, ...] = ()
+    # by name; /dev/disk/NAME in the guest
+    disks: Mapping[str, Path] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
     qemu: tuple[str, ...] = ()
     vmcoreinfo: bool = True
@@ -137,8 +138,10 @@ def qemu_command(
     command += ["-qmp", f"unix:{directory}/qmp"]
     if machine.vmcoreinfo:
         command += ["-device", "vmcoreinfo"]
-    for disk in machine.disks:
-        command += ["-drive", f"file={disk},if=virtio,format=raw,cache=unsafe"]
+    for name, path in machine.disks.items():
+        drive = f"file={path},if=none,id={name},format=raw,cache=unsafe"
+        device = f"virtio-blk-pci,drive={name},serial={name}"
+        command += ["-drive", drive, "-device", device]
     return [*command, *machine.qemu]
 
 

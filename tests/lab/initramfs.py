@@ -22,6 +22,10 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 while read module; do insmod /modules/$module; done < /modules/order
+mkdir /dev/disk
+for disk in /sys/block/vd*; do
+    ln -s /dev/${disk##*/} /dev/disk/$(cat $disk/serial)
+done
 exec /bin/lab agent /dev/ttyS1
 """
 

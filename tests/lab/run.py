@@ -42,6 +42,9 @@ class Shape:
     keeps_kernel_pages: bool
     # Folios go to the parent (since 7.1).
     reparents: bool
+    # Statistics are exact when read: rstat since 5.13; before, each CPU kept back up
+    # to MEMCG_CHARGE_BATCH pages' worth.
+    exact_stat: bool
     # xfs has large folios since 5.18, ext4 since 6.16.
     needs_xfs: bool
 
@@ -50,42 +53,47 @@ def shape_of(release: str) -> Shape:
     version = tuple(
         int(part) for part in release.split("-")[0].split("+")[0].split(".")
     )
-    return Shape(version < (5, 11), version >= (7, 1), (5, 18) <= version < (6, 16))
+    return Shape(
+        keeps_kernel_pages=version < (5, 11),
+        reparents=version >= (7, 1),
+        exact_stat=version >= (5, 13),
+        needs_xfs=(5, 18) <= version < (6, 16),
+    )
 
 
-def make_disks(directory: Path, shape: Shape) -> tuple[Path, ...]:
-    """vda: ext4, vdb and vdc: swap, vdd: xfs if needed. All sparse."""
+def make_disks(directory: Path, shape: Shape) -> dict[str, Path]:
+    """File systems and room for swap, all sparse."""
     sizes = {"ext4": 32 << 20, "swap1": 64 << 20, "swap2": 16 << 20}
     programs = {"ext4": "mke2fs"}
     if shape.needs_xfs:
         sizes["xfs"], programs["xfs"] = 304 << 20, "mkfs.xfs"
-    disks = []
+    disks = {}
     path = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
     for name, size in sizes.items():
-        disk = directory / name
+        disk = disks[name] = directory / name
         disk.touch()
         os.truncate(disk, size)
-        disks.append(disk)
         if name in programs:
             found = shutil.which(programs[name], path=path)
             if found is None:
                 raise FileNotFoundError(f"{programs[name]} is needed to make a disk")
             subprocess.run([found, "-q", disk], check=True)
-    return tuple(disks)
+    return disks
 
 
 def prepare(guest: Guest, version: int) -> None:
     """Mounts, swap, and nothing in the background that moves pages about."""
     kind = "-t cgroup2 cgroup2" if version == 2 else "-t cgroup -o memory memory"
+    xfs = "/dev/disk/xfs"
     guest.sh(f"""
         mount {kind} {CGROUPS}
         mkdir {EXT4} {TMPFS} {HUGE}
-        mount -t ext4 -o noatime /dev/vda {EXT4}
-        if [ -e /dev/vdd ]; then mkdir {XFS}; mount -t xfs -o noatime /dev/vdd {XFS}; fi
+        mount -t ext4 -o noatime /dev/disk/ext4 {EXT4}
+        [ ! -e {xfs} ] || {{ mkdir {XFS}; mount -t xfs -o noatime {xfs} {XFS}; }}
         mount -t tmpfs tmpfs {TMPFS}
         mount -t tmpfs -o huge=always tmpfs {HUGE}
         for swap in {" ".join(SWAPS)}; do mkswap $swap; done
-        echo 0 > /sys/block/vdb/queue/rotational
+        echo 0 > /sys/block/$(basename $(readlink {SWAPS[0]}))/queue/rotational
         lab do swapon=1:{SWAPS[0]}
         echo 360000 > /proc/sys/vm/dirty_writeback_centisecs
         echo 360000 > /proc/sys/vm/dirty_expire_centisecs
@@ -250,6 +258,8 @@ def run(scenario: Scenario, guest: Guest, shape: Shape) -> dict[str, Any]:
                 "id": made.id,
                 "path": made.path,
                 "state": "online" if made.online else "offline",
+                # The root has the processes that did the counting.
+                "exact": made.path != "/",
                 "ancestor": ancestor_of(made.path, online),
                 "how": made.how,
                 "held_by": sorted(holders),
@@ -275,6 +285,15 @@ def run(scenario: Scenario, guest: Guest, shape: Shape) -> dict[str, Any]:
         "processes": [{"pid": held.pid, "words": held.words} for held in scene.held],
         "swaps": guest.read("/proc/swaps").splitlines(),
     }
+
+
+def remove_last(truth: dict[str, Any], command: str) -> None:
+    """Correct the truth for a memcg that is removed after all the rest is told."""
+    path = command.removeprefix(f"rmdir {CGROUPS}")
+    (memcg,) = (memcg for memcg in truth["memcgs"] if memcg["path"] == path)
+    memcg["state"] = "offline"
+    truth["after"] = [said for said in truth["after"] if said["path"] != path]
+    truth["offline"] += 1
 
 
 def possible_cpus(guest: Guest) -> int:

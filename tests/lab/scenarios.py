@@ -15,7 +15,7 @@ from tests.lab.guest import Guest, Machine
 
 CGROUPS = "/sys/fs/cgroup"
 EXT4, XFS, TMPFS, HUGE = "/mnt/ext4", "/mnt/xfs", "/mnt/tmpfs", "/mnt/huge"
-SWAPS = ["/dev/vdb", "/dev/vdc"]
+SWAPS = ["/dev/disk/swap1", "/dev/disk/swap2"]
 
 
 @dataclass
@@ -332,6 +332,16 @@ def namespace(scene: Scene) -> None:
     scene.hold(f"join={memcg}", "cgroupns")
 
 
+EVENT = "app/event"
+
+
+def event(scene: Scene) -> None:
+    """Online until the last moment: its removal is what the dump is in the midst of."""
+    memcg = scene.memcg(EVENT, "an eventfd for its usage", ("event",), online=True)
+    words = (f"event={memcg}", f"event={memcg}")
+    scene.held.append(Held(int(scene.do(*words, "hold")), words))
+
+
 def attach(scene: Scene, memcg: str, name: str) -> list[str]:
     """Files that a process in ``memcg`` writes and nobody syncs.
 
@@ -367,7 +377,11 @@ def writeback(scene: Scene) -> None:
     scene.finish.append((scene.made[-1], clean))
 
 
-BASIC: list[Step] = [read_file, tmpfs, moved_process, swapped, nested, small, online]
+BASIC: list[Step] = [
+    *(read_file, tmpfs, mapped_file, moved_process, huge_pages),
+    *(swapped, swap_cached, swapped_shmem),
+    *(nested, at_the_root, under_online, names, small, online),
+]
 ZOO: list[Step] = [
     *(read_file, written_file, mapped_file, large_folios),
     *(tmpfs, tmpfs_mapped, tmpfs_huge, shared_anonymous),
@@ -387,10 +401,21 @@ class Scenario:
     version: int = 2
     machine: Machine = field(default_factory=Machine)
     stock: bool = True
+    # The function in which the guest is at the dump, and what brings it there.
+    stop_at: str = ""
+    stop_by: str = ""
 
 
 SCENARIOS = {
-    "basic": Scenario(BASIC),
+    "basic": Scenario(BASIC, stock=False),
     "zoo": Scenario(ZOO),
     "zoo-v1": Scenario(ZOO, version=1),
+    # The removal of a memcg takes events off its list and leaves the rest to a worker.
+    "event-v1": Scenario(
+        [tmpfs, event],
+        version=1,
+        stock=False,
+        stop_at="memcg_event_remove",
+        stop_by=f"rmdir {CGROUPS}/{EVENT}",
+    ),
 }

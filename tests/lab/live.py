@@ -1,0 +1,182 @@
+"""A guest with Python and this checkout in it, and memcgctl run there, live.
+
+The running interpreter, its standard library, what memcgctl depends on and all their
+shared libraries go onto a disk under the paths they have here; the guest changes its
+root to that. The disk is kept in the lab's cache, the checkout is a disk of its own.
+"""
+
+from __future__ import annotations
+
+import compileall
+import contextlib
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tests.lab import packages, run
+from tests.lab.guest import Guest, boot
+from tests.lab.scenarios import SCENARIOS
+
+CHECKOUT = Path(__file__).parents[2]
+ROOT = "/mnt/python"
+PROGRAM = """#!{executable}
+import sys
+sys.path.insert(0, "/checkout")
+from memcgctl.cli import main
+main()
+"""
+# NumPy's wheels need SSE4.2, which QEMU's default lacks.
+CPU = "max"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command in the guest did."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def dependencies() -> list[metadata.Distribution]:
+    """What memcgctl needs at run time, and what that needs."""
+    declared = re.search(
+        r"^dependencies = \[(.*?)^\]",
+        (CHECKOUT / "pyproject.toml").read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
+    assert declared is not None
+    found: dict[str, metadata.Distribution] = {}
+    names = re.findall(r'"([\w.-]+)', declared[1])
+    while names:
+        name = re.sub(r"[-_.]+", "-", names.pop()).lower()
+        if name in found:
+            continue
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.distribution(name)
+            for line in found[name].requires or []:
+                if "extra ==" not in line:
+                    names += re.findall(r"^[\w.-]+", line)
+    return [found[name] for name in sorted(found)]
+
+
+def libraries(programs: Iterable[Path]) -> set[Path]:
+    """Shared libraries and the loader that ``programs`` need, by ldd."""
+    output = subprocess.run(
+        ["ldd", *programs], capture_output=True, text=True, check=False
+    ).stdout
+    return {Path(path) for path in re.findall(r"(/\S+) \(0x", output)}
+
+
+def python_files() -> set[Path]:
+    files = {Path(sys.executable), Path(sys.executable).resolve()}
+    pyvenv = Path(sys.prefix, "pyvenv.cfg")
+    files |= {pyvenv} if pyvenv.exists() else set()
+    standard = Path(sysconfig.get_path("stdlib"))
+    unused = {"test", "tests", "idlelib", "tkinter", "ensurepip", "lib2to3"}
+    unused |= {"site", "dist", "turtledemo", "config"}  # up to a "-"
+    for path in standard.rglob("*"):
+        parts = {part.partition("-")[0] for part in path.relative_to(standard).parts}
+        if path.is_file() and not unused & parts:
+            files.add(path)
+    for distribution in dependencies():
+        for entry in distribution.files or []:
+            path = Path(str(distribution.locate_file(entry)))
+            if path.is_file() and "tests" not in path.parts:
+                files.add(path.parent.resolve() / path.name)
+    objects = {p for p in files if ".so" in p.suffixes or p == Path(sys.executable)}
+    return files | libraries(objects)
+
+
+def stage(files: Iterable[Path], directory: Path) -> None:
+    for path in files:
+        target = directory / path.relative_to("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
+
+
+def make_disk(directory: Path, disk: Path, megabytes: int) -> Path:
+    """An ext4 image with the contents of ``directory``."""
+    command: list[str | Path] = ["mke2fs", "-q", "-t", "ext4", "-d", directory, disk]
+    subprocess.run([*command, f"{megabytes}M"], check=True)
+    return disk
+
+
+def python_disk() -> Path:
+    """The interpreter's disk from the cache, or a new one."""
+    names = [f"{d.metadata['Name']} {d.version}" for d in dependencies()]
+    key = "\n".join([sys.version, sys.prefix, Path(__file__).read_text(), *names])
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    disk = packages.cache() / f"python-{digest}.ext4"
+    if not disk.exists():
+        with tempfile.TemporaryDirectory(prefix="memcgctl-lab-") as name:
+            directory = Path(name)
+            stage(python_files(), directory)
+            for mount in ["proc", "sys", "dev", "tmp", "checkout", "usr/bin"]:
+                (directory / mount).mkdir(parents=True, exist_ok=True)
+            program = directory / "usr/bin/memcgctl"
+            program.write_text(PROGRAM.format(executable=sys.executable))
+            program.chmod(0o755)
+            size = sum(p.stat().st_size for p in directory.rglob("*") if p.is_file())
+            partial = disk.with_suffix(".part")
+            make_disk(directory, partial, (size >> 20) * 5 // 4 + 64).rename(disk)
+    return disk
+
+
+def checkout_disk(directory: Path) -> Path:
+    copy = directory / "checkout"
+    shutil.copytree(
+        CHECKOUT / "memcgctl",
+        copy / "memcgctl",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    compileall.compile_dir(copy, quiet=1, stripdir=copy, prependdir="/checkout")
+    return make_disk(copy, directory / "checkout.ext4", 16)
+
+
+def run_in(guest: Guest, *argv: str) -> Ran:
+    """Run a command where Python and memcgctl are."""
+    script = f'chroot {ROOT} "$@" 2> /tmp/stderr'
+    environment = ["env", "HOME=/tmp", "TERM=dumb", "PATH=/usr/bin", "LANG=C.UTF-8"]
+    status, output = guest.call("sh", "-c", script, "sh", *environment, *argv)
+    return Ran(status, output.decode(errors="replace"), guest.read("/tmp/stderr"))
+
+
+@contextlib.contextmanager
+def live(
+    series: str, scenario: str = "basic", *, cpu: str = CPU, memory: str = "512M"
+) -> Iterator[tuple[Guest, dict[str, Any]]]:
+    """A guest in which a scenario was played and memcgctl can run, and its truth."""
+    kernel = packages.get(series)
+    shape = run.shape_of(kernel.release)
+    chosen = SCENARIOS[scenario]
+    with tempfile.TemporaryDirectory(prefix="memcgctl-lab-") as name:
+        directory = Path(name)
+        disks = run.make_disks(directory, shape)
+        disks["python"] = python_disk()
+        disks["checkout"] = checkout_disk(directory)
+        modules = ("xfs",) if shape.needs_xfs else ()
+        machine = replace(
+            chosen.machine, cpu=cpu, memory=memory, disks=disks, modules=modules
+        )
+        with boot(kernel.path, machine) as guest:
+            guest.sh(f"""
+                mkdir {ROOT}
+                mount -t ext4 -o noatime /dev/disk/python {ROOT}
+                mount -t ext4 -o ro /dev/disk/checkout {ROOT}/checkout
+                for mount in proc sys dev; do mount --rbind /$mount {ROOT}/$mount; done
+                mount -t tmpfs tmpfs {ROOT}/tmp
+            """)
+            truth = run.run(chosen, guest, shape)
+            truth["kernel"] = {"release": kernel.release}
+            truth["shape"] = asdict(shape)
+            yield guest, truth

@@ -1,0 +1,118 @@
+"""memcgctl on a running kernel, against the same kernel's own files.
+
+Each guest boots a Debian kernel, makes zombies, counts their pages by
+/proc/kpagecgroup and /proc/kpageflags while they are online (tests/lab/run.py), removes
+them and runs ``memcgctl list`` of this checkout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.lab.live import live, run_in
+from tests.lab.packages import PackageError
+
+PROGRAMS = ["qemu-system-x86_64", "busybox", "cc", "ldd", "dpkg-deb", "apt-get"]
+SYSTEM_PROGRAMS = ["mke2fs", "mkfs.xfs"]
+# 5.10: struct pages hold memcgs, kernel pages too; 6.12: folios do, swap ids in pages;
+# 7.3: folios hold obj_cgroups, swap ids lie in the swap table.
+KERNELS = ["5.10", "6.12", "7.3"]
+
+
+def give_up(why: str) -> None:
+    """Skip with one line that says why; with CI=true that is a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(why)
+    pytest.skip(why)
+
+
+def require_programs() -> None:
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+    missing = [p for p in PROGRAMS + SYSTEM_PROGRAMS if not shutil.which(p, path=path)]
+    if missing:
+        give_up(f"a guest cannot be booted without {', '.join(missing)}")
+
+
+@dataclass(frozen=True)
+class Live:
+    """What a guest said, and what memcgctl said in it."""
+
+    truth: dict[str, Any]
+    status: int
+    listing: dict[str, Any]
+    stderr: str
+
+
+@pytest.fixture(scope="module", params=KERNELS)
+def guest(request: pytest.FixtureRequest) -> Iterator[Live]:
+    require_programs()
+    try:
+        with live(request.param) as (booted, truth):
+            ran = run_in(booted, "memcgctl", "list", "--all", "--json")
+            listing = json.loads(ran.stdout) if ran.status in (0, 4) else {}
+            yield Live(truth, ran.status, listing, ran.stderr)
+    except PackageError as error:
+        give_up(f"no kernel packages: {error}")
+
+
+def test_a_live_list_succeeds_quietly(guest: Live) -> None:
+    """A person would get an error or noise on a machine where nothing is wrong."""
+    assert (guest.status, guest.stderr) == (0, "")
+    assert guest.listing["warnings"] == []
+    assert guest.listing["source"]["kind"] == "live"
+    assert guest.listing["source"]["release"] == guest.truth["kernel"]["release"]
+
+
+def test_as_many_as_the_kernel_counts(guest: Live) -> None:
+    """A person would see fewer or more zombies than cgroup.stat's number of them."""
+    states = [memcg["state"] for memcg in guest.listing["memcgs"]]
+    assert states.count("offline") == guest.truth["offline"]
+    assert guest.listing["totals"]["offline"] == guest.truth["offline"]
+
+
+def test_every_memcg_and_class_to_the_page(guest: Live) -> None:
+    """A person would look for memory where it is not, or not see where it is."""
+    found = {memcg["id"]: memcg for memcg in guest.listing["memcgs"]}
+    expected = {memcg["id"]: memcg for memcg in guest.truth["memcgs"]}
+    assert found.keys() == expected.keys()
+    wrong = []
+    for memcg, true in expected.items():
+        keys = ["path", "state", "ancestor"]
+        if true["exact"]:
+            keys += ["charged", "folios", "swap"]
+        for key in keys:
+            said = found[memcg][key]
+            if isinstance(said, dict):  # folios: without a number for the kernel's
+                said = {name: said[name] for name in true[key] if name in said}
+                truth = {name: true[key][name] for name in said}
+            else:
+                truth = true[key]
+            if said != truth:
+                wrong.append((true["path"], key, said, truth))
+    assert wrong == []
+
+
+def test_overhead_is_the_parents_percpu_line(guest: Live) -> None:
+    """A person would be told a cost that the kernel does not account."""
+    paths = {memcg["path"]: memcg for memcg in guest.listing["memcgs"]}
+    for ancestor in guest.truth["after"]:
+        line = ancestor["stat"]["percpu"]
+        # What a memcg costs is charged to its parent, so a top-level one's to nobody.
+        below = [
+            memcg["overhead"]["percpu_accounted"]
+            for path, memcg in paths.items()
+            if path.startswith(ancestor["path"].rstrip("/") + "/")
+            and path.rpartition("/")[0]
+        ]
+        if guest.truth["shape"]["exact_stat"]:
+            assert sum(below) == line, ancestor["path"]
+        else:  # 32 pages' worth may be kept back on each CPU
+            slack = 32 * 4096 * guest.truth["possible_cpus"]
+            assert abs(sum(below) - line) <= slack, ancestor["path"]
