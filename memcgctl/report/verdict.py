@@ -16,7 +16,9 @@ from memcgctl.model import (
     Inherited,
     Memcg,
     Process,
+    SwapDeviceUse,
     SwapOwner,
+    SwapUse,
 )
 from memcgctl.report.text import counted, size
 
@@ -96,14 +98,24 @@ def _reasons(memcg: Memcg) -> list[tuple[str, str]]:
     for kind, holders in by_kind.items():
         number = sum(holder.count for holder in holders)
         why = _listed(dict.fromkeys(h.detail for h in holders if h.detail))
+        what = holders_words(number, kind)
         if kind == "swap" and memcg.swap:
-            number = memcg.swap.entries
-            why = _listed(device.device for device in details.swap_devices)
-            why = why and f"on {why}"
+            what, why = _swap(memcg.swap, details.swap_devices)
         elif kind == "folio":
             why = _largest([g for g in details.charge_groups if g.kind != "kernel"])
-        reasons.append((holders_words(number, kind), why))
+        reasons.append((what, why))
     return reasons
+
+
+def _swap(swap: SwapUse, devices: Sequence[SwapDeviceUse]) -> tuple[str, str]:
+    names = _listed(device.device for device in devices)
+    what = holders_words(swap.entries, "swap") + (names and f" on {names}")
+    owners = [owner for device in devices for owner in device.owners]
+    if not owners:
+        return what, ""
+    largest = max(owners, key=lambda owner: owner.entries)
+    whose = "" if largest.pid is None else "swapped memory of "
+    return what, f"{whose}{process_words(largest)}{_others(len(owners) - 1)}"
 
 
 def _largest(groups: Sequence[ChargeGroup]) -> str:
@@ -154,9 +166,11 @@ def process_words(process: Process | SwapOwner) -> str:
 
 
 def _first(processes: Sequence[Process]) -> str:
-    more = len(processes) - 1
-    rest = f" and {counted(more, 'other')}" if more else ""
-    return f"{process_words(processes[0])}{rest}"
+    return f"{process_words(processes[0])}{_others(len(processes) - 1)}"
+
+
+def _others(number: int) -> str:
+    return f" and {counted(number, 'other')}" if number else ""
 
 
 def _balance(explanation: Explanation) -> str:

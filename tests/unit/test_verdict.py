@@ -12,6 +12,7 @@ from memcgctl.model import (
     Charges,
     Inherited,
     Memcg,
+    Overhead,
     Process,
     SwapDeviceUse,
     SwapOwner,
@@ -104,6 +105,10 @@ def test_what_the_folios_are(changes: dict[str, Any], words: str) -> None:
             [("stock", 1, f"CPU {cpu}") for cpu in range(64)],
             "64 per-CPU charge stocks: CPU 0, CPU 1 and 62 more",
         ),
+        (
+            [("stock", 1, f"CPU {cpu}") for cpu in range(3)],
+            "3 per-CPU charge stocks: CPU 0, CPU 1 and CPU 2",
+        ),
         ([("stock", 1, "CPU 1"), ("event", 2, "")], None),
     ],
 )
@@ -116,15 +121,34 @@ def test_what_else_holds_it(holders: list[Any], words: str | None) -> None:
     assert said(zombie) == f"Held by {words}. {WAIT} {references} reference{plural}."
 
 
-def test_swap_is_counted_in_entries() -> None:
+LAB = SwapOwner(176, "lab", "/holder", 9, 600, 100)
+SHMEM = SwapOwner(None, "tmpfs file /tmp/t1", "", 0, 30)
+
+
+@pytest.mark.parametrize(
+    ("devices", "words"),
+    [
+        ((), "640 swap entries"),
+        ((SwapDeviceUse("zram0", 640, ()),), "640 swap entries on zram0"),
+        (
+            (SwapDeviceUse("a", 10, ()), SwapDeviceUse("b", 630, (SHMEM, LAB))),
+            "640 swap entries on b and a: swapped memory of lab (pid 176) in /holder "
+            "and 1 other",
+        ),
+        (
+            (SwapDeviceUse("a", 640, (SHMEM,)),),
+            "640 swap entries on a: tmpfs file /tmp/t1",
+        ),
+    ],
+)
+def test_swap_is_counted_in_entries(
+    devices: tuple[SwapDeviceUse, ...], words: str
+) -> None:
     """Else 640 swap entries look like one reference, and nobody drains the swap."""
     zombie = memcg(
-        swap=SwapUse(640, 640 * 4096),
-        **held(("swap", 1, ""), swap=(SwapDeviceUse("zram0", 640, ()),)),
+        swap=SwapUse(640, 640 * 4096), **held(("swap", 1, "640 entries"), swap=devices)
     )
-    assert said(zombie) == (
-        f"Held by 640 swap entries: on zram0. {WAIT} 2.5 MiB of swap."
-    )
+    assert said(zombie) == f"Held by {words}. {WAIT} 2.5 MiB of swap."
 
 
 def test_the_largest_reason_comes_first() -> None:
@@ -270,6 +294,19 @@ def test_what_is_in_the_way_of_eviction() -> None:
         ),
     )
     assert "In the way of eviction: locked 12.0 KiB and dirty 8.0 KiB." in said(zombie)
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    """Else a folio on its way out, or a memcg that just went, stops the explanation."""
+    assert said(memcg(charges=PAGE, **held(("folio", 3, "")))).startswith(
+        "Held by 3 folios. "
+    )
+    unread = memcg(8, "/child", parent_id=7)
+    assert "it is below: /child (id 8). " in said(
+        memcg(**held(("child", 1, ""))), unread
+    )
+    free = memcg(overhead=Overhead(0, 0, 0), **held(("event", 1, "")))
+    assert said(free) == "Held by 1 cgroup v1 event."
 
 
 def test_a_leak_is_not_blamed_on_children() -> None:
