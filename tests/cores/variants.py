@@ -7,6 +7,7 @@ makedumpfile's IMPLEMENTATION file.
 
 from __future__ import annotations
 
+import mmap
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import zstandard
 
 PAGE = 4096
 ZEROS = bytes(PAGE)
+HOLE = 1 << 16
 PT_LOAD, PT_NOTE = 1, 4
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 _PHDR = struct.Struct("<IIQQQQQQ")
@@ -40,7 +42,8 @@ class Core:
 
 
 def read_elf(path: Path) -> Core:
-    data = memoryview(path.read_bytes())
+    with path.open("rb") as file:
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     phoff = struct.unpack_from("<Q", data, 32)[0]
     phnum = struct.unpack_from("<H", data, 56)[0]
     notes, loads = b"", []
@@ -63,7 +66,7 @@ def elf_header(segments: int, machine: int = 62, kind: int = 4) -> bytes:
 
 
 def write_elf(core: Core, path: Path) -> None:
-    """Headers, notes and memory, in this order; pages of zeros become holes."""
+    """Headers, notes and memory, in this order; zeros become holes."""
     first = _EHDR.size + _PHDR.size * (1 + len(core.loads))
     at = -(-(first + len(core.notes)) // PAGE) * PAGE
     headers = [_PHDR.pack(PT_NOTE, 0, first, 0, 0, len(core.notes), 0, 4)]
@@ -73,10 +76,10 @@ def write_elf(core: Core, path: Path) -> None:
             headers.append(
                 _PHDR.pack(PT_LOAD, 7, at, load.virtual, load.physical, size, size, 0)
             )
-            for page in range(0, size, PAGE):
-                part = load.data[page : page + PAGE]
-                if part != ZEROS[: len(part)]:
-                    file.seek(at + page)
+            for start in range(0, size, HOLE):
+                part = bytes(load.data[start : start + HOLE])
+                if part.strip(b"\0"):
+                    file.seek(at + start)
                     file.write(part)
             at += -(-size // PAGE) * PAGE
         file.truncate(at)
