@@ -17,9 +17,12 @@ from typing import Any
 import drgn
 import pytest
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
+from drgn.helpers.linux.mm import for_each_valid_page_range
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from memcgctl.census import take_census
+from memcgctl.census.memmap import page_ranges
+from memcgctl.census.records import Warnings
 from memcgctl.kernel.layout import has_member
 from memcgctl.kernel.program import Sources, open_kernel
 from memcgctl.model import Census, Memcg
@@ -163,6 +166,18 @@ def test_references(path: Path) -> None:
             assert memcg.refs == counted, memcg.path
         else:
             assert memcg.refs >= counted, memcg.path
+
+
+def test_page_frames(path: Path) -> None:
+    """Pages in some part of memory would not be looked at. drgn knows them all."""
+    with open_kernel(Sources(core_of(path))) as kernel:
+        ranges = page_ranges(kernel, Warnings())
+        found = [(r.pfn, r.pfn + r.pages, r.address) for r in ranges]
+        kernel.declare("__highest_present_section_nr", "unsigned long")
+        assert found == [
+            (start, end, int(pages) + start * drgn.sizeof(pages.type_.type))
+            for start, end, pages in for_each_valid_page_range(kernel.prog)
+        ]
 
 
 def test_kernel(path: Path) -> None:
