@@ -171,12 +171,12 @@ def check(prog: drgn.Program, info: Vmcoreinfo, name: str) -> None:
     """Raises KernelError if the types are not those that VMCOREINFO speaks of."""
     for key, value in info.values.items():
         match = re.fullmatch(r"(SIZE|OFFSET)\((\w+)\.?(\w*)\)", key)
-        if not match or not value.isdecimal():
+        if not match or not re.fullmatch("[0-9]{1,18}", value):
             continue
         kind, type_name, member = match.groups()
         try:
             found = _measured(prog, kind, type_name, member)
-        except (LookupError, ValueError):  # not there by this name; a bit-field
+        except (LookupError, SyntaxError, ValueError):  # no such name, or none at all
             continue
         except KernelError as error:
             raise KernelError(f"{name} cannot be used: {error}") from error
