@@ -61,7 +61,7 @@ STRUCTURES = """
     percpu_counter percpu_ref percpu_ref_data perf_event pglist_data pid
     pid_namespace pipe_inode_info proc_dir_entry proc_inode proto psi_group
     psi_group_cpu ptdesc qstr raw_hashinfo rb_node rb_root rb_root_cached
-    request_queue request_sock resv_map rw_semaphore seq_file shmem_falloc
+    request_queue request_sock resv_map rw_semaphore scan_control seq_file shmem_falloc
     shmem_inode_info shmem_sb_info shrinker shrinker_info shrinker_info_unit
     sighand_struct signal_struct slab sock sock_cgroup_data sock_common socket
     socket_alloc super_block super_operations swap_cgroup swap_cgroup_ctrl
