@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcgctl.kernel.program import OpenedKernel
-from memcgctl.model import Census, Charges, Kernel, Memcg, SwapUse
+from memcgctl.model import (
+    Census,
+    Charges,
+    Kernel,
+    Limits,
+    Memcg,
+    Overhead,
+    SwapUse,
+)
 
 from . import folios, memcgs, percpu, swap
 from .limits import MEMBERS, limits, swap_bytes
@@ -29,8 +37,9 @@ def take_census(
 ) -> Census:
     """All memcgs of the kernel, online ones and the root included.
 
-    Without ``scan`` memory and swap maps are not read, and charges and swap are None.
-    ``details`` are taken of the memcgs with these cgroup ids, or of the offline ones.
+    Without ``scan`` memory and swap maps are not read; charges, swap and limits are
+    None. ``details`` are taken of the memcgs with these cgroup ids, or of
+    the offline ones.
     ``progress`` gets what is done, how much of it, and how much there is. Raises
     KernelError if the kernel's memory makes no sense.
     """
@@ -43,10 +52,12 @@ def take_census(
     count = len(tree.address)
     charges: list[Charges | None] = [None] * count
     swaps: list[SwapUse | None] = [None] * count
+    bounds: list[Limits | None] = [None] * count
+    swap_total = swap_free = None
     page_size = kernel.memory.page_size
-    bounds = limits(tree, page_size)
-    swap_total, swap_free = swap_bytes(kernel)
     if scan:
+        bounds = [*limits(tree, page_size)]
+        swap_total, swap_free = swap_bytes(kernel)
         found = folios.count_folios(kernel, tree.address, warnings, progress)
         charges = [
             _charges(f, p * page_size)
@@ -67,25 +78,7 @@ def take_census(
             swap_total_bytes=swap_total,
             swap_free_bytes=swap_free,
         ),
-        memcgs=tuple(
-            Memcg(
-                id=int(tree.id[i]),
-                path=tree.path[i],
-                state="online" if tree.online[i] else "offline",
-                ancestor=tree.path[max(tree.ancestor[i], 0)],
-                refs=None if tree.refs[i] < 0 else int(tree.refs[i]),
-                children=int(tree.children[i]),
-                usage_bytes=int(tree.memcg["memory.usage.counter"][i]) * page_size,
-                overhead=overheads[i],
-                address=int(tree.address[i]),
-                private_id=int(tree.memcg["id.id"][i]),
-                charges=charges[i],
-                swap=swaps[i],
-                parent_id=0 if tree.parent[i] < 0 else int(tree.id[tree.parent[i]]),
-                limits=bounds[i],
-            )
-            for i in range(count)
-        ),
+        memcgs=tuple(_memcgs(tree, page_size, overheads, charges, swaps, bounds)),
         warnings=(),
     )
     if details is not None:
@@ -102,6 +95,46 @@ def take_census(
         )
         census = replace(census, kernel=described, memcgs=detailed)
     return replace(census, warnings=(*kernel.warnings, *sentences(warnings)))
+
+
+def _memcgs(
+    tree: memcgs.Tree,
+    page_size: int,
+    overheads: list[Overhead],
+    charges: list[Charges | None],
+    swaps: list[SwapUse | None],
+    bounds: list[Limits | None],
+) -> Iterator[Memcg]:
+    """The memcgs of the tree, in its order, with what was found out about each."""
+    ids = tree.id.tolist()
+    columns = (
+        tree.parent.tolist(),
+        tree.ancestor.tolist(),
+        tree.online.tolist(),
+        tree.refs.tolist(),
+        tree.children.tolist(),
+        tree.memcg["memory.usage.counter"].tolist(),
+        tree.address.tolist(),
+        tree.memcg["id.id"].tolist(),
+    )
+    rows = enumerate(zip(*columns, strict=True))
+    for i, (up, ancestor, online, refs, children, usage, address, private) in rows:
+        yield Memcg(
+            id=ids[i],
+            path=tree.path[i],
+            state="online" if online else "offline",
+            ancestor=tree.path[max(ancestor, 0)],
+            refs=None if refs < 0 else refs,
+            children=children,
+            usage_bytes=usage * page_size,
+            overhead=overheads[i],
+            address=address,
+            private_id=private,
+            charges=charges[i],
+            swap=swaps[i],
+            parent_id=0 if up < 0 else ids[up],
+            limits=bounds[i],
+        )
 
 
 def _charges(

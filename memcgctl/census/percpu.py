@@ -13,10 +13,9 @@ an online cgroup, other controllers, and ``struct bdi_writeback``.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 
 import drgn
 import numpy as np
@@ -123,15 +122,15 @@ def overheads(kernel: OpenedKernel, tree: Tree, machine: Machine) -> list[Overhe
     structs = _structs(prog, tree, machine)
     # The root is charged for nothing, neither for itself nor for its children.
     counted = (tree.parent > 0) & kmem
-    return [
-        Overhead(percpu_bytes=all_, percpu_accounted_bytes=line, structs_bytes=rest)
-        for all_, line, rest in zip(
+    # Most memcgs cost the same.
+    return list(
+        map(
+            cache(Overhead),
             (charged + unaccounted * machine.cpus).tolist(),
             (charged * counted).tolist(),
             structs.tolist(),
-            strict=True,
         )
-    ]
+    )
 
 
 def _structs(prog: drgn.Program, tree: Tree, machine: Machine) -> NDArray[np.int64]:
@@ -147,7 +146,10 @@ def _structs(prog: drgn.Program, tree: Tree, machine: Machine) -> NDArray[np.int
     # ancestors[] (5.10: ancestor_ids[]) has the cgroup itself, too; since 7.0 the
     # root's place in it is part of the structure.
     own = 0 if has_member(prog, CGROUP, "_low_ancestors") else 1
-    names = [len(os.fsencode(path.rpartition("/")[2])) + 1 for path in tree.path]
+    names = [
+        len(path.rpartition("/")[2].encode("utf-8", "surrogateescape")) + 1
+        for path in tree.path
+    ]
     total: NDArray[np.int64] = (
         fixed
         + POINTER * (tree.cgroup["level"].astype(np.int64) + own)

@@ -7,7 +7,8 @@ one text of all names, so that nothing is built for the 200,000 symbols not aske
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import drgn
@@ -35,31 +36,43 @@ class Symbols:
     def __init__(self, names: bytes, addresses: Addresses) -> None:
         self.names = names
         self.addresses = addresses
-        self._known: dict[str, list[tuple[str, int]]] = {}
+        self._first: dict[str, tuple[str, int] | None] = {}
 
     def all(self, name: str) -> list[tuple[str, int]]:
         """(type, address) of all symbols of that name, global ones first."""
-        if name not in self._known:
-            self._known[name] = self._search(name)
-        return self._known[name]
+        return sorted(self._search(name), key=lambda symbol: symbol[0].islower())
 
-    def _search(self, name: str) -> list[tuple[str, int]]:
+    def first(self, name: str) -> tuple[str, int] | None:
+        """The first of ``all``; a global one ends the search, as there is no other."""
+        if name not in self._first:
+            local = None
+            for symbol in self._search(name):
+                if symbol[0].isupper():
+                    self._first[name] = symbol
+                    break
+                local = local or symbol
+            else:
+                self._first[name] = local
+        return self._first[name]
+
+    def _search(self, name: str) -> Iterator[tuple[str, int]]:
         needle = name.encode(errors="replace") + b"\n"
-        found = []
         at = self.names.find(needle)
         while at != -1:
             if at >= 2 and self.names[at - 2] == ord("\n"):
-                # bytes.count() takes milliseconds where there is so much to count.
-                before = np.frombuffer(self.names, np.uint8, at - 1) == ord("\n")
-                address = self.addresses[np.count_nonzero(before) - 1]
-                found.append((chr(self.names[at - 1]), int(address)))
+                address = self.addresses[self._line_ends.searchsorted(at - 2)]
+                yield chr(self.names[at - 1]), int(address)
             at = self.names.find(needle, at + 1)
-        return sorted(found, key=lambda symbol: symbol[0].islower())
+
+    @cached_property
+    def _line_ends(self) -> npt.NDArray[np.intp]:
+        """Where the line breaks are; each is before the symbol of that index."""
+        return np.flatnonzero(np.frombuffer(self.names, np.uint8) == ord("\n"))
 
     def find(self, name: str) -> int | None:
         """The address of the symbol, None if there is none."""
-        found = self.all(name)
-        return found[0][1] if found else None
+        first = self.first(name)
+        return first[1] if first else None
 
     def register(self, prog: drgn.Program) -> None:
         """Let drgn find these symbols by name."""
@@ -69,7 +82,12 @@ class Symbols:
         ) -> Sequence[drgn.Symbol]:
             if name is None or address is not None:
                 return []
-            found = [
+            if one:
+                first = self.first(name)
+                found = [first] if first else []
+            else:
+                found = self.all(name)
+            return [
                 drgn.Symbol(
                     name,
                     value,
@@ -79,9 +97,8 @@ class Symbols:
                     else drgn.SymbolBinding.LOCAL,
                     drgn.SymbolKind.FUNC if kind in "tT" else drgn.SymbolKind.OBJECT,
                 )
-                for kind, value in self.all(name)
+                for kind, value in found
             ]
-            return found[:1] if one else found
 
         prog.register_symbol_finder("memcgctl", finder, enable_index=0)
 
