@@ -89,9 +89,7 @@ def mm_list_holders(
             owners = read_structs(
                 kernel, TASK, addresses(rows["owner"]), {"pid": "pid", "comm": "comm"}
             )
-            detail = (
-                f"address space: {_names(owners[owners['pid'] != 0]) or 'nobody'}"
-            )
+            detail = f"address space: {_names(owners[owners['pid'] != 0]) or 'nobody'}"
             yield int(wanted[place]), Holder("other", len(rows), detail)
 
 

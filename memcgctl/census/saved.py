@@ -12,6 +12,7 @@ becomes a census. Columns and keys that this version does not know are ignored.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -31,7 +32,7 @@ from memcgctl.model import Backing, Census, Kernel, Memcg, Process, SwapOwner
 FORMAT = "memcgctl/census/"
 VERSION = 1
 MAX_BYTES = 256 << 20
-MAX_VALUES = 10_000_000
+MAX_VALUES = 20_000_000
 MAX_STRING = 1 << 20
 MAX_WINDOW = 128 << 20
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -59,9 +60,11 @@ def save(census: Census, path: str) -> None:
     """Write ``census`` to ``path``: whole or not at all, over what was there before.
 
     Compressed if the name ends in ``.zst``. Only its owner can read it, as it names
-    other people's processes and files. Raises OSError.
+    other people's processes and files. Raises OSError, or CensusError for what could
+    not be loaded again: too large, or garbage from damaged memory.
     """
     data = dumps(census)
+    loads(data)
     if path.endswith(".zst"):
         data = zstandard.ZstdCompressor(level=10, write_checksum=True).compress(data)
     target = Path(path).resolve()  # a symbolic link stays one
@@ -153,16 +156,15 @@ def loads(data: bytes) -> Census:
         _columns(document.get("columns")), _strings(document.get("strings")), shared
     )
     kernel = _row(Kernel, tables)(document.get("kernel"))
-    if not (kernel.page_size and kernel.possible_cpus):
-        raise CensusError("damaged: a kernel without pages or CPUs")
+    if not kernel.page_size:
+        raise CensusError("damaged: a kernel with pages of no size")
     census = Census(
         kernel=kernel,
         memcgs=_many(_row(Memcg, tables))(document.get("memcgs")),
         warnings=_many(_decoder(str, tables))(document.get("warnings")),
     )
-    for key in ("id", "address"):
-        if twice := _duplicate(getattr(memcg, key) for memcg in census.memcgs):
-            raise CensusError(f"damaged: two memcgs with the {key} {twice}")
+    if twice := _duplicate(memcg.address for memcg in census.memcgs):
+        raise CensusError(f"damaged: two memcgs at {twice:#x}")
     return census
 
 
@@ -178,7 +180,7 @@ def _bounded(stream: IO[bytes]) -> bytes:
 
 def _unpacked(data: bytes) -> bytes:
     if not data.startswith(ZSTD_MAGIC):
-        return data
+        return _bounded(io.BytesIO(data))
     decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
     try:
         return _bounded(decompressor.stream_reader(data))

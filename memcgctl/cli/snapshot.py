@@ -36,7 +36,7 @@ def snapshot(
         (core, vmlinux, btf, system_map, vmcoreinfo), None, details="offline"
     )
 
-    from memcgctl.census.saved import dumps, save
+    from memcgctl.census.saved import CensusError, dumps, save
 
     warn(taken)
     if output == "-":
@@ -44,5 +44,7 @@ def snapshot(
         return
     try:
         save(taken, output)
+    except CensusError as error:
+        fail(f"error: this census cannot be saved: {error}", 3)
     except OSError as error:
         fail(f"error: cannot write {output}: {error.strerror}", 1)

@@ -1,6 +1,7 @@
 """The lab's commands. Needs QEMU, busybox-static, gcc, e2fsprogs, xfsprogs.
 
 python -m tests.lab core --kernel 6.12 --scenario zoo -o DIR
+python -m tests.lab big --kernel 6.12 --gib 16 --zombies 3000
 python -m tests.lab live --kernel 6.12 -- memcgctl list --json
 """
 
@@ -11,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from tests.lab import core, live, packages
+from tests.lab import big, core, live, packages
 from tests.lab.scenarios import SCENARIOS
 
 
@@ -36,6 +37,11 @@ def main() -> None:
     make.add_argument("--scenario", choices=[*SCENARIOS], default="zoo")
     make.add_argument("--raw", action="store_true", help="as QEMU wrote it")
     make.add_argument("-o", "--out", type=Path, default=Path())
+    large = commands.add_parser("big", help="make a sparse core for the benchmarks")
+    large.add_argument("--kernel", default="6.12")
+    large.add_argument("--gib", type=int, default=16)
+    large.add_argument("--zombies", type=int, default=3000)
+    large.add_argument("-o", "--out", type=Path, help="instead of the lab's cache")
     run = commands.add_parser("live", help="run a command in a guest")
     run.add_argument("--kernel", required=True)
     run.add_argument("--scenario", choices=[*SCENARIOS], default="basic")
@@ -46,6 +52,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.command == "live":
         sys.exit(run_live(options))
+    if options.command == "big":
+        print(big.big(options.kernel, options.gib, options.zombies, options.out))
+        return
     for path in core.make(
         options.kernel, options.scenario, options.out, raw=options.raw
     ):

@@ -167,7 +167,8 @@ static void map(size_t size, int flags, int fd)
 static void map_file(const char *path, int flags)
 {
 	struct stat st;
-	int fd = open(path, O_RDWR | O_NOATIME);
+	int mode = flags & MAP_SHARED ? O_RDWR : O_RDONLY;
+	int fd = open(path, mode | O_NOATIME);
 
 	if (fd < 0 || fstat(fd, &st))
 		die(path);
@@ -803,7 +804,7 @@ static int pagemap(char **pids)
 		snprintf(path, sizeof(path), "/proc/%s/maps", *pids);
 		FILE *maps = fopen(path, "r");
 		if (fd < 0 || !maps)
-			die(path);
+			continue; /* it is gone */
 		while (fgets(line, sizeof(line), maps)) {
 			if (sscanf(line, "%lx-%lx", &start, &end) != 2)
 				continue;

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.lab import truth
+from tests.lab import truth, users
 from tests.lab.guest import Guest, GuestError
 from tests.lab.scenarios import (
     CGROUPS,
@@ -199,6 +199,7 @@ def charges_in_the_end(scene: Scene, shape: Shape, stock: bool) -> dict[int, Cou
     """
     guest, none = scene.guest, Count()
     before = truth.count(guest)
+    scene.frames = users.frames(guest)
     remove_all(scene)
     if stock and not shape.reparents and (made := hold_by_stock(scene)):
         scene.made.append(made)
@@ -283,7 +284,23 @@ def run(scenario: Scenario, guest: Guest, shape: Shape) -> dict[str, Any]:
         ],
         "files": describe_files(guest, scene.files),
         "processes": [{"pid": held.pid, "words": held.words} for held in scene.held],
+        "users": users.describe(guest, scene.frames, above_of(scene, online, shape)),
         "swaps": guest.read("/proc/swaps").splitlines(),
+    }
+
+
+def above_of(scene: Scene, online: dict[str, Made], shape: Shape) -> dict[int, int]:
+    """By id: the memcg for which the kernel shows the frames of an offline one.
+
+    Empty where they really are this one's (``shape.reparents``).
+    """
+    if shape.reparents:
+        return {}
+    ids = {path: made.id for path, made in online.items()}
+    return {
+        made.id: ids[ancestor_of(made.path, ids)]
+        for made in scene.made
+        if not made.online
     }
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.lab.guest import Guest, Machine
+from tests.lab.users import Frame
 
 CGROUPS = "/sys/fs/cgroup"
 EXT4, XFS, TMPFS, HUGE = "/mnt/ext4", "/mnt/xfs", "/mnt/tmpfs", "/mnt/huge"
@@ -47,6 +48,8 @@ class Scene:
     made: list[Made] = field(default_factory=list)
     held: list[Held] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
+    # Whom each page frame is charged to while all is online.
+    frames: dict[int, Frame] = field(default_factory=dict)
     # Work that remains when all memcgs are removed, with the memcg that it is for.
     finish: list[tuple[Made, Callable[[], None]]] = field(default_factory=list)
 
@@ -377,6 +380,131 @@ def writeback(scene: Scene) -> None:
     scene.finish.append((scene.made[-1], clean))
 
 
+def opened(scene: Scene) -> None:
+    path = scene.file("128K", f"{EXT4}/opened")
+    memcg = scene.memcg("app/opened", "page cache of a file that is open in /holder")
+    scene.do(f"join={memcg}", f"read={path}")
+    scene.hold(f"join={CGROUPS}/holder", f"open={path}")
+
+
+def deleted(scene: Scene) -> None:
+    path = f"{EXT4}/deleted"
+    memcg = scene.memcg("app/deleted", "page cache of a deleted file that is open")
+    scene.do(f"join={memcg}", f"write=60K:{path}", f"fsync={path}")
+    scene.hold(f"join={CGROUPS}/holder", f"open={path}", f"remove={path}")
+
+
+def memory_object(scene: Scene) -> None:
+    memcg = scene.memcg("app/memfd", "a memfd of a process that moved")
+    scene.hold(f"join={memcg}", "memfd=64K:object", "touch")
+
+
+def segment(scene: Scene) -> None:
+    memcg = scene.memcg("app/sysv", "a System V segment of a process that moved")
+    scene.hold(f"join={memcg}", "sysv=48K", "touch")
+
+
+def shared_by_fork(scene: Scene) -> None:
+    """The parent moves to /holder, the child from there to another memcg."""
+    there = scene.memcg("app/child", "a child process is here", online=True)
+    memcg = scene.memcg("app/forked", "anonymous memory that two processes share")
+    words = [f"join={memcg}", "anon=200K", "touch", f"join={CGROUPS}/holder", "fork"]
+    words.append(f"join={there}")
+    scene.held.append(Held(int(scene.do(*words, "hold")), (*words,)))
+
+
+def swapped_by_fork(scene: Scene) -> None:
+    memcg = scene.memcg("app/swap-forked", "swapped by two", ("folio", "swap"))
+    words = [f"join={memcg}", "anon=160K", "touch", f"join={CGROUPS}/holder", "fork"]
+    scene.hold(*words, "pageout")
+    scene.reclaim(memcg)
+
+
+def swapped_mapping(scene: Scene) -> None:
+    memcg = scene.memcg("app/swap-mapped", "swapped shmem, mapped", ("folio", "swap"))
+    path = f"{TMPFS}/swap-mapped"
+    scene.hold(
+        f"join={memcg}", scene.write("240K", path), f"map={path}", "look", "pageout"
+    )
+    scene.reclaim(memcg)
+
+
+def mapped_twice(scene: Scene) -> None:
+    path = scene.file("80K", f"{EXT4}/twice")
+    memcg = scene.memcg("app/twice", "page cache that one process maps twice")
+    scene.do(f"join={memcg}", f"read={path}")
+    scene.hold(f"join={CGROUPS}/holder", *(f"map={path}", "look") * 2)
+
+
+def locked_file(scene: Scene) -> None:
+    path = scene.file("56K", f"{EXT4}/locked")
+    memcg = scene.memcg("app/file-locked", "page cache locked in /holder")
+    scene.do(f"join={memcg}", f"read={path}")
+    scene.hold(f"join={CGROUPS}/holder", f"map={path}", "look", "lock")
+
+
+def pinned_huge(scene: Scene) -> None:
+    memcg = scene.memcg("app/pinned-huge", "a huge page registered with an io_uring")
+    scene.hold(f"join={memcg}", "anon=2M", "huge", "touch", "pin")
+
+
+def merged(scene: Scene) -> None:
+    """Two processes with the same pages; KSM is off again when they are one."""
+    memcg = scene.memcg("app/merged", "pages that KSM merged")
+    scene.guest.sh("cd /sys/kernel/mm/ksm; echo 9999 > pages_to_scan; echo 1 > run")
+    for size in ("256K", "128K"):
+        scene.hold(f"join={memcg}", f"anon={size}", "same", "merge")
+    scene.guest.sh("sleep 8; echo 0 > /sys/kernel/mm/ksm/run")
+
+
+def lazily_freed(scene: Scene) -> None:
+    memcg = scene.memcg("app/lazy", "memory that is free to be taken (MADV_FREE)")
+    scene.hold(f"join={memcg}", "anon=96K", "touch", "free")
+
+
+def in_container(scene: Scene) -> None:
+    """A mount namespace in which a directory of the host's is /data."""
+    room = "/mnt/container"
+    scene.guest.sh(f"""
+        mkdir -p {EXT4}/volume {room}/data {room}/dev
+        mknod {room}/dev/null c 1 3
+    """)
+    path = scene.file("72K", f"{EXT4}/volume/file")
+    memcg = scene.memcg("app/container", "page cache of a container's volume")
+    scene.do(f"join={memcg}", f"read={path}")
+    words = [f"join={CGROUPS}/holder", "mountns", f"bind={EXT4}/volume:{room}/data"]
+    words += [f"chroot={room}", "map=/data/file", "look"]
+    scene.held.append(Held(int(scene.do(*words, "hold")), (*words,)))
+
+
+def on_overlay(scene: Scene) -> None:
+    """A container's root: a lower directory of ext4 under an overlayfs."""
+    layers, room = f"{EXT4}/layers", "/mnt/overlay"
+    scene.guest.sh(f"""
+        mkdir -p {room} {layers}/lower/dev {layers}/upper {layers}/work
+        mknod {layers}/lower/dev/null c 1 3
+    """)
+    mapped, open_ = (
+        scene.file(size, f"{layers}/lower/{name}")
+        for size, name in (("68K", "mapped"), ("36K", "open"))
+    )
+    memcg = scene.memcg("app/overlay", "page cache below an overlayfs")
+    scene.do(f"join={memcg}", f"read={mapped}", f"read={open_}")
+    words = [f"join={CGROUPS}/holder", "mountns", f"overlay={layers}:{room}"]
+    words += [f"chroot={room}", "private=/mapped", "look", "open=/open"]
+    scene.held.append(Held(int(scene.do(*words, "hold")), (*words,)))
+
+
+def guarded(scene: Scene) -> None:
+    """Only cgroup v2 has memory.min and a limit for swap alone."""
+    memcg = scene.memcg("app/guarded", "protected by memory.min", online=True)
+    scene.do(f"join={memcg}", scene.write("88K", f"{TMPFS}/guarded"))
+    scene.guest.sh(f"cd {CGROUPS}/app; echo 1M | tee memory.min guarded/memory.min")
+    memcg = scene.memcg("app/no-swap", "may not swap", online=True)
+    scene.guest.sh(f"echo 0 > {memcg}/memory.swap.max")
+    scene.do(f"join={memcg}", scene.write("84K", f"{TMPFS}/no-swap"))
+
+
 BASIC: list[Step] = [
     *(read_file, tmpfs, mapped_file, moved_process, huge_pages),
     *(swapped, swap_cached, swapped_shmem),
@@ -390,6 +518,15 @@ ZOO: list[Step] = [
     *(nested, at_the_root, under_online, names, small, online),
     *(socket, sockets, inotify, fanotify, in_flight, corpse, namespace),
     *(dirty, writeback),
+]
+
+# Who uses it, where it comes from and what stands in the way of its eviction.
+USERS: list[Step] = [
+    *(read_file, mapped_file, tmpfs_mapped, shared_anonymous, moved_process),
+    *(private_copy, locked, huge_pages, pinned, swapped, swap_cached, swapped_shmem),
+    *(opened, deleted, memory_object, segment, shared_by_fork, swapped_by_fork),
+    *(swapped_mapping, mapped_twice, locked_file, pinned_huge, merged, lazily_freed),
+    *(in_container, on_overlay, guarded, online, dirty),
 ]
 
 
@@ -410,6 +547,7 @@ SCENARIOS = {
     "basic": Scenario(BASIC, stock=False),
     "zoo": Scenario(ZOO),
     "zoo-v1": Scenario(ZOO, version=1),
+    "users": Scenario(USERS, machine=Machine(modules=("overlay",)), stock=False),
     # The removal of a memcg takes events off its list and leaves the rest to a worker.
     "event-v1": Scenario(
         [tmpfs, event],

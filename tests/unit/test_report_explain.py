@@ -330,7 +330,8 @@ def test_page_frames() -> None:
     assert page.split("\n\n")[-1].splitlines() == [
         "   pfn  pages   class  inode  maps  refs  pins  flags",
         "0x7f3e      1   shmem     10     0     1     0  referenced uptodate dirty lru",
-        "0x8e00    512    anon      -     3   515     2  active reservedreservedreserved",
+        "0x8e00    512    anon      -     3   515     2  "
+        "active reservedreservedreserved",
         "                                                head",
         "0x2c10      1  kernel      -     0     1     0",
         "4 more folios, not shown.",

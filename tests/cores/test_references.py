@@ -1,0 +1,242 @@
+"""The accounts of references in the fixtures balance, and name who holds what.
+
+The truth is the lab's: what made each memcg outlive its removal, which processes were
+left behind and what they had been told, which files were written.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import drgn
+import pytest
+from drgn.helpers.linux.mm import follow_phys
+
+from memcgctl.census import take_census
+from memcgctl.census.objcgs import inherited
+from memcgctl.census.records import Warnings
+from memcgctl.census.references import holders
+from memcgctl.kernel import elf
+from memcgctl.kernel.compressed import is_compressed, unpacked
+from memcgctl.kernel.program import Sources, open_kernel
+from memcgctl.model import Holder, Inherited, Memcg
+
+CORES = sorted((Path(__file__).parents[2] / "fixtures").glob("*.zst"))
+SMALLEST = min(CORES, key=lambda core: core.stat().st_size, default=None)
+
+pytestmark = pytest.mark.skipif(not CORES, reason="there are no cores in fixtures/")
+each_core = pytest.mark.parametrize("core", CORES, ids=lambda core: core.stem)
+
+# What the lab does not promise to be absent: what else the process that it moved had
+# charged, and an inode that stays attached after a write.
+UNTOLD = {"folio", "kernel"}
+MAYBE = {*UNTOLD, "writeback"}
+
+
+class Found(NamedTuple):
+    """What was found for one memcg."""
+
+    memcg: Memcg
+    holders: tuple[Holder, ...]
+    unexplained: int | None
+    inherited: tuple[Inherited, ...]
+
+    def kinds(self) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        for holder in self.holders:
+            counts[holder.kind] += holder.count
+        return counts
+
+
+def look(core: Path) -> tuple[dict[int, Found], Warnings]:
+    """By cgroup id."""
+    warnings = Warnings()
+    with open_kernel(Sources(core=core)) as kernel:
+        memcgs = take_census(kernel).memcgs
+        held = holders(kernel, memcgs, warnings)
+        legacies = inherited(kernel, memcgs, warnings)
+    return {
+        memcg.id: Found(memcg, *held[memcg.address], legacies.get(memcg.address, ()))
+        for memcg in memcgs
+    }, warnings
+
+
+look_once = cache(look)
+
+
+def truth_of(core: Path) -> dict[str, Any]:
+    truth: dict[str, Any] = json.loads(core.with_suffix(".json").read_text())
+    return truth
+
+
+def offline(core: Path) -> Iterator[tuple[dict[str, Any], Found]]:
+    """What the lab says of each offline memcg, and what was found."""
+    found, _ = look_once(core)
+    for said in truth_of(core)["memcgs"]:
+        if said["state"] == "offline":
+            yield said, found[said["id"]]
+
+
+def processes(core: Path, said: dict[str, Any]) -> dict[int, list[str]]:
+    """Pids that were in the memcg before they moved, and what they were told."""
+    join = f"join=/sys/fs/cgroup{said['path']}"
+    told = {p["pid"]: p["words"] for p in truth_of(core)["processes"]}
+    return {pid: words for pid, words in told.items() if join in words}
+
+
+@each_core
+def test_every_account_balances(core: Path) -> None:
+    """Lost: audit, which is to show nothing but kernel bugs."""
+    left = {said["path"]: found.unexplained for said, found in offline(core)}
+    assert left == dict.fromkeys(left, 0)
+    assert not look_once(core)[1]
+
+
+@each_core
+def test_the_kinds_of_holders_are_what_the_lab_made(core: Path) -> None:
+    """Lost: the reason, or a reference counted under a wrong one that fits."""
+    parents = Counter(
+        said["path"].rpartition("/")[0] for said in truth_of(core)["memcgs"]
+    )
+    wrong = {}
+    for said, found in offline(core):
+        kinds = found.kinds()
+        children = parents[said["path"]]
+        told = {*said["held_by"], *(["child"] if children else [])}
+        if not said["swap"]["entries"]:  # v1 uncharges those that are in the swap cache
+            told.discard("swap")
+        missing, more = told - UNTOLD - set(kinds), set(kinds) - MAYBE - told
+        if missing or more or kinds["child"] != children:
+            wrong[said["path"]] = (told, found.holders)
+    assert wrong == {}
+
+
+@each_core
+def test_folios_hold_as_the_kernel_has_them(core: Path) -> None:
+    """Lost: one reference a page where it is one a folio, or the other way round."""
+    wrong = {}
+    for said, found in offline(core):
+        folios = sum(said["folios"][kind] for kind in ("file", "shmem", "anon"))
+        if found.kinds()["folio"] != folios:
+            wrong[said["path"]] = (folios, found.kinds())
+    assert wrong == {}
+
+
+@each_core
+def test_processes_are_named(core: Path) -> None:
+    """Lost: whom to ask to close the socket or to reap the dead."""
+    wrong = {}
+    for said, found in offline(core):
+        for holder in found.holders:
+            if holder.kind not in ("socket", "fsnotify"):
+                continue
+            pids = {int(pid) for pid in re.findall(r"\(pid (\d+)\)", holder.detail)}
+            nobody = "no file" in holder.detail or "in no process" in holder.detail
+            if pids != (set() if nobody else set(processes(core, said))):
+                wrong[said["path"]] = holder
+    assert wrong == {}
+
+
+@each_core
+def test_sockets_and_groups_without_a_descriptor(core: Path) -> None:
+    """Lost: orphans of TCP and what is in flight, which no descriptor table shows."""
+    details = {
+        word: [h.detail for h in found.holders if h.kind in ("socket", "fsnotify")]
+        for said, found in offline(core)
+        for words in processes(core, said).values()
+        for word in (w.partition("=")[0] for w in words)
+    }
+    if "orphan" in details:
+        assert "TCP, no file, FIN_WAIT1" in details["orphan"]
+    if "send-inotify" in details:
+        assert "inotify, open in no process" in details["send-inotify"]
+
+
+@each_core
+def test_the_dead_and_the_namespaces_are_told(core: Path) -> None:
+    """Lost: why a memcg without any memory stays while its process is long dead."""
+    for said, found in offline(core):
+        others = [holder.detail for holder in found.holders if holder.kind == "other"]
+        for pid, words in processes(core, said).items():
+            if "corpse" in words:
+                assert len(others) == 1
+                assert re.fullmatch(
+                    r"css_set: lab \(pid \d+\), dead but not reaped", others[0]
+                )
+            if "cgroupns" in words:
+                assert others == [f"css_set: the cgroup namespace of lab (pid {pid})"]
+
+
+@each_core
+def test_writeback_names_device_and_inodes(core: Path) -> None:
+    """Lost: which files to write out so that the zombie goes."""
+    files = {file["path"]: file["inode"] for file in truth_of(core).get("files", [])}
+    for said, found in offline(core):
+        its = [holder.detail for holder in found.holders if holder.kind == "writeback"]
+        if "writeback" not in said["held_by"]:
+            continue
+        stem = {"/app/dirty": "/dirty", "/app/writeback": "/attached"}[said["path"]]
+        (detail,) = its
+        device, _, inodes = detail.partition(": ")
+        assert device == "vda"
+        named = re.findall(r"(\d+) \((\S+)\)", inodes)
+        assert named
+        for number, path in named:
+            assert files[path] == int(number)
+            assert stem in path
+
+
+@each_core
+def test_what_online_memcgs_inherited(core: Path) -> None:
+    """Lost: where the memory went that has no zombie since 7.1."""
+    found, _ = look_once(core)
+    truth = truth_of(core)
+    reparents = truth["shape"]["reparents"]
+    app = next(f for f in found.values() if f.memcg.path == "/app")
+    assert app.inherited
+    gone = {said["path"] for said in truth["memcgs"] if said["state"] == "offline"}
+    origins = [part for part in app.inherited if part.path is not None]
+    assert {part.path for part in origins} <= gone
+    assert all(found[part.id].memcg.path == part.path for part in origins)
+    charged = app.memcg.charges
+    assert charged is not None
+    if reparents:
+        # Nothing was ever charged to /app itself: all that it has is inherited.
+        assert sum(part.charged_bytes for part in app.inherited) == charged.total_bytes
+        assert any(part.path is None for part in app.inherited)
+    for memcg in found.values():
+        if memcg.memcg.state == "offline":
+            assert not memcg.inherited
+
+
+def test_a_leaked_reference_is_counted_to_the_last(tmp_path: Path) -> None:
+    """Lost: the kernel bug that audit exists for; it would be hidden or miscounted."""
+    assert SMALLEST is not None
+    magic = SMALLEST.read_bytes()[:16]
+    source = unpacked(SMALLEST, magic) if is_compressed(magic) else SMALLEST
+    core = tmp_path / "core"
+    shutil.copyfile(source, core)
+    victim, other = [found for _, found in offline(SMALLEST)][:2]
+    with open_kernel(Sources(core=core)) as kernel:
+        memcg = kernel.prog.type("struct mem_cgroup")
+        css = drgn.Object(kernel.prog, memcg, address=victim.memcg.address).css
+        count = css.refcnt.data.count.counter
+        mm = kernel.prog["init_mm"].address_of_()
+        place = int(follow_phys(mm, count.address_of_().value_()))
+        more = (int(count) + 3).to_bytes(8, "little")
+    with core.open("r+b") as file:
+        for load in elf.read(file).segments:
+            if load.physical <= place < load.physical + load.size:
+                file.seek(load.offset + place - load.physical)
+                file.write(more)
+    found, _ = look(core)
+    assert found[victim.memcg.id].unexplained == 3
+    assert found[victim.memcg.id].holders == victim.holders
+    assert found[other.memcg.id].unexplained == 0
