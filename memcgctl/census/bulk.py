@@ -142,8 +142,8 @@ def xarray_entries(
     )
     slots = node_dtype["slots"].shape[0]
     bits = slots.bit_length() - 1
-    owner = np.arange(len(heads), dtype=np.int64)
-    base = np.zeros(len(heads), np.uint64)
+    owner: NDArray[np.int64] = np.arange(len(heads), dtype=np.int64)
+    base: U64 = np.zeros(len(heads), np.uint64)
     entry, size = heads, np.ones(len(heads), np.uint64)
     above = np.full(len(heads), 64, np.int64)
     found: list[tuple[NDArray[Any], ...]] = []

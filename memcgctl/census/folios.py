@@ -139,7 +139,7 @@ def charged_folios(
     # number of pages (_nr_pages, since 6.16).
     words = pages["charge"][at] | (pages["compound"][at] & TAIL)
     at = at.compress((words & MEMCG_DATA_OBJEXTS) == 0)
-    size = np.ones(len(at), np.int64)
+    size: NDArray[np.int64] = np.ones(len(at), np.int64)
     damaged = 0
     large = np.flatnonzero(pages["flags"][at] & np.uint64(1 << layout.head))
     if len(large):

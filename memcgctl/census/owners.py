@@ -155,7 +155,8 @@ def _charged_entries(
     position = np.full(IDS, -1, np.int64)
     position[private_ids & (IDS - 1)] = np.arange(len(private_ids))
     position[0] = -1
-    entries, memcgs = [addresses([])], [np.zeros(0, np.int64)]
+    entries = [addresses([])]
+    memcgs: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
     for device, offset, ids in entry_ids(kernel, warnings):
         (hits,) = ids.nonzero()
         memcg = position[ids[hits]]

@@ -57,7 +57,7 @@ def slab_structs(
             continue
         data = kernel.memory.try_read(at, objects * size)
         if data is not None:
-            found = repack_fields(np.ndarray(objects, lying, data, pad, (size,)))
+            found: Rows = repack_fields(np.ndarray(objects, lying, data, pad, (size,)))
             (used,) = (found != np.zeros((), found.dtype)).nonzero()
             places.append(
                 np.uint64(at + pad) + np.uint64(size) * used.astype(np.uint64)

@@ -11,17 +11,19 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import drgn
 import numpy as np
 import zstandard
 from drgn.helpers.linux.mm import follow_phys
+from numpy.typing import NDArray
 
 from memcgctl.kernel.layout import has_member, offset_of
 from memcgctl.kernel.program import OpenedKernel, Sources, open_kernel
 
 PAGE = 4096
+Array = NDArray[Any]
 # include/linux/page-flags.h up to 6.11: page_type counts down, PG_buddy cleared.
 OLD_BUDDY, OLD_BUDDY_MASK = 0xF0000000, 0xF0000080
 TEXT = [
@@ -63,13 +65,13 @@ def enumerator(prog: drgn.Program, enum: str, name: str) -> int | None:
     return values.get(name)
 
 
-def column(prog: drgn.Program, data: np.ndarray, path: str, kind: str) -> np.ndarray:
+def column(prog: drgn.Program, data: Array, path: str, kind: str) -> Array:
     at = offset_of(prog, "struct page", path)
-    values: np.ndarray = data[:, at : at + np.dtype(kind).itemsize].copy()
+    values: Array = data[:, at : at + np.dtype(kind).itemsize].copy()
     return values.view(kind)[:, 0]
 
 
-def dead_pages(kernel: OpenedKernel, first: int, count: int) -> np.ndarray:
+def dead_pages(kernel: OpenedKernel, first: int, count: int) -> Array:
     """Which of ``count`` page frames from ``first`` on hold nothing of interest."""
     prog = kernel.prog
     size = prog.type("struct page").size
@@ -88,7 +90,7 @@ def dead_pages(kernel: OpenedKernel, first: int, count: int) -> np.ndarray:
     # Bit 0 of the second word marks a tail page, whose head lies before it.
     tail = data[:, 8] & 1 != 0
     head = np.maximum.accumulate(np.where(tail, 0, np.arange(count)))
-    dead: np.ndarray = (flags >> np.uint64(lru) & np.uint64(1) != 0)[head]
+    dead: Array = (flags >> np.uint64(lru) & np.uint64(1) != 0)[head]
 
     types = column(prog, data, "page_type", "<u4")
     buddy = enumerator(prog, "enum pagetype", "PGTY_buddy")  # since 6.12
