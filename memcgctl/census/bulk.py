@@ -145,7 +145,7 @@ def xarray_entries(
     owner: NDArray[np.int64] = np.arange(len(heads), dtype=np.int64)
     base: U64 = np.zeros(len(heads), np.uint64)
     entry, size = heads, np.ones(len(heads), np.uint64)
-    above = np.full(len(heads), 64, np.int64)
+    above: NDArray[np.int64] = np.full(len(heads), 64, np.int64)
     found: list[tuple[NDArray[Any], ...]] = []
     total = 0
     while len(entry):
