@@ -543,8 +543,21 @@ class Scenario:
     stop_by: str = ""
 
 
+# Two nodes, and as many possible CPUs as a large machine has.
+WIDE = Machine(
+    memory="224M",
+    smp="2,maxcpus=64",
+    qemu=(
+        *("-object", "memory-backend-ram,id=m0,size=128M"),
+        *("-object", "memory-backend-ram,id=m1,size=96M"),
+        *("-numa", "node,nodeid=0,memdev=m0,cpus=0"),
+        *("-numa", "node,nodeid=1,memdev=m1,cpus=1"),
+    ),
+)
+
 SCENARIOS = {
     "basic": Scenario(BASIC, stock=False),
+    "wide": Scenario(BASIC, machine=WIDE, stock=False),
     "zoo": Scenario(ZOO),
     "zoo-v1": Scenario(ZOO, version=1),
     "users": Scenario(USERS, machine=Machine(modules=("overlay",)), stock=False),
