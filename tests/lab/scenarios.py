@@ -557,7 +557,7 @@ WIDE = Machine(
 
 SCENARIOS = {
     "basic": Scenario(BASIC, stock=False),
-    "wide": Scenario(BASIC, machine=WIDE, stock=False),
+    "zoo-wide": Scenario(ZOO, machine=WIDE),
     "zoo": Scenario(ZOO),
     "zoo-v1": Scenario(ZOO, version=1),
     "users": Scenario(USERS, machine=Machine(modules=("overlay",)), stock=False),
