@@ -14,11 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.cells import cell_len
 from rich.text import Text
 
 from memcgctl.model import Charges, Group, Kernel, Listing, Memcg
-from memcgctl.report.text import count, counted, escape, shorten, size
+from memcgctl.report.text import cell_count, count, counted, escape, shorten, size
 
 SCHEMA = "memcgctl/list/1"
 HOLDERS = {
@@ -116,12 +115,12 @@ def aligned(
             for title, *cells in numbers
         ]
     left = width - _width(numbers)
-    longest = max(cell_len(escape(path, encoding)) for path in paths)
+    longest = max(cell_count(escape(path, encoding)) for path in paths)
     gap = 2 if longest + 2 * len(numbers) <= left else 1
     room = max(1, min(longest, left - gap * len(numbers)))
     grid = [right_aligned(cells) for cells in numbers]
     shown = [shorten(path, room, encoding) for path in paths]
-    grid.insert(place, [path + " " * (room - cell_len(path)) for path in shown])
+    grid.insert(place, [path + " " * (room - cell_count(path)) for path in shown])
     return [(" " * gap).join(line).rstrip() for line in zip(*grid, strict=True)]
 
 

@@ -60,14 +60,20 @@ def escape(text: str, encoding: str = "utf-8") -> str:
 def shorten(text: str, width: int, encoding: str = "utf-8") -> str:
     """``text`` escaped and cut in the middle to at most ``width`` columns."""
     pieces = _pieces(text, encoding)
-    if sum(map(cell_len, pieces)) <= width:
-        return "".join(pieces)
+    whole = "".join(pieces)
+    if cell_count(whole) <= width:
+        return whole
     mark = "…" if _encodable("…", encoding) else "..."
     if width <= len(mark):
         return mark[:width]
     head = _fitting(pieces, (width - len(mark)) // 2)
     tail = _fitting(pieces[::-1], width - len(mark) - cell_len("".join(head)))
     return "".join([*head, mark, *tail[::-1]])
+
+
+def cell_count(text: str) -> int:
+    """How many columns escaped text takes on a terminal."""
+    return len(text) if text.isascii() else sum(map(cell_len, text))
 
 
 def _fitting(pieces: Sequence[str], width: int) -> list[str]:
