@@ -36,43 +36,37 @@ class Symbols:
     def __init__(self, names: bytes, addresses: Addresses) -> None:
         self.names = names
         self.addresses = addresses
-        self._first: dict[str, tuple[str, int] | None] = {}
+        self._known: dict[str, list[tuple[str, int]]] = {}
 
     def all(self, name: str) -> list[tuple[str, int]]:
         """(type, address) of all symbols of that name, global ones first."""
-        return sorted(self._search(name), key=lambda symbol: symbol[0].islower())
+        if name not in self._known:
+            found = self._search(name.encode(errors="replace"))
+            self._known[name] = sorted(found, key=lambda symbol: symbol[0].islower())
+        return self._known[name]
 
-    def first(self, name: str) -> tuple[str, int] | None:
-        """The first of ``all``; a global one ends the search, as there is no other."""
-        if name not in self._first:
-            local = None
-            for symbol in self._search(name):
-                if symbol[0].isupper():
-                    self._first[name] = symbol
-                    break
-                local = local or symbol
-            else:
-                self._first[name] = local
-        return self._first[name]
-
-    def _search(self, name: str) -> Iterator[tuple[str, int]]:
-        needle = name.encode(errors="replace") + b"\n"
-        at = self.names.find(needle)
-        while at != -1:
-            if at >= 2 and self.names[at - 2] == ord("\n"):
-                address = self.addresses[self._line_ends.searchsorted(at - 2)]
-                yield chr(self.names[at - 1]), int(address)
-            at = self.names.find(needle, at + 1)
+    def _search(self, name: bytes) -> Iterator[tuple[str, int]]:
+        if not name:
+            return
+        text = np.frombuffer(self.names, np.uint8)
+        starts, lengths = self._lines
+        index = np.flatnonzero(lengths == len(name))
+        for place in (-1, len(name) // 2, 0):  # what most names differ in
+            index = index[text[starts[index] + place % len(name)] == name[place]]
+        for i, start in zip(index.tolist(), starts[index].tolist(), strict=True):
+            if self.names.startswith(name, start):
+                yield chr(self.names[start - 1]), int(self.addresses[i])
 
     @cached_property
-    def _line_ends(self) -> npt.NDArray[np.intp]:
-        """Where the line breaks are; each is before the symbol of that index."""
-        return np.flatnonzero(np.frombuffer(self.names, np.uint8) == ord("\n"))
+    def _lines(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Where the name of each symbol begins, and how long it is."""
+        breaks = np.flatnonzero(np.frombuffer(self.names, np.uint8) == ord("\n"))
+        return breaks[:-1] + 2, np.diff(breaks) - 2
 
     def find(self, name: str) -> int | None:
         """The address of the symbol, None if there is none."""
-        first = self.first(name)
-        return first[1] if first else None
+        found = self.all(name)
+        return found[0][1] if found else None
 
     def register(self, prog: drgn.Program) -> None:
         """Let drgn find these symbols by name."""
@@ -82,11 +76,7 @@ class Symbols:
         ) -> Sequence[drgn.Symbol]:
             if name is None or address is not None:
                 return []
-            if one:
-                first = self.first(name)
-                found = [first] if first else []
-            else:
-                found = self.all(name)
+            found = self.all(name)
             return [
                 drgn.Symbol(
                     name,
@@ -97,7 +87,7 @@ class Symbols:
                     else drgn.SymbolBinding.LOCAL,
                     drgn.SymbolKind.FUNC if kind in "tT" else drgn.SymbolKind.OBJECT,
                 )
-                for kind, value in found
+                for kind, value in (found[:1] if one else found)
             ]
 
         prog.register_symbol_finder("memcgctl", finder, enable_index=0)
