@@ -121,7 +121,7 @@ def python_disk() -> Path:
         with tempfile.TemporaryDirectory(prefix="memcgctl-lab-") as name:
             directory = Path(name)
             stage(python_files(), directory)
-            for mount in ["proc", "sys", "dev", "tmp", "checkout", "usr/bin"]:
+            for mount in ["proc", "sys", "dev", "run", "checkout", "usr/bin"]:
                 (directory / mount).mkdir(parents=True, exist_ok=True)
             program = directory / "usr/bin/memcgctl"
             program.write_text(PROGRAM.format(executable=sys.executable))
@@ -146,7 +146,7 @@ def checkout_disk(directory: Path) -> Path:
 def run_in(guest: Guest, *argv: str) -> Ran:
     """Run a command where Python and memcgctl are."""
     script = f'chroot {ROOT} "$@" 2> /tmp/stderr'
-    environment = ["env", "HOME=/tmp", "TERM=dumb", "PATH=/usr/bin", "LANG=C.UTF-8"]
+    environment = ["env", "HOME=/run", "TERM=dumb", "PATH=/usr/bin", "LANG=C.UTF-8"]
     status, output = guest.call("sh", "-c", script, "sh", *environment, *argv)
     return Ran(status, output.decode(errors="replace"), guest.read("/tmp/stderr"))
 
@@ -169,12 +169,13 @@ def live(
             chosen.machine, cpu=cpu, memory=memory, disks=disks, modules=modules
         )
         with boot(kernel.path, machine) as guest:
+            # Not over /tmp: the interpreter's environment can lie there.
             guest.sh(f"""
                 mkdir {ROOT}
                 mount -t ext4 -o noatime /dev/disk/python {ROOT}
                 mount -t ext4 -o ro /dev/disk/checkout {ROOT}/checkout
                 for mount in proc sys dev; do mount --rbind /$mount {ROOT}/$mount; done
-                mount -t tmpfs tmpfs {ROOT}/tmp
+                mount -t tmpfs tmpfs {ROOT}/run
             """)
             truth = run.run(chosen, guest, shape)
             truth["kernel"] = {"release": kernel.release}

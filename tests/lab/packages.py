@@ -115,7 +115,7 @@ def choices(series: str) -> list[list[str]]:
     """Addresses of the packages that make a kernel, the newest kernel first.
 
     From 6.19 on the image is split into linux-binary and linux-modules; the index
-    of a suite may lack the latter, but the pool has it beside the former.
+    of a suite may lack the latter, but the pool has it.
     """
     urls = pools(series)
     ordered = sorted(urls, key=lambda name: (age(name), "unsigned" not in name))
@@ -124,7 +124,10 @@ def choices(series: str) -> list[list[str]]:
     for name in reversed(ordered):
         url = urls[name]
         if name.startswith("linux-binary"):
-            result.append([url, url.replace("/linux-binary-", "/linux-modules-")])
+            modules = re.sub("/linux-binary-(unsigned-)?", "/linux-modules-", url)
+            # Modules are built, and so kept, with the unsigned binary.
+            modules = modules.replace("/linux-signed-amd64/", "/linux/")
+            result.append([url, modules])
         elif not split:
             result.append([url])
     return result
