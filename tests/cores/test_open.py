@@ -194,6 +194,9 @@ def test_compressed_as_a_whole(
 KDUMPS: dict[str, Callable[[Core, Path], None]] = {
     "zlib": lambda core, path: variants.write_kdump(core, path),
     "zstd": lambda core, path: variants.write_kdump(core, path, variants.compress_zstd),
+    "snappy": lambda core, path: variants.write_kdump(
+        core, path, variants.compress_snappy
+    ),
     "uncompressed": lambda core, path: variants.write_kdump(
         core, path, variants.compress_nothing
     ),
@@ -220,8 +223,7 @@ def test_kdump_compressed(packed: Path, tmp_path: Path, form: str, flat: bool) -
 
 @of_ends
 @pytest.mark.parametrize(
-    "options",
-    ["-c -d 0", "-c -d 31", "-l -d 31", "-p -d 31", "-z -d 31", "-E -d 31", "-c -F"],
+    "options", ["-c -d 0", "-c -d 31", "-l -d 31", "-E -d 31", "-c -F"]
 )
 def test_makedumpfile(packed: Path, tmp_path: Path, options: str) -> None:
     """Lost: the dumps of the program that most people make theirs with."""
@@ -236,15 +238,14 @@ def test_makedumpfile(packed: Path, tmp_path: Path, options: str) -> None:
         if "-F" not in command:
             command.append(str(path) + "file")
         run = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True)
-    if "is disabled" in run.stderr or "unsupported" in run.stderr:
-        pytest.skip(f"this makedumpfile is built without {options.split()[0]}")
     assert run.returncode == 0, run.stderr[-2000:]
     if "-F" not in command:
         path = path.with_name("dumpfile")
     seen, expected = look(open_kernel(Sources(core=path))), original(packed)
-    # With -d, pages of the direct map that are free or a user's are not in the dump.
     assert seen.memory[:3] == expected.memory[:3]
-    assert seen.memory[3] in (expected.memory[3], None)
+    # With -d, pages of the direct map that are free or a user's are not in the dump;
+    # an ELF core does not tell these from pages of zeros.
+    assert seen.memory[3] in (expected.memory[3], None, bytes(4096))
     assert seen.release == expected.release
     assert (seen.task, seen.cpus) == (expected.task, expected.cpus)
     assert seen.memory_map == expected.memory_map
