@@ -145,6 +145,22 @@ def test_processes_are_named(core: Path) -> None:
 
 
 @each_core
+def test_events_are_found_on_their_eventfds(core: Path) -> None:
+    """Lost: what holds a memcg of cgroup v1 whose removal a worker has not finished."""
+    for said, found in offline(core):
+        if "event" in said["held_by"]:
+            word = f"event=/sys/fs/cgroup{said['path']}"
+            ((pid, number),) = (
+                (p["pid"], p["words"].count(word))
+                for p in truth_of(core)["processes"]
+                if word in p["words"]
+            )
+            (holder,) = found.holders
+            assert holder.count == number
+            assert holder.detail.startswith(f"eventfd, lab (pid {pid}): fd ")
+
+
+@each_core
 def test_sockets_and_groups_without_a_descriptor(core: Path) -> None:
     """Lost: orphans of TCP and what is in flight, which no descriptor table shows."""
     details = {
