@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import drgn
 import numpy as np
 
-from memcgctl.census.bulk import U64, addresses, read_structs
+from memcgctl.census.bulk import U64, Rows, addresses, read_structs
 from memcgctl.census.lists import list_structs
-from memcgctl.census.slab import slab_structs
+from memcgctl.census.slab import Slabs, find_slabs, slab_structs
 from memcgctl.census.tasks import OpenFiles, Tasks, open_files, read_tasks
 from memcgctl.kernel.layout import has_member
 
@@ -51,9 +51,30 @@ class Opened:
         return open_files(self.kernel)
 
     @cached_property
+    def protocols(self) -> tuple[U64, Rows]:
+        """``struct proto *``, and of each its ``slab`` and ``name``."""
+        return list_structs(
+            self.kernel,
+            self.kernel.symbol("proto_list"),
+            "struct proto",
+            "node",
+            {"slab": "slab", "name": "name"},
+            self.warnings,
+        )
+
+    @cached_property
+    def slabs(self) -> Slabs:
+        """All slabs of files and of sockets."""
+        caches = [
+            _file_caches(self.kernel, self.warnings),
+            addresses(self.protocols[1]["slab"]),
+        ]
+        return find_slabs(self.kernel, np.concatenate(caches), self.warnings)
+
+    @cached_property
     def files(self) -> tuple[U64, U64, U64]:
         """``struct file *``, ``f_op`` and ``private_data`` of all files."""
-        return _all_files(self.kernel, self.descriptors.file, self.warnings)
+        return _all_files(self.kernel, self.slabs, self.descriptors.file, self.warnings)
 
     def of_kind(self, operations: str) -> tuple[U64, U64]:
         """Files with these ``struct file_operations``, and their ``private_data``."""
@@ -112,7 +133,7 @@ class Opened:
 
 
 def _all_files(
-    kernel: OpenedKernel, tables: U64, warnings: Warnings
+    kernel: OpenedKernel, slabs: Slabs, tables: U64, warnings: Warnings
 ) -> tuple[U64, U64, U64]:
     """Address, ``f_op`` and ``private_data`` of each ``struct file`` in use."""
     members = {"op": "f_op", "data": "private_data"}
@@ -120,9 +141,8 @@ def _all_files(
     # 90ee6ed776c0 ("fs: port files to file_ref") (in v6.13) zero is one reference.
     ref = has_member(kernel.prog, FILE, "f_ref")
     count = {"count": "f_ref.refcnt.counter" if ref else "f_count.counter"}
-    at, rows = slab_structs(
-        kernel, _file_caches(kernel, warnings), FILE, members | count, warnings
-    )
+    caches = _file_caches(kernel, warnings)
+    at, rows = slab_structs(kernel, slabs, caches, FILE, members | count, warnings)
     used = rows["count"].astype(np.int64) >= (0 if ref else 1)
     at, rows = at[used], rows[used]
     # What the slabs do not show: where the cache has been merged with another.

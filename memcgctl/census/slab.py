@@ -8,8 +8,8 @@ come alike, and the caller tells them apart by what is in them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import drgn
 import numpy as np
@@ -29,62 +29,79 @@ if TYPE_CHECKING:
 MAX_SLAB_BYTES = 1 << 20
 
 
+class Slabs(NamedTuple):
+    """Slabs: parallel arrays of their addresses, caches and numbers of objects."""
+
+    address: U64
+    cache: U64
+    objects: U64
+
+
+def find_slabs(kernel: OpenedKernel, caches: U64, warnings: Warnings) -> Slabs:
+    """All slabs of the ``struct kmem_cache *`` given: one pass over the memory map."""
+    known = unique(caches)
+    dtype, shift, bits = _slab_layout(kernel.prog)
+    page_size = np.uint64(kernel.memory.page_size)
+    direct_map = np.uint64(pfn_to_virt(kernel.prog, 0).value_())
+    found = [Slabs(addresses([]), addresses([]), addresses([]))]
+    for first, pages, address in page_ranges(kernel, warnings) if len(known) else ():
+        size = pages * dtype.itemsize
+        for at, data in kernel.memory.chunks(address, size, unit=dtype.itemsize):
+            if data is None:
+                continue
+            slabs = np.frombuffer(data, dtype)
+            (hits,) = np.isin(slabs["cache"], known).nonzero()
+            if len(hits):
+                pfn = addresses(first + (at - address) // dtype.itemsize + hits)
+                counters = slabs["counters"][hits] >> np.uint64(shift)
+                found.append(
+                    Slabs(
+                        direct_map + pfn * page_size,
+                        slabs["cache"][hits],
+                        counters & np.uint64(bits),
+                    )
+                )
+    return Slabs(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+
 def slab_structs(
     kernel: OpenedKernel,
+    slabs: Slabs,
     caches: U64,
     type_name: str,
     members: Mapping[str, str],
     warnings: Warnings,
 ) -> tuple[U64, Rows]:
-    """Addresses and ``members`` of all objects of the ``struct kmem_cache *`` given.
+    """Addresses and ``members`` of all objects in the ``slabs`` of some caches.
 
     ``type_name`` is what the objects begin with. Objects whose members are all zero
     are left out. Raises LookupError for a member that is not there.
     """
-    caches = unique(caches)
     lying = dtype_of(kernel.prog, type_name, members)
     # red_left_pad: CONFIG_SLUB_DEBUG.
     layout = present(
         kernel.prog, "struct kmem_cache", {"size": "size", "pad": "red_left_pad"}
     )
-    known = read_structs(kernel, "struct kmem_cache", caches, layout)
+    wanted = unique(caches)
+    known = read_structs(kernel, "struct kmem_cache", wanted, layout)
     places, rows = [], [np.zeros(0, repack_fields(lying))]
-    for at, cache, objects in _slabs(kernel, caches, warnings):
-        size = int(known["size"][cache])
-        pad = int(known["pad"][cache]) if "pad" in layout else 0
-        if size < pad + lying.itemsize or not 0 < objects * size <= MAX_SLAB_BYTES:
-            warnings["a slab of a size that cannot be"] += 1
-            continue
-        data = kernel.memory.try_read(at, objects * size)
-        if data is not None:
-            found: Rows = repack_fields(np.ndarray(objects, lying, data, pad, (size,)))
-            (used,) = (found != np.zeros((), found.dtype)).nonzero()
-            places.append(
-                np.uint64(at + pad) + np.uint64(size) * used.astype(np.uint64)
-            )
-            rows.append(found[used])
-    return np.concatenate([addresses([]), *places]), np.concatenate(rows)
-
-
-def _slabs(
-    kernel: OpenedKernel, caches: U64, warnings: Warnings
-) -> Iterator[tuple[int, int, int]]:
-    """(address, index of its cache, objects) of each slab of the sorted ``caches``."""
-    dtype, shift, bits = _slab_layout(kernel.prog)
-    page_size = kernel.memory.page_size
-    direct_map = pfn_to_virt(kernel.prog, 0).value_()
-    for first, pages, address in page_ranges(kernel, warnings):
-        size = pages * dtype.itemsize
-        for at, data in kernel.memory.chunks(address, size, unit=dtype.itemsize):
-            if data is None or not len(caches):
+    for cache, its in zip(wanted, known, strict=True):
+        size, pad = int(its["size"]), int(its["pad"]) if "pad" in layout else 0
+        (mine,) = (slabs.cache == cache).nonzero()
+        for at, objects in zip(
+            slabs.address[mine].tolist(), slabs.objects[mine].tolist(), strict=True
+        ):
+            if size < pad + lying.itemsize or not 0 < objects * size <= MAX_SLAB_BYTES:
+                warnings["a slab of a size that cannot be"] += 1
                 continue
-            slabs = np.frombuffer(data, dtype)
-            cache = np.searchsorted(caches, slabs["cache"]).clip(max=len(caches) - 1)
-            (hits,) = (caches[cache] == slabs["cache"]).nonzero()
-            start = first + (at - address) // dtype.itemsize
-            objects = (slabs["counters"][hits] >> np.uint64(shift)) & np.uint64(bits)
-            for page, number in zip(hits.tolist(), objects.tolist(), strict=True):
-                yield direct_map + (start + page) * page_size, int(cache[page]), number
+            data = kernel.memory.try_read(at, objects * size)
+            if data is not None:
+                strided = np.ndarray(objects, lying, data, pad, (size,))
+                found: Rows = repack_fields(strided)
+                (used,) = (found != np.zeros((), found.dtype)).nonzero()
+                places.append(np.uint64(at + pad) + addresses(size * used))
+                rows.append(found[used])
+    return np.concatenate([addresses([]), *places]), np.concatenate(rows)
 
 
 def _slab_layout(prog: drgn.Program) -> tuple[np.dtype[Any], int, int]:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from memcgctl.census.bulk import U64, Rows, addresses, read_structs
 from memcgctl.census.files import Opened
-from memcgctl.census.lists import list_structs
 from memcgctl.census.slab import slab_structs
 from memcgctl.model import Holder
 
@@ -51,14 +50,7 @@ def socket_holders(
     kernel: OpenedKernel, wanted: U64, opened: Opened, warnings: Warnings
 ) -> Iterator[tuple[int, Holder]]:
     """(``struct mem_cgroup *``, holder) for the sockets of one protocol and user."""
-    protocols, rows = list_structs(
-        kernel,
-        kernel.symbol("proto_list"),
-        "struct proto",
-        "node",
-        {"slab": "slab", "name": "name"},
-        warnings,
-    )
+    protocols, rows = opened.protocols
     names = {
         int(at): bytes(name.astype(np.uint8))
         .partition(b"\0")[0]
@@ -100,7 +92,7 @@ def _socks(
         # At least 1 until the socket is freed (sk_free, net/core/sock.c).
         "used": "sk_wmem_alloc.refs.counter",
     }
-    at, rows = slab_structs(kernel, caches, SOCK, members, warnings)
+    at, rows = slab_structs(kernel, opened.slabs, caches, SOCK, members, warnings)
     # A cache that has been merged with another has other objects in it, too.
     real = (rows["used"] > 0) & np.isin(rows["protocol"], protocols)
     _, sockets = opened.of_kind("socket_file_ops")
