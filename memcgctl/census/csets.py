@@ -68,7 +68,7 @@ def css_set_holders(
             for what, who in users.items()
             if who.any()
         ]
-        detail = "; ".join(named) or f"{refs} users that are no processes"
+        detail = "; ".join(named) or f"{refs} references, none a process has"
         yield memcg, Holder("other", 1, f"css_set: {detail}")
 
 
