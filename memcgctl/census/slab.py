@@ -96,7 +96,7 @@ def slab_structs(
                 continue
             data = kernel.memory.try_read(at, objects * size)
             if data is not None:
-                strided = np.ndarray(objects, lying, data, pad, (size,))
+                strided: Rows = np.ndarray(objects, lying, data, pad, (size,))
                 found: Rows = repack_fields(strided)
                 (used,) = (found != np.zeros((), found.dtype)).nonzero()
                 places.append(np.uint64(at + pad) + addresses(size * used))
