@@ -439,3 +439,72 @@ class Frames:
 
     total: int
     frames: tuple[Frame, ...]
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """An offline memcg that would still be there, and why."""
+
+    id: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a step acts on, by what it is: no name that may come to mean another thing.
+
+    ``file`` is an inode, ``processes`` those that are acted on or, with a ``file``,
+    those that have it open or map it. ``memcg_id`` and ``memcg_path`` are the online
+    memcg that is asked to give memory back, ``shown_ids`` the online memcgs under
+    whose id /proc/kpagecgroup shows the pages that are meant. ``device`` is the name of
+    a block device.
+    """
+
+    file: Backing | None = None
+    processes: tuple[Process, ...] = ()
+    memcg_id: int | None = None
+    memcg_path: str | None = None
+    shown_ids: tuple[int, ...] = ()
+    cpu: int | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One action of a plan, for all offline memcgs that it serves.
+
+    ``bytes`` is what it moves of theirs, ``collateral_bytes`` what it can move of
+    others'. ``charged_to`` names who is charged afterwards, if anybody. ``frees`` are
+    the memcgs that are gone after it. ``over_limit`` are the memcgs that it could push
+    over a limit.
+    """
+
+    memcgs: tuple[int, ...]
+    action: str
+    option: str
+    target: str
+    command: str
+    bytes: int
+    charged_to: tuple[str, ...]
+    collateral_bytes: int
+    risk: str
+    aim: Aim = Aim()
+    frees: tuple[int, ...] = ()
+    over_limit: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do, in this order, and what would be left.
+
+    ``left_out`` are steps that would push a memcg over a limit, or that there was no
+    budget for.
+    """
+
+    kernel: Kernel
+    policy: str
+    steps: tuple[Step, ...]
+    left_out: tuple[Step, ...]
+    freed: tuple[int, ...]
+    remaining: tuple[Remaining, ...]
+    warnings: tuple[str, ...]
