@@ -1,0 +1,1 @@
+"""The interfaces of a running kernel by which memory is moved: the only writer."""

@@ -1,0 +1,227 @@
+"""What is the running host, what may we do on it, and what do actions hand around?
+
+Facts come from /proc (mounts, meminfo, self/status, sys/kernel), /sys (lockdown) and
+``uname``, read once. Actions get them with a ``Guard``, which says how fast they may
+go and when to stop, and answer with an ``Outcome`` or an ``ActionError``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from memcgctl.model import Step
+
+
+class ActionError(Exception):
+    """An action was not carried out, or only in part: one line that says why."""
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A mount of this mount namespace; ``device`` is ``major:minor``.
+
+    ``root`` is what of the file system is mounted.
+    """
+
+    device: str
+    root: str
+    point: str
+    fs: str
+    options: frozenset[str]
+    super_options: frozenset[str]
+
+    @property
+    def read_only(self) -> bool:
+        return "ro" in self.options or "ro" in self.super_options
+
+
+# include/uapi/linux/capability.h: those that some action needs.
+CAPABILITIES = {
+    "dac_override": 1,
+    "dac_read_search": 2,
+    "sys_rawio": 17,
+    "sys_ptrace": 19,
+    "sys_admin": 21,
+    "sys_nice": 23,
+    "checkpoint_restore": 40,
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The facts of the running host that decide what can be done.
+
+    ``cgroup1`` and ``cgroup2`` are the mounts of the memory controller's hierarchy (of
+    v2: of the unified one), None where there is none. ``capabilities`` are the
+    effective ones, by the names in ``CAPABILITIES``. ``lockdown`` is none, integrity
+    or confidentiality, None where the kernel has no lockdown. ``proc``, ``sys`` and
+    ``dev`` are where these file systems are.
+    """
+
+    release: str
+    page_size: int
+    cpus: frozenset[int]
+    mounts: tuple[Mount, ...]
+    cgroup1: Mount | None
+    cgroup2: Mount | None
+    swap_total_bytes: int
+    swap_free_bytes: int
+    euid: int
+    capabilities: frozenset[str]
+    lockdown: str | None
+    proc: Path = Path("/proc")
+    sys: Path = Path("/sys")
+    dev: Path = Path("/dev")
+
+    @property
+    def cgroup(self) -> Mount | None:
+        """Where memcgs are: v1 if the memory controller is there, or else v2."""
+        return self.cgroup1 or self.cgroup2
+
+    def lacks(self, *capabilities: str) -> str | None:
+        """A few words if a capability is missing."""
+        missing = [one for one in capabilities if one not in self.capabilities]
+        names = [f"CAP_{name.upper()}" for name in missing]
+        return f"needs {' and '.join(names)}" if names else None
+
+
+def read_machine(
+    proc: Path = Path("/proc"), sys: Path = Path("/sys"), dev: Path = Path("/dev")
+) -> Machine:
+    """Look at the host. What cannot be read counts as not there."""
+    mounts = tuple(_mounts(read_text(proc / "self/mountinfo")))
+    swap = meminfo(proc)
+    v1 = [m for m in mounts if m.fs == "cgroup" and "memory" in m.super_options]
+    v2 = [m for m in mounts if m.fs == "cgroup2"]
+    return Machine(
+        release=os.uname().release,
+        page_size=os.sysconf("SC_PAGE_SIZE"),
+        cpus=frozenset(os.sched_getaffinity(0)),
+        mounts=mounts,
+        cgroup1=v1[0] if v1 else None,
+        cgroup2=v2[0] if v2 else None,
+        swap_total_bytes=swap.get("SwapTotal", 0),
+        swap_free_bytes=swap.get("SwapFree", 0),
+        euid=os.geteuid(),
+        capabilities=_capabilities(read_text(proc / "self/status")),
+        lockdown=_lockdown(read_text(sys / "kernel/security/lockdown")),
+        proc=proc,
+        sys=sys,
+        dev=dev,
+    )
+
+
+def read_text(path: Path) -> str:
+    """A file of /proc or /sys; empty if it is not there or not for us."""
+    try:
+        return os.fsdecode(path.read_bytes())
+    except OSError:
+        return ""
+
+
+def meminfo(proc: Path) -> dict[str, int]:
+    """/proc/meminfo in bytes."""
+    lines = re.findall(r"^(\S+):\s+(\d+) kB$", read_text(proc / "meminfo"), re.M)
+    return {name: int(size) * 1024 for name, size in lines}
+
+
+def _mounts(text: str) -> list[Mount]:
+    found = []
+    for line in text.splitlines():
+        before, _, after = line.partition(" - ")
+        first, last = before.split(), after.split()
+        with suppress(IndexError):
+            found.append(
+                Mount(
+                    device=first[2],
+                    root=_unescape(first[3]),
+                    point=_unescape(first[4]),
+                    fs=last[0],
+                    options=frozenset(first[5].split(",")),
+                    super_options=frozenset(last[2].split(",")),
+                )
+            )
+    return found
+
+
+def _unescape(text: str) -> str:
+    """mountinfo has blanks and backslashes in octal (``mangle_path``)."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def _capabilities(status: str) -> frozenset[str]:
+    found = re.search(r"^CapEff:\s+([0-9a-f]+)$", status, re.M)
+    bits = int(found[1], 16) if found else 0
+    return frozenset(name for name, bit in CAPABILITIES.items() if bits >> bit & 1)
+
+
+def _lockdown(text: str) -> str | None:
+    found = re.search(r"\[(\w+)\]", text)
+    return found[1] if found else None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a step is to do: bytes it moves, of others as well, memcgs it frees."""
+
+    bytes: int
+    collateral_bytes: int
+    frees: tuple[int, ...]
+
+
+def predict(step: Step) -> Prediction:
+    """What the plan says of a step, which holds for any action that is aimed."""
+    return Prediction(step.bytes, step.collateral_bytes, step.frees)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an action did: bytes that it moved, None where it cannot tell.
+
+    ``left`` says in a few words what it could not do; empty: it did all.
+    """
+
+    bytes: int | None
+    left: str = ""
+
+
+@dataclass
+class Guard:
+    """How fast an action may go, and when it is to end.
+
+    ``rate`` is in bytes a second, ``deadline`` of ``time.monotonic``, ``calm`` waits
+    until the machine is not under pressure and returns False if that is too late,
+    ``stop`` says that nobody wants to wait any longer.
+    """
+
+    rate: int | None = None
+    deadline: float | None = None
+    stop: Callable[[], bool] = lambda: False
+    calm: Callable[[], bool] = lambda: True
+    sleep: Callable[[float], None] = time.sleep
+    _ready: float = field(default=0.0, repr=False)
+
+    def allows(self, size: int) -> bool:
+        """Wait until ``size`` more bytes may be moved; False: end here.
+
+        Called between the windows that an action works in.
+        """
+        now = time.monotonic()
+        if self.stop() or (self.deadline is not None and now >= self.deadline):
+            return False
+        if not self.calm():
+            return False
+        if self.rate:
+            if self._ready > now:
+                self.sleep(self._ready - now)
+            self._ready = max(self._ready, now) + size / self.rate
+        return not self.stop()
+
+
+ENDED = "it was stopped before the end"
