@@ -508,3 +508,49 @@ class Plan:
     freed: tuple[int, ...]
     remaining: tuple[Remaining, ...]
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a memcg would be charged more; ``room_bytes`` it has left, None: no limit."""
+
+    path: str
+    bytes: int
+    room_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """What would be left for one reason, and of how many memcgs."""
+
+    why: str
+    memcgs: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What one policy would do to all offline memcgs if a kernel followed it.
+
+    All bytes of theirs are evicted (``written_bytes`` of these after they are written
+    to a file), swapped out, charged to parents or to mappers, or left. Of what parents
+    get for the time being (``deferred_bytes``), ``likely_bytes`` are likely touched by
+    somebody. ``freed_here`` are the memcgs that user space can free on this kernel.
+    """
+
+    policy: str
+    offline: int
+    freed: int
+    freed_here: int
+    freed_overhead_bytes: int
+    evicted_bytes: int
+    written_bytes: int
+    swapped_bytes: int
+    parent_bytes: int
+    mapper_bytes: int
+    deferred_bytes: int
+    likely_bytes: int
+    left_bytes: int
+    leftovers: tuple[Leftover, ...]
+    over_limit: tuple[str, ...]
+    gains: tuple[Gain, ...]

@@ -1,0 +1,1 @@
+"""Decides what becomes of what offline memcgs hold: pure functions of the model."""

@@ -1,0 +1,140 @@
+"""Into which cases does what holds an offline memcg fall?
+
+The cases are those of the recharging proposal (file-backed or swap-backed, mapped or
+unmapped, swap entries), and beside them what it doesn't speak of: the page cache of
+block devices, kernel pages, and holders that are references without memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
+
+from memcgctl.model import (
+    ChargeGroup,
+    Details,
+    Holder,
+    Memcg,
+    Process,
+    SwapDeviceUse,
+    SwapOwner,
+)
+
+Case = Literal[
+    "file-unmapped",
+    "file-mapped",
+    "swap-backed-unmapped",
+    "swap-backed-mapped",
+    "swap",
+    "metadata",
+    "kernel",
+    "writeback",
+    "stock",
+    "other",
+]
+MEMORY: tuple[Case, ...] = (
+    *("file-unmapped", "file-mapped", "swap-backed-unmapped", "swap-backed-mapped"),
+    *("metadata", "kernel"),
+)
+REFERENCES: tuple[Case, ...] = ("writeback", "stock", "other")
+CASES: tuple[Case, ...] = (*MEMORY, "swap", *REFERENCES)
+
+
+class Part(NamedTuple):
+    """One thing that holds a memcg; ``bytes`` is 0 for a mere reference.
+
+    ``group`` is there for folios, ``device`` for swap entries, ``holder`` for
+    references. Without its own one it is what nobody looked at.
+    """
+
+    memcg: Memcg
+    case: Case
+    bytes: int
+    group: ChargeGroup | None = None
+    device: SwapDeviceUse | None = None
+    holder: Holder | None = None
+
+
+def parts(memcg: Memcg, page_size: int) -> Iterator[Part]:
+    """All that holds ``memcg``, but for its children and what nobody accounts for."""
+    details = memcg.details
+    if details is None:
+        return
+    for group in details.charge_groups:
+        yield Part(memcg, case_of(group), group.bytes, group)
+    yield from _swap(memcg, details, page_size)
+    for holder in details.holders:
+        if holder.kind == "writeback":
+            yield Part(memcg, "writeback", 0, holder=holder)
+        elif holder.kind == "stock":
+            yield Part(memcg, "stock", 0, holder=holder)
+        elif holder.kind not in ("folio", "kernel", "swap", "child"):
+            yield Part(memcg, "other", 0, holder=holder)
+
+
+def case_of(group: ChargeGroup) -> Case:
+    if group.kind == "kernel":
+        return "kernel"
+    if group.backing and group.backing.kind == "bdev":
+        return "metadata"
+    if group.kind == "file":
+        return "file-mapped" if group.mapped else "file-unmapped"
+    return "swap-backed-mapped" if group.mapped else "swap-backed-unmapped"
+
+
+def _swap(memcg: Memcg, details: Details, page_size: int) -> Iterator[Part]:
+    left = memcg.swap.entries if memcg.swap else 0
+    for device in details.swap_devices:
+        if device.entries:
+            yield Part(memcg, "swap", device.entries * page_size, device=device)
+        left -= device.entries
+    if left > 0:
+        yield Part(memcg, "swap", left * page_size)
+
+
+def movable(group: ChargeGroup, beaten: Iterable[str] = ()) -> tuple[int, str]:
+    """How much of it can be evicted at least, and what is in the way of the rest.
+
+    ``beaten`` are the obstacles that whoever evicts it knows how to remove.
+    """
+    stubborn = [(what, size) for what, size in group.obstacles if what not in beaten]
+    if not stubborn:
+        return group.bytes, ""
+    # One folio can have several obstacles: these cannot be told from their sums.
+    least = group.bytes - sum(size for _, size in stubborn)
+    evictable = max(group.evictable_bytes, least, 0)
+    return evictable, ", ".join(what for what, _ in stubborn)
+
+
+def users(part: Part, page_size: int) -> list[Process]:
+    """Who maps the folios, or has the swap entries in its page tables."""
+    if part.group:
+        return list(part.group.mappers)
+    owners = part.device.owners if part.device else ()
+    return [
+        _process(owner, owner.entries * page_size)
+        for owner in owners
+        if owner.pid is not None
+    ]
+
+
+def _process(owner: SwapOwner, size_bytes: int) -> Process:
+    return Process(
+        pid=owner.pid or 0,
+        comm=owner.comm,
+        memcg=owner.memcg,
+        memcg_id=owner.memcg_id,
+        bytes=size_bytes,
+        start_ticks=owner.start_ticks,
+    )
+
+
+def warm_bytes(group: ChargeGroup) -> int:
+    """At most how much of it was used of late, by the kernel's own marks.
+
+    What is active, referenced or a workingset is likely to be touched again; what was
+    only read once, some time ago, is not.
+    """
+    cold = group.coldness
+    marked = cold.active_bytes + cold.referenced_bytes + cold.workingset_bytes
+    return min(group.bytes, marked)

@@ -1,0 +1,102 @@
+"""Which interface carries out a policy's option for a part of a zombie here, if any?"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Literal
+
+from memcgctl.policy.cases import CASES, Case, Part
+from memcgctl.policy.effects import NO_RULE, left, moves
+from memcgctl.policy.interfaces import INTERFACES, Interface, Reach, World
+from memcgctl.policy.policies import Option, Policy
+
+Allowed = Literal["over-limit", "unaimed", "drop-caches", "unverified"]
+
+
+class Chooser:
+    """The interfaces that a policy may use on the kernel at hand, by case."""
+
+    def __init__(self, world: World, policy: Policy, allow: Collection[Allowed]):
+        self._world = world
+        self._allow = allow
+        self._usable: dict[Case, list[Interface]] = {}
+        self._without: dict[Case, str] = {}
+        for case in CASES:
+            options = policy.options.get(case, ())
+            here = interfaces_for(case, options, world, policy.least_harm)
+            barred = {one.name: self._bar(one) for one in here}
+            self._usable[case] = [one for one in here if not barred[one.name]]
+            whys = [f"{name} {why}" for name, why in barred.items() if why]
+            self._without[case] = "; ".join(whys) or _nothing(options)
+
+    def choose(self, part: Part) -> tuple[Interface | None, Reach]:
+        """The first interface that leaves nothing, or else the one that leaves least.
+
+        Without any, the effect says why there is none.
+        """
+        best: tuple[Interface | None, Reach] | None = None
+        whys = []
+        for interface in self._usable[part.case]:
+            reach = interface.reach(part, self._world)
+            if not reach.deeds:
+                whys.append(reach.effect.why)
+            elif not interface.aimed and self._hurts(part):
+                whys.append(f"{interface.name} would take living cgroups' memory, too")
+            elif best is None or reach.effect.left_bytes < best[1].effect.left_bytes:
+                best = interface, reach
+                if not reach.effect.why:
+                    break
+        if best is None:
+            without = "" if whys else self._without[part.case]
+            why = "; ".join(dict.fromkeys(filter(None, [*whys, without])))
+            best = None, Reach(left(part, why))
+        if part.case == "swap-backed-unmapped" and part.group:
+            in_cache = part.group.kind == "anon"
+            self._world.stuck[part.memcg.id] += in_cache * best[1].effect.left_bytes
+        if best[1].effect.swapped_bytes:  # the next one has less room in swap
+            self._world.room.charge(moves(best[1].effect, self._world.room))
+        return best
+
+    def _bar(self, interface: Interface) -> str:
+        """Why it is not used although the kernel has it."""
+        if interface.ask and interface.ask not in self._allow:
+            return f"is only used with --allow {interface.ask}"
+        if not interface.seen and "unverified" not in self._allow:
+            return "might, but was not yet seen to"
+        return ""
+
+    def _hurts(self, part: Part) -> bool:
+        """Whether living memcgs have anything in reach of what cannot be aimed."""
+        if self._allow and "unaimed" in self._allow:
+            return False
+        return bool(self._world.innocent[self._world.room.ancestor(part.memcg)])
+
+
+def interfaces_for(
+    case: Case, options: Sequence[Option], world: World, least_harm: bool = False
+) -> list[Interface]:
+    """Those of this kernel for a case: in the order of the options, or of harm."""
+    here = world.census.kernel.interfaces
+    found = [
+        (place, interface)
+        for interface in INTERFACES
+        if case in interface.cases
+        and all(name in here for name in interface.needs)
+        and (place := place_of(interface, options)) is not None
+    ]
+    if not least_harm:
+        found.sort(key=lambda pair: pair[0])
+    return [interface for _, interface in found]
+
+
+def place_of(interface: Interface, options: Sequence[Option]) -> int | None:
+    """Which of the options an interface carries out: the first one's place."""
+    places = (n for n, option in enumerate(options) if option in interface.options)
+    return next(places, None)
+
+
+def _nothing(options: Sequence[Option]) -> str:
+    asked = [option for option in options if option != "leave"]
+    if not asked:
+        return NO_RULE
+    return f"user space has no way here to do this: {' or '.join(asked)}"

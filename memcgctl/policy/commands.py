@@ -1,0 +1,138 @@
+"""What would a person type to do what a step does?
+
+Every command works as it stands in a root shell (bash, zsh or busybox), needs nothing
+of memcgctl, and is ASCII whatever the names in it are. Those that need system calls
+without a program of their own are one line of Python.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable
+
+# include/uapi: the same on all architectures but alpha
+PROCESS_MADVISE = 440
+MADV_PAGEOUT = 21
+MADV_COLLAPSE = 25
+
+
+def quote(text: str) -> str:
+    """``text`` as one word of a shell, in ASCII."""
+    if text.isascii() and text.isprintable():
+        return shlex.quote(text)
+    escaped = "".join(
+        f"\\x{byte:02x}" if not 0x20 <= byte < 0x7F else _plain(chr(byte))
+        for byte in os.fsencode(text)
+    )
+    return f"$'{escaped}'"
+
+
+def _plain(char: str) -> str:
+    return f"\\{char}" if char in "\\'" else char
+
+
+def file_of(pid: int, inode: int) -> str:
+    """A word that opens a file without a path: by a process that uses it."""
+    where = f"/proc/{pid}/fd /proc/{pid}/map_files"
+    return f'"$(find -L {where} -inum {inode} -print -quit)"'
+
+
+def forget_file(file: str, *, dirty: bool) -> str:
+    """Write a file back and drop its page cache (``POSIX_FADV_DONTNEED``)."""
+    forget = f"dd if={file} iflag=nocache count=0 status=none"
+    return f"sync {file} && {forget}" if dirty else forget
+
+
+def page_out_file(file: str, page_size: int) -> str:
+    """Map a file of shmem, touch it, page it out."""
+    script = (
+        'import mmap,sys;f=open(sys.argv[1],"rb");m=mmap.mmap(f.fileno(),0,prot=1);'
+        f"m[::{page_size}];m.madvise({MADV_PAGEOUT})"
+    )
+    return f"python3 -c '{script}' {file}"
+
+
+def _advise(pid: int, memcg_ids: Iterable[int], advice: int, page_size: int) -> str:
+    """Advise on the pages of a process that /proc/kpagecgroup shows under some ids."""
+    ids = ",".join(map(str, sorted(memcg_ids)))
+    script = (
+        "import ctypes as c,itertools as i,os;"
+        f"{_pages(pid, page_size)}"
+        'k=os.open("/proc/kpagecgroup",0);'
+        'g=lambda t:int.from_bytes(os.pread(k,8,(t&(1<<55)-1)*8),"little");'
+        f"a=[x for x,t in e if t>>63 and g(t)in({ids},)];"
+        f"r=[[x for _,x in y]for _,y in i.groupby(enumerate(a),"
+        f"lambda x:x[1]-x[0]*{page_size})];"
+        f"f=os.pidfd_open({pid});s=c.CDLL(None).syscall;"
+        f"[s({PROCESS_MADVISE},f,(c.c_ulong*2)(x[0],len(x)*{page_size}),"
+        f"c.c_long(1),{advice},0)for x in r]"
+    )
+    return f"python3 -c '{script}'"
+
+
+def page_out(pid: int, memcg_ids: Iterable[int], page_size: int) -> str:
+    """``process_madvise(MADV_PAGEOUT)`` on what a process maps of some memcgs.
+
+    These are online: the kernel shows the nearest online ancestor for a zombie's page.
+    """
+    return _advise(pid, memcg_ids, MADV_PAGEOUT, page_size)
+
+
+def collapse(pid: int, memcg_ids: Iterable[int], page_size: int) -> str:
+    """The same with ``MADV_COLLAPSE``, which copies pages to a new huge page."""
+    return _advise(pid, memcg_ids, MADV_COLLAPSE, page_size)
+
+
+def swap_in(pid: int, page_size: int) -> str:
+    """Read all addresses of a process that are in swap, as itself would."""
+    script = (
+        "import os;"
+        f"{_pages(pid, page_size)}"
+        f'm=os.open("/proc/{pid}/mem",0);'
+        "[os.pread(m,1,x)for x,t in e if t>>62&1]"
+    )
+    return f"python3 -c '{script}'"
+
+
+def _pages(pid: int, page_size: int) -> str:
+    """Python for ``e``: addresses and pagemap entries of a process."""
+    return (
+        f'p=os.open("/proc/{pid}/pagemap",0);'
+        f'v=[[int(x,16)//{page_size} for x in l.split()[0].split("-")]'
+        f'for l in open("/proc/{pid}/maps")];'
+        f"e=[((b+j)*{page_size},t)for s,z in v for b in range(s,z,512)"
+        'for j,t in enumerate(memoryview(os.pread(p,8*min(512,z-b),8*b)).cast("Q"))'
+        "if t>>62];"
+    )
+
+
+def sync_and_remove_a_cgroup(mount: str) -> str:
+    """Write all back; then a memcg goes offline, and others' writeback with it."""
+    return f'sync && rmdir "$(mktemp -d {quote(mount)}/memcgctl.XXXXXX)"'
+
+
+def charge_on_cpu(cpu: int, mount: str) -> str:
+    """Have another memcg's process charge memory on a CPU, which takes the stock."""
+    return (
+        f"d=$(mktemp -d {quote(mount)}/memcgctl.XXXXXX); "
+        f"""sh -c 'echo $$ > "$1/cgroup.procs"; exec taskset -c {cpu} true' - "$d"; """
+        'rmdir "$d"'
+    )
+
+
+def flush_device(name: str) -> str:
+    """Write a block device back and drop its page cache (``BLKFLSBUF``)."""
+    return f"blockdev --flushbufs {quote(f'/dev/{name}')}"
+
+
+def reclaim(directory: str, size_bytes: int) -> str:
+    return f"echo {size_bytes} > {quote(f'{directory}/memory.reclaim')}"
+
+
+def force_empty(directory: str) -> str:
+    return f"echo > {quote(f'{directory}/memory.force_empty')}"
+
+
+def drop_caches() -> str:
+    return "sync; echo 1 > /proc/sys/vm/drop_caches"

@@ -1,0 +1,648 @@
+"""Which interface of user space carries out an option, on whom, and at what price?
+
+One table, the least harmful first: for each interface the options and cases that it is
+for, what the kernel must have, where it was seen to work, what it needs, whom it
+charges and what else it touches. What nobody has seen is there, but not chosen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple, cast
+
+from memcgctl.model import Aim, Backing, Census, ChargeGroup, Memcg, Process
+from memcgctl.policy import commands
+from memcgctl.policy.cases import Case, Part, movable, users
+from memcgctl.policy.effects import WRITTEN, Effect, left
+from memcgctl.policy.headroom import Headroom
+from memcgctl.policy.policies import MapperRule, Option
+
+_SWAP_BACKED: tuple[Case, ...] = ("swap-backed-unmapped", "swap-backed-mapped")
+_FILES: tuple[Case, ...] = ("file-unmapped", "file-mapped")
+_CPU = re.compile(r"CPU (\d+):")
+DEFAULT_MOUNT = {2: "/sys/fs/cgroup", 1: "/sys/fs/cgroup/memory"}
+
+
+class World:
+    """What interfaces need to know of a census beyond the part at hand."""
+
+    def __init__(self, census: Census, offline: Iterable[Memcg], rule: MapperRule):
+        self.census = census
+        self.room = Headroom(census)
+        self.rule = rule
+        self.page_size = census.kernel.page_size
+        # Anonymous folios in the swap cache that stay, by the memcg's id, in bytes.
+        self.stuck: Counter[int] = Counter()
+        version = census.kernel.cgroup_version
+        self.mount = census.kernel.cgroup_mount or DEFAULT_MOUNT[version]
+        self._groups = [
+            group
+            for memcg in offline
+            for group in (memcg.details.charge_groups if memcg.details else ())
+            if group.backing
+        ]
+
+    @cached_property
+    def known(self) -> Counter[Hashable]:
+        """Bytes of each file that zombies are charged for."""
+        sizes: Counter[Hashable] = Counter()
+        for group in self._groups:
+            sizes[_identity(group.backing)] += group.bytes
+        return sizes
+
+    @cached_property
+    def users(self) -> dict[Hashable, tuple[Process, ...]]:
+        """The processes that have a file open or map it."""
+        found: dict[Hashable, dict[int, Process]] = {}
+        for group in self._groups:
+            known = found.setdefault(_identity(group.backing), {})
+            for process in (*group.openers, *group.mappers):
+                known.setdefault(process.pid, process)
+        return {file: tuple(known.values()) for file, known in found.items()}
+
+    @cached_property
+    def innocent(self) -> Counter[int]:
+        """What living memcgs at or below each one have that can be reclaimed."""
+        below: Counter[int] = Counter()
+        for memcg in self.room.memcgs.values():
+            for one in self.room.chain(memcg.id):
+                below[one] += _reclaimable(memcg)
+        return below
+
+    @cached_property
+    def innocent_files(self) -> int:
+        """The page cache of all living memcgs."""
+        living = self.room.memcgs.values()
+        return sum(memcg.charges.file_bytes for memcg in living if memcg.charges)
+
+    def directory(self, memcg_id: int) -> str:
+        return self.mount + self.room.path(memcg_id).rstrip("/")
+
+    def word(self, backing: Backing) -> str | None:
+        """What a shell opens a file by; None if nothing leads to it."""
+        if backing.path and not backing.deleted and backing.kind in ("file", "tmpfs"):
+            return commands.quote(backing.path)
+        users = self.users.get(_identity(backing))
+        return commands.file_of(users[0].pid, backing.inode) if users else None
+
+    def file(self, backing: Backing) -> Aim:
+        return Aim(file=backing, processes=self.users.get(_identity(backing), ()))
+
+    def aim_at(self, memcg_id: int) -> Aim:
+        return Aim(memcg_id=memcg_id, memcg_path=self.room.path(memcg_id))
+
+    def charged_to(self, memcg_id: int) -> int:
+        """What is charged to an online memcg itself and could be paged out."""
+        memcg = self.room.memcgs.get(memcg_id)
+        return _reclaimable(memcg) if memcg else 0
+
+
+def _reclaimable(memcg: Memcg) -> int:
+    charges = memcg.charges
+    return charges.total_bytes - charges.kernel_bytes if charges else 0
+
+
+def _identity(backing: Backing | None) -> Hashable:
+    return backing and (backing.fs, backing.device, backing.inode, backing.generation)
+
+
+class Deed(NamedTuple):
+    """A part's share in an action: deeds with equal keys are one step.
+
+    ``charged`` is the id of the memcg that is charged for these bytes afterwards.
+    """
+
+    key: Hashable
+    bytes: int
+    charged: int | None = None
+
+
+class Reach(NamedTuple):
+    """What an interface does to a part: its effect, and how much by which action."""
+
+    effect: Effect
+    deeds: tuple[Deed, ...] = ()
+
+
+class Action(NamedTuple):
+    """A step as it is shown: on what, by which command, and what it may cost."""
+
+    aim: Aim
+    target: str
+    command: str
+    collateral_bytes: int
+    risk: str
+
+
+Served = list[tuple[Part, int]]
+
+
+@dataclass(frozen=True)
+class Interface:
+    """One way of user space to do what ``options`` say in some ``cases``.
+
+    ``needs`` are names out of ``Kernel.interfaces``; ``seen`` the kernels on which it
+    did what is said here; ``requires`` what else must be there (privilege, mounts,
+    programs); ``effect`` whom it charges, ``touches`` what else it moves, ``cannot``
+    what it leaves. One that is not ``aimed`` is only taken where nothing innocent is in
+    its reach, or if it is asked for; one with ``ask`` only if that is asked for. A
+    ``late`` one comes after the others, since what they leave is its own to move.
+    """
+
+    name: str
+    options: tuple[Option, ...]
+    cases: tuple[Case, ...]
+    needs: tuple[str, ...]
+    seen: tuple[str, ...]
+    requires: str
+    effect: str
+    touches: str
+    cannot: str
+    reach: Callable[[Part, World], Reach]
+    action: Callable[[Hashable, Served, World], Action]
+    aimed: bool = True
+    ask: str | None = None
+    late: bool = False
+
+
+def _cannot(part: Part, why: str) -> Reach:
+    return Reach(left(part, why))
+
+
+def _evicted(
+    part: Part, key: Hashable, world: World, beaten: tuple[str, ...] = ()
+) -> Reach:
+    """Folios that nothing stubborn is in the way of leave memory by one action."""
+    assert part.group
+    size, why = movable(part.group, beaten)
+    swapped = part.case in _SWAP_BACKED
+    ancestor = world.room.ancestor(part.memcg)
+    if swapped and (limit := world.room.swap_room(ancestor)) < size:
+        size, why = limit, ", ".join(filter(None, [why, "no room in swap"]))
+    if not size:
+        return _cannot(part, why)
+    done = Effect(
+        part,
+        "evict",
+        evicted_bytes=0 if swapped else size,
+        written_bytes=0 if swapped else min(size, part.group.dirty_bytes),
+        swapped_bytes=size if swapped else 0,
+        left_bytes=part.bytes - size,
+        why=why,
+    )
+    return Reach(done, (Deed(key, size, ancestor if swapped else None),))
+
+
+def _backing(part: Part) -> Backing | None:
+    return part.group.backing if part.group else None
+
+
+def _group(served: Served) -> ChargeGroup:
+    group = served[0][0].group
+    assert group
+    return group
+
+
+# --- page cache of a file that nobody maps -------------------------------------------
+
+
+def _reach_file(part: Part, world: World) -> Reach:
+    backing = _backing(part)
+    if backing is None or backing.kind == "hugetlb":
+        return _cannot(part, "it is no file's page cache")
+    if world.word(backing) is None:
+        return _cannot(part, "no path leads to its file")
+    return _evicted(part, _identity(backing), world, WRITTEN)
+
+
+def _forget_file(key: Hashable, served: Served, world: World) -> Action:
+    backing = _group(served).backing
+    assert backing
+    dirty = any(
+        part.group and (part.group.dirty_bytes or _names(part.group) & set(WRITTEN))
+        for part, _ in served
+    )
+    file = world.word(backing) or ""
+    others = max(0, (backing.cached_bytes or 0) - world.known[key])
+    return Action(
+        world.file(backing),
+        file_words(backing),
+        commands.forget_file(file, dirty=dirty),
+        others,
+        "whoever reads the file next reads it from the device and is charged for it",
+    )
+
+
+def _names(group: ChargeGroup) -> set[str]:
+    return {name for name, _ in group.obstacles}
+
+
+def file_words(backing: Backing) -> str:
+    """A file as a step names it."""
+    if backing.path and not backing.deleted:
+        return backing.path
+    return f"inode {backing.inode} of {backing.fs} {backing.device}"
+
+
+# --- what a process maps --------------------------------------------------------------
+
+
+def _reach_mapped(part: Part, world: World) -> Reach:
+    found = users(part, world.page_size)
+    if not found:
+        return _cannot(part, "no process was found that maps it")
+    if sum(process.bytes for process in found) > part.bytes:
+        return _cannot(part, "several processes map it, which MADV_PAGEOUT passes by")
+    ancestor = world.room.ancestor(part.memcg)
+    if not ancestor:
+        return _cannot(part, "its ancestor is not in the census")
+    # A file's dirty pages are not written by MADV_PAGEOUT.
+    reach = _evicted(part, None, world)
+    deeds = []
+    for deed in reach.deeds:
+        size = deed.bytes
+        for process in found:
+            moved = min(size, process.bytes) if process is not found[-1] else size
+            size -= moved
+            if moved:
+                deeds.append(Deed((process.pid, ancestor), moved, deed.charged))
+    return reach._replace(deeds=tuple(deeds))
+
+
+def _page_out(key: Hashable, served: Served, world: World) -> Action:
+    pid, ancestor = cast("tuple[int, int]", key)
+    files = {_identity(_backing(part)) for part, _ in served}
+    process = _process(pid, served, world)
+    aim = Aim(
+        file=_group(served).backing if len(files) == 1 else None,
+        processes=(process,),
+        shown_ids=(ancestor,),
+    )
+    return Action(
+        aim,
+        _process_words(process),
+        commands.page_out(pid, [ancestor], world.page_size),
+        world.charged_to(ancestor),
+        "it waits for the device when it touches them next",
+    )
+
+
+def _process(pid: int, served: Served, world: World) -> Process:
+    """The process, with all that it uses of what is served."""
+    found = [user for part, _ in served for user in users(part, world.page_size)]
+    same = [user for user in found if user.pid == pid]
+    return replace(same[0], bytes=sum(user.bytes for user in same))
+
+
+def _process_words(process: Process) -> str:
+    return f"pid {process.pid} ({process.comm})"
+
+
+def _reach_collapse(part: Part, world: World) -> Reach:
+    if not part.group or part.group.kind != "anon":
+        return _cannot(part, "it is no anonymous memory")
+    found = users(part, world.page_size)
+    ancestor = world.room.ancestor(part.memcg)
+    if len(found) != 1 or found[0].memcg_id not in world.room.memcgs:
+        return _cannot(part, "not just one process maps it")
+    if found[0].bytes < part.bytes:
+        return _cannot(part, "not all of it was found in page tables")
+    done = Effect(part, "recharge-mapper", charged=((found[0].memcg_id, part.bytes),))
+    key = (found[0].pid, ancestor)
+    return Reach(done, (Deed(key, part.bytes, found[0].memcg_id),))
+
+
+def _collapse(key: Hashable, served: Served, world: World) -> Action:
+    pid, ancestor = cast("tuple[int, int]", key)
+    process = _process(pid, served, world)
+    return Action(
+        Aim(processes=(process,), shown_ids=(ancestor,)),
+        _process_words(process),
+        commands.collapse(pid, [ancestor], world.page_size),
+        world.charged_to(ancestor),
+        "holes are filled with zeros: it may use up to 2 MiB for each page",
+    )
+
+
+# --- shmem that nobody maps -----------------------------------------------------------
+
+
+def _reach_shmem(part: Part, world: World) -> Reach:
+    backing = _backing(part)
+    if backing is None or not part.group or part.group.kind != "shmem":
+        return _cannot(part, "it is in the swap cache, which no call reaches")
+    if world.word(backing) is None:
+        return _cannot(part, "no path leads to its file")
+    return _evicted(part, _identity(backing), world)
+
+
+def _page_out_file(key: Hashable, served: Served, world: World) -> Action:
+    backing = _group(served).backing
+    assert backing
+    return Action(
+        world.file(backing),
+        file_words(backing),
+        commands.page_out_file(world.word(backing) or "", world.page_size),
+        max(0, (backing.cached_bytes or 0) - world.known[key]),
+        "whoever reads it next waits for the swap device",
+    )
+
+
+# --- swap entries ---------------------------------------------------------------------
+
+
+def _reach_swap(part: Part, world: World) -> Reach:
+    found = [u for u in users(part, world.page_size) if u.memcg_id in world.room.memcgs]
+    if not found:
+        return _cannot(part, "no process has them in its page tables")
+    cached = min(part.bytes, world.stuck[part.memcg.id])
+    left_over = part.bytes - cached
+    deeds, charged = [], Counter[int]()
+    if world.rule == "first":
+        found.sort(key=lambda process: process.start_ticks)
+    for process in found:
+        size = min(process.bytes, left_over)
+        left_over -= size
+        if size:
+            deeds.append(Deed(process.pid, size, process.memcg_id))
+            charged[process.memcg_id] += size
+    whys = ["not all of them are in page tables that were found"] if left_over else []
+    if cached:
+        whys.append("what is in the swap cache stays charged when it is read")
+    done = Effect(
+        part,
+        "recharge-mapper",
+        charged=tuple(charged.items()),
+        left_bytes=left_over + cached,
+        why=", ".join(whys),
+    )
+    return Reach(done, tuple(deeds))
+
+
+def _swap_in(key: Hashable, served: Served, world: World) -> Action:
+    pid = cast("int", key)
+    process = _process(pid, served, world)
+    return Action(
+        Aim(processes=(process,)),
+        _process_words(process),
+        commands.swap_in(pid, world.page_size),
+        0,
+        "all it has in swap comes back to memory, other memcgs' as well",
+    )
+
+
+# --- block devices, writeback, stocks ------------------------------------------------
+
+
+def _reach_device(part: Part, world: World) -> Reach:
+    backing = _backing(part)
+    if backing is None or backing.device[:1].isdigit():
+        return _cannot(part, "its device has no name")
+    return _evicted(part, backing.device, world, WRITTEN)
+
+
+def _flush_device(key: Hashable, served: Served, world: World) -> Action:
+    backing = _group(served).backing
+    assert backing
+    return Action(
+        Aim(file=backing, device=backing.device),
+        f"/dev/{backing.device}",
+        commands.flush_device(backing.device),
+        max(0, (backing.cached_bytes or 0) - world.known[_identity(backing)]),
+        "all of the device's clean metadata is read again when it is needed",
+    )
+
+
+def _reach_writeback(part: Part, _: World) -> Reach:
+    return Reach(Effect(part, "evict"), (Deed("writeback", 0),))
+
+
+def _clean_writeback(key: Hashable, served: Served, world: World) -> Action:
+    return Action(
+        Aim(),
+        "all file systems",
+        commands.sync_and_remove_a_cgroup(world.mount),
+        0,
+        "everybody's dirty files are written at once",
+    )
+
+
+def _reach_stock(part: Part, _: World) -> Reach:
+    cpu = _CPU.match(part.holder.detail) if part.holder else None
+    if not cpu:
+        return _cannot(part, "its CPU is not known")
+    return Reach(Effect(part, "evict"), (Deed(int(cpu[1]), 0),))
+
+
+def _drain_stock(key: Hashable, served: Served, world: World) -> Action:
+    cpu = cast("int", key)
+    return Action(
+        Aim(cpu=cpu),
+        f"CPU {cpu}",
+        commands.charge_on_cpu(cpu, world.mount),
+        0,
+        "none that is known",
+    )
+
+
+# --- what cannot be aimed -------------------------------------------------------------
+
+
+def _reach_ancestor(part: Part, world: World) -> Reach:
+    if not world.room.ancestor(part.memcg):
+        return _cannot(part, "its ancestor is not in the census")
+    return _evicted(part, world.room.ancestor(part.memcg), world, WRITTEN)
+
+
+def _reclaim(key: Hashable, served: Served, world: World) -> Action:
+    ancestor = cast("int", key)
+    size = sum(moved for _, moved in served)
+    return Action(
+        world.aim_at(ancestor),
+        world.room.path(ancestor),
+        commands.reclaim(world.directory(ancestor), size),
+        world.innocent[ancestor],
+        "it takes what is coldest, whoever's it is",
+    )
+
+
+def _force_empty(key: Hashable, served: Served, world: World) -> Action:
+    ancestor = cast("int", key)
+    return Action(
+        world.aim_at(ancestor),
+        world.room.path(ancestor),
+        commands.force_empty(world.directory(ancestor)),
+        world.innocent[ancestor],
+        "it takes all it can of everybody below",
+    )
+
+
+def _reach_all(part: Part, world: World) -> Reach:
+    return _evicted(part, "caches", world, WRITTEN)
+
+
+def _drop_caches(key: Hashable, served: Served, world: World) -> Action:
+    return Action(
+        Aim(),
+        "all file systems",
+        commands.drop_caches(),
+        world.innocent_files,
+        "everybody's page cache goes",
+    )
+
+
+INTERFACES: tuple[Interface, ...] = (
+    Interface(
+        name="fadvise",
+        options=("evict", "deferred"),
+        cases=("file-unmapped",),
+        needs=("fadvise",),
+        seen=("5.10", "6.1", "6.12", "7.3"),
+        requires="read access to the file; dd and sync of GNU coreutils",
+        effect="nobody is charged until somebody reads the file again",
+        touches="what others are charged for of the same file's page cache",
+        cannot="mapped, locked and pinned pages",
+        reach=_reach_file,
+        action=_forget_file,
+    ),
+    Interface(
+        name="collapse",
+        options=("recharge-mapper",),
+        cases=("swap-backed-mapped",),
+        needs=("process_madvise", "collapse", "pagemap", "kpagecgroup"),
+        seen=(),
+        requires="root, Python 3.9, transparent huge pages",
+        effect="the process's memcg is charged at once",
+        touches="what else lies in the same 2 MiB of addresses",
+        cannot="mappings that don't span 2 MiB, huge pages, pinned pages",
+        reach=_reach_collapse,
+        action=_collapse,
+    ),
+    Interface(
+        name="pageout",
+        options=("evict",),
+        cases=("file-mapped", "swap-backed-mapped"),
+        needs=("process_madvise", "pageout", "pagemap", "kpagecgroup"),
+        seen=("5.10", "6.12", "7.3"),
+        requires="root, Python 3.9; swap for what is not a file's",
+        effect="nobody is charged for a file's pages until they are touched; what is "
+        "swapped out is charged to the nearest online ancestor's swap",
+        touches="what the process maps that is charged to the ancestor itself",
+        cannot="locked and pinned pages, dirty files, pages that several map",
+        reach=_reach_mapped,
+        action=_page_out,
+    ),
+    Interface(
+        name="pageout-file",
+        options=("evict",),
+        cases=("swap-backed-unmapped",),
+        needs=("pageout",),
+        seen=("5.10", "6.12", "7.3"),
+        requires="root or the file's owner, Python 3.8, swap",
+        effect="the nearest online ancestor is charged for the swap",
+        touches="what others are charged for of the same file",
+        cannot="locked and pinned pages, a tmpfs mounted with noswap",
+        reach=_reach_shmem,
+        action=_page_out_file,
+    ),
+    Interface(
+        name="swapin",
+        options=("recharge-mapper",),
+        cases=("swap",),
+        needs=("pagemap",),
+        seen=("5.10", "6.12", "7.3"),
+        requires="root, Python 3",
+        effect="the memcg of the process whose addresses are read is charged",
+        touches="all else that this process has in swap",
+        cannot="entries of shmem that nobody maps, entries without an owner",
+        reach=_reach_swap,
+        action=_swap_in,
+        late=True,
+    ),
+    Interface(
+        name="writeback-cleanup",
+        options=("evict", "recharge-parent"),
+        cases=("writeback",),
+        needs=("writeback cleanup",),
+        seen=("6.12", "7.3"),
+        requires="root",
+        effect="the inodes' writeback goes to the nearest online ancestor",
+        touches="all dirty files, which are written",
+        cannot="inodes that are dirty again before the memcg goes offline",
+        reach=_reach_writeback,
+        action=_clean_writeback,
+    ),
+    Interface(
+        name="charge-on-cpu",
+        options=("evict",),
+        cases=("stock",),
+        needs=("one stock",),
+        seen=(),
+        requires="root, taskset of util-linux",
+        effect="nobody is charged",
+        touches="nothing",
+        cannot="nothing that a stock is",
+        reach=_reach_stock,
+        action=_drain_stock,
+    ),
+    Interface(
+        name="flush-device",
+        options=("evict", "deferred"),
+        cases=("metadata",),
+        needs=(),
+        seen=(),
+        requires="root, blockdev of util-linux",
+        effect="nobody is charged until it is read again",
+        touches="all clean metadata of the device",
+        cannot="buffers that a mounted file system keeps",
+        reach=_reach_device,
+        action=_flush_device,
+    ),
+    Interface(
+        name="memory.reclaim",
+        options=("evict",),
+        cases=(*_FILES, *_SWAP_BACKED, "metadata"),
+        needs=("memory.reclaim",),
+        seen=("6.1", "6.12"),
+        requires="write access to the cgroup; swap for what is not a file's",
+        effect="what is swapped out is charged to the nearest online ancestor's swap",
+        touches="everybody's memory at or below the ancestor, the coldest first",
+        cannot="locked and pinned pages, what memory.min protects",
+        reach=_reach_ancestor,
+        action=_reclaim,
+        aimed=False,
+    ),
+    Interface(
+        name="memory.force_empty",
+        options=("evict",),
+        cases=(*_FILES, *_SWAP_BACKED, "metadata"),
+        needs=("memory.force_empty",),
+        seen=(),
+        requires="root, cgroup v1; swap for what is not a file's",
+        effect="what is swapped out is charged to the nearest online ancestor",
+        touches="all memory at or below the ancestor",
+        cannot="locked and pinned pages; the root has no such file",
+        reach=_reach_ancestor,
+        action=_force_empty,
+        aimed=False,
+    ),
+    Interface(
+        name="drop_caches",
+        options=("evict",),
+        cases=("file-unmapped", "metadata"),
+        needs=("drop_caches",),
+        seen=("6.1", "6.12"),
+        requires="root",
+        effect="nobody is charged until it is read again",
+        touches="the page cache of the whole machine",
+        cannot="mapped, locked and pinned pages, shmem, anonymous memory, swap",
+        reach=_reach_all,
+        action=_drop_caches,
+        aimed=False,
+        ask="drop-caches",
+    ),
+)

@@ -1,0 +1,106 @@
+"""Which zombies go once parts of them are gone, and why do the others stay?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from memcgctl.model import Census, Memcg, Remaining
+from memcgctl.policy.cases import Case
+from memcgctl.policy.effects import Effect
+
+WORDS: dict[Case, str] = {
+    "file-unmapped": "page cache",
+    "file-mapped": "mapped page cache",
+    "swap-backed-unmapped": "unmapped shmem or anonymous memory",
+    "swap-backed-mapped": "mapped shmem or anonymous memory",
+    "swap": "swap entries",
+    "metadata": "page cache of a block device",
+    "kernel": "kernel pages",
+    "writeback": "cgroup writeback",
+    "stock": "a per-CPU charge stock",
+    "other": "a reference",
+}
+
+
+def offline(census: Census) -> list[Memcg]:
+    """The offline memcgs of a census, parents before their children."""
+    return [memcg for memcg in census.memcgs if memcg.state == "offline"]
+
+
+def with_descendants(
+    memcgs: Sequence[Memcg], wanted: Iterable[int] | None
+) -> Sequence[Memcg]:
+    """Those of the memcgs that have a wanted id, or all, with those below them."""
+    if wanted is None:
+        return memcgs
+    ids = set(wanted)
+    found = []
+    for memcg in memcgs:
+        if memcg.id in ids or memcg.parent_id in ids:
+            ids.add(memcg.id)
+            found.append(memcg)
+    return found
+
+
+def fates(
+    memcgs: Iterable[Memcg],
+    effects: Mapping[int, Iterable[Effect]],
+    children: Mapping[int, Iterable[Memcg]],
+) -> tuple[tuple[int, ...], tuple[Remaining, ...]]:
+    """The ids of the memcgs that go, children first, and what is said of the others.
+
+    ``effects`` and ``children`` are by the memcg's id; ``memcgs`` has parents before
+    their children, as a census has.
+    """
+    freed: dict[int, None] = {}
+    remaining: list[Remaining] = []
+    for memcg in reversed(list(memcgs)):
+        whys = list(reasons(memcg, effects.get(memcg.id, ())))
+        stay = [child for child in children.get(memcg.id, ()) if child.id not in freed]
+        if stay:
+            more = f" and {len(stay) - 1} more" if len(stay) > 1 else ""
+            whys.append(f"its child {stay[0].path} (id {stay[0].id}) stays{more}")
+        if whys:
+            remaining.append(Remaining(memcg.id, "; ".join(dict.fromkeys(whys))))
+        else:
+            freed[memcg.id] = None
+    return tuple(freed), tuple(reversed(remaining))
+
+
+def reasons(memcg: Memcg, effects: Iterable[Effect]) -> Iterable[str]:
+    """Why a memcg stays, its children aside; nothing if it goes."""
+    if memcg.details is None:
+        yield "its references and charges were not looked at"
+        return
+    for one in effects:
+        if one.why:
+            yield why(one)
+    unexplained = memcg.details.unexplained
+    if unexplained is None:
+        yield "how many references it has is not known"
+    elif unexplained > 0:
+        yield f"nobody accounts for {unexplained} of its references"
+
+
+def why(one: Effect) -> str:
+    """Why something of a part is left."""
+    holder = one.part.holder
+    if one.part.case == "other" and holder:
+        detail = f" ({holder.detail})" if holder.detail else ""
+        return f"{holder.kind} reference{detail}"
+    return f"{WORDS[one.part.case]}: {one.why}"
+
+
+def leftover(one: Effect) -> str:
+    """As ``why``, but the same for all of a kind."""
+    if one.part.case == "other" and one.part.holder:
+        return f"{one.part.holder.kind} reference"
+    return why(one)
+
+
+def children_of(memcgs: Iterable[Memcg]) -> dict[int, list[Memcg]]:
+    """Offline memcgs by the id of their parent."""
+    found: dict[int, list[Memcg]] = {}
+    for memcg in memcgs:
+        found.setdefault(memcg.parent_id, []).append(memcg)
+    return found

@@ -1,0 +1,234 @@
+"""What is to be done, in which order, so that zombies go; and which would stay?
+
+For each part of each zombie the policy's options are tried with the interfaces that
+the kernel has. Equal actions for several zombies are one step. Steps for children come
+before those for their parents, and among these the ones that give back most for what
+they disturb.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from memcgctl.model import Census, Memcg, Plan, Step
+from memcgctl.policy.cases import parts
+from memcgctl.policy.choice import Allowed, Chooser, place_of
+from memcgctl.policy.effects import Effect
+from memcgctl.policy.headroom import Headroom, Move
+from memcgctl.policy.interfaces import Deed, Interface, World
+from memcgctl.policy.outcome import children_of, fates, offline, with_descendants
+from memcgctl.policy.policies import Policy
+
+Effects = dict[int, list[Effect]]
+Children = dict[int, list[Memcg]]
+
+
+@dataclass(frozen=True)
+class Worked:
+    """A plan, and what it does to each part of each memcg (by id)."""
+
+    plan: Plan
+    effects: Effects
+
+
+@dataclass
+class _Draft:
+    """A step in the making; a share is a memcg, the place of its effect, the deed."""
+
+    interface: Interface
+    key: Hashable
+    option: str
+    shares: list[tuple[Memcg, int, Deed]] = field(default_factory=list)
+
+
+def plan(
+    census: Census,
+    policy: Policy,
+    wanted: Iterable[int] | None = None,
+    *,
+    allow: Collection[Allowed] = (),
+    max_bytes: int | None = None,
+) -> Plan:
+    """The steps that carry out ``policy`` for all offline memcgs, or wanted ones.
+
+    ``wanted`` are cgroup ids; offline memcgs below them count as wanted too. Steps that
+    could push a memcg over a limit, or that disturb more than is left of ``max_bytes``,
+    are left out. ``allow`` lets in what is barred otherwise.
+    """
+    return work_out(census, policy, wanted, allow=allow, max_bytes=max_bytes).plan
+
+
+def work_out(
+    census: Census,
+    policy: Policy,
+    wanted: Iterable[int] | None = None,
+    *,
+    allow: Collection[Allowed] = (),
+    max_bytes: int | None = None,
+) -> Worked:
+    """As ``plan``, with what becomes of each part."""
+    every = offline(census)
+    children = children_of(every)
+    memcgs = with_descendants(every, wanted)
+    world = World(census, every, policy.mapper)
+    effects, drafts = _drafts(memcgs, policy, Chooser(world, policy, allow), world)
+    hopeful = set(fates(memcgs, effects, children)[0])
+    pairs = [(draft, _step(draft, effects, world)) for draft in drafts]
+    steps, left_out = [], []
+    room, budget = Headroom(census), max_bytes
+    for draft, step in _ordered(pairs, hopeful, memcgs, children):
+        moves = _moves(draft, effects, room)
+        disturbed = step.bytes + step.collateral_bytes
+        over = room.charge(moves)
+        if over:
+            step = replace(step, over_limit=tuple(map(room.path, over)))
+        if over and "over-limit" not in allow:
+            why = f"{room.path(over[0])} would be pushed over a limit"
+        elif budget is not None and disturbed > budget:
+            why = "it takes more than --max-bytes leaves"
+        else:
+            steps.append(step)
+            budget = None if budget is None else budget - disturbed
+            continue
+        left_out.append(step)
+        _leave(draft, effects, why)
+        room.charge([(memcg, -memory, -swap) for memcg, memory, swap in moves])
+    freed, remaining = fates(memcgs, effects, children)
+    made = Plan(
+        kernel=census.kernel,
+        policy=policy.name,
+        steps=_with_frees(steps, freed, children),
+        left_out=tuple(left_out),
+        freed=freed,
+        remaining=remaining,
+        warnings=census.warnings,
+    )
+    return Worked(made, effects)
+
+
+def _drafts(
+    memcgs: Iterable[Memcg], policy: Policy, chooser: Chooser, world: World
+) -> tuple[Effects, list[_Draft]]:
+    """What becomes of each part, and the steps by which, equal ones merged."""
+    effects: Effects = {}
+    drafts: dict[tuple[str, Hashable], _Draft] = {}
+    for memcg in memcgs:
+        mine = effects[memcg.id] = []
+        for part in parts(memcg, world.page_size):
+            interface, reach = chooser.choose(part)
+            for deed in reach.deeds if interface else ():
+                assert interface
+                draft = drafts.get((interface.name, deed.key))
+                if draft is None:
+                    options = policy.options[part.case]
+                    option = options[place_of(interface, options) or 0]
+                    draft = _Draft(interface, deed.key, option)
+                    drafts[interface.name, deed.key] = draft
+                draft.shares.append((memcg, len(mine), deed))
+            mine.append(reach.effect)
+    return effects, list(drafts.values())
+
+
+def _ordered(
+    pairs: Iterable[tuple[_Draft, Step]],
+    hopeful: set[int],
+    memcgs: Sequence[Memcg],
+    children: Children,
+) -> list[tuple[_Draft, Step]]:
+    """Children first; what is late last among these; then by the return.
+
+    That is the bytes and structures that a step gives back for each byte it disturbs;
+    a memcg's own structures are shared out among all its steps.
+    """
+    heights: dict[int, int] = {}
+    for memcg in reversed(memcgs):
+        below = (heights.get(child.id, 0) for child in children.get(memcg.id, ()))
+        heights[memcg.id] = max(below, default=-1) + 1
+    overheads = {m.id: m.overhead.total_bytes for m in memcgs if m.id in hopeful}
+    pairs = list(pairs)
+    steps = Counter(memcg_id for _, step in pairs for memcg_id in step.memcgs)
+
+    def place(pair: tuple[_Draft, Step]) -> tuple[int, bool, float]:
+        draft, step = pair
+        structures = sum(overheads.get(one, 0) / steps[one] for one in step.memcgs)
+        disturbed = max(step.bytes + step.collateral_bytes, 1)
+        height = max(heights[memcg_id] for memcg_id in step.memcgs)
+        given_back = (step.bytes + structures) / disturbed
+        return height, draft.interface.late, -given_back
+
+    return sorted(pairs, key=place)
+
+
+def _step(draft: _Draft, effects: Effects, world: World) -> Step:
+    served = [
+        (effects[memcg.id][index].part, deed.bytes)
+        for memcg, index, deed in draft.shares
+    ]
+    action = draft.interface.action(draft.key, served, world)
+    charged = {deed.charged for _, _, deed in draft.shares} - {None}
+    return Step(
+        memcgs=tuple(dict.fromkeys(memcg.id for memcg, _, _ in draft.shares)),
+        action=draft.interface.name,
+        option=draft.option,
+        target=action.target,
+        command=action.command,
+        bytes=sum(size for _, size in served),
+        charged_to=tuple(sorted(world.room.path(one or 0) for one in charged)),
+        collateral_bytes=action.collateral_bytes,
+        risk=action.risk,
+        aim=action.aim,
+    )
+
+
+def _moves(draft: _Draft, effects: Effects, room: Headroom) -> list[Move]:
+    """What a step changes in the counters of online memcgs."""
+    sums: Counter[tuple[int, bool]] = Counter()
+    for memcg, index, deed in draft.shares:
+        effect = effects[memcg.id][index]
+        sums[room.ancestor(memcg), effect.part.case == "swap"] -= deed.bytes
+        if deed.charged is not None:
+            sums[deed.charged, bool(effect.swapped_bytes)] += deed.bytes
+    return [
+        (memcg_id, 0, size) if in_swap else (memcg_id, size, 0)
+        for (memcg_id, in_swap), size in sums.items()
+    ]
+
+
+def _leave(draft: _Draft, effects: Effects, why: str) -> None:
+    """Take back what a step that is left out would have done."""
+    for memcg, index, deed in draft.shares:
+        effect = effects[memcg.id][index]
+        charged = tuple(
+            (one, size - deed.bytes if one == deed.charged else size)
+            for one, size in effect.charged
+        )
+        evicted = effect.evicted_bytes - (deed.bytes if effect.evicted_bytes else 0)
+        effects[memcg.id][index] = effect._replace(
+            evicted_bytes=evicted,
+            written_bytes=min(effect.written_bytes, evicted),
+            swapped_bytes=effect.swapped_bytes
+            - (deed.bytes if effect.swapped_bytes else 0),
+            charged=tuple((one, size) for one, size in charged if size),
+            left_bytes=effect.left_bytes + deed.bytes,
+            why="; ".join(dict.fromkeys(filter(None, [effect.why, why]))),
+        )
+
+
+def _with_frees(
+    steps: Sequence[Step], freed: Sequence[int], children: Children
+) -> tuple[Step, ...]:
+    """Each step with the memcgs that go with it: their last one, or their children's.
+
+    ``freed`` has children before their parents.
+    """
+    last = {memcg_id: n for n, step in enumerate(steps) for memcg_id in step.memcgs}
+    gone: dict[int, list[int]] = {}
+    for memcg_id in freed:
+        below = (last.get(child.id, -1) for child in children.get(memcg_id, ()))
+        last[memcg_id] = max([last.get(memcg_id, -1), *below])
+        gone.setdefault(last[memcg_id], []).append(memcg_id)
+    return tuple(
+        replace(step, frees=tuple(gone.get(n, ()))) for n, step in enumerate(steps)
+    )
