@@ -29,6 +29,7 @@ class Mount:
     ``root`` is what of the file system is mounted.
     """
 
+    id: int
     device: str
     root: str
     point: str
@@ -95,7 +96,7 @@ def read_machine(
     proc: Path = Path("/proc"), sys: Path = Path("/sys"), dev: Path = Path("/dev")
 ) -> Machine:
     """Look at the host. What cannot be read counts as not there."""
-    mounts = tuple(_mounts(read_text(proc / "self/mountinfo")))
+    mounts = read_mounts(proc)
     swap = meminfo(proc)
     v1 = [m for m in mounts if m.fs == "cgroup" and "memory" in m.super_options]
     v2 = [m for m in mounts if m.fs == "cgroup2"]
@@ -131,14 +132,16 @@ def meminfo(proc: Path) -> dict[str, int]:
     return {name: int(size) * 1024 for name, size in lines}
 
 
-def _mounts(text: str) -> list[Mount]:
+def read_mounts(proc: Path) -> tuple[Mount, ...]:
+    """The mounts of our own mount namespace, the oldest first."""
     found = []
-    for line in text.splitlines():
+    for line in read_text(proc / "self/mountinfo").splitlines():
         before, _, after = line.partition(" - ")
         first, last = before.split(), after.split()
-        with suppress(IndexError):
+        with suppress(IndexError, ValueError):
             found.append(
                 Mount(
+                    id=int(first[0]),
                     device=first[2],
                     root=_unescape(first[3]),
                     point=_unescape(first[4]),
@@ -147,7 +150,7 @@ def _mounts(text: str) -> list[Mount]:
                     super_options=frozenset(last[2].split(",")),
                 )
             )
-    return found
+    return tuple(found)
 
 
 def _unescape(text: str) -> str:

@@ -1,0 +1,34 @@
+"""Drop the clean, unmapped page cache of the whole machine."""
+
+from __future__ import annotations
+
+import os
+
+from memcgctl.actions.machine import (
+    ActionError,
+    Guard,
+    Machine,
+    Outcome,
+    meminfo,
+    predict,
+)
+from memcgctl.model import Step
+
+__all__ = ["apply", "predict", "probe"]
+
+
+def probe(machine: Machine) -> str | None:
+    if not (machine.proc / "sys/vm/drop_caches").exists():
+        return "the kernel has no drop_caches"
+    return None if machine.euid == 0 else "needs root"
+
+
+def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
+    """Write what is dirty, then drop."""
+    before = meminfo(machine.proc).get("Cached", 0)
+    os.sync()
+    try:
+        (machine.proc / "sys/vm/drop_caches").write_text("1")
+    except OSError as error:
+        raise ActionError(f"drop_caches: {error.strerror}") from error
+    return Outcome(max(0, before - meminfo(machine.proc).get("Cached", 0)))

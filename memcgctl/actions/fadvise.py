@@ -1,0 +1,66 @@
+"""Drop the clean, unmapped page cache of one file (``POSIX_FADV_DONTNEED``).
+
+Dirty data is written first. Takes whatever the file has in memory, whoever is charged
+for it; mapped and locked pages stay.
+"""
+
+from __future__ import annotations
+
+import os
+
+from memcgctl.actions.libc import Mapping
+from memcgctl.actions.machine import (
+    ENDED,
+    ActionError,
+    Guard,
+    Machine,
+    Outcome,
+    predict,
+)
+from memcgctl.actions.target import open_file, words
+from memcgctl.model import Step
+
+__all__ = ["apply", "predict", "probe"]
+
+_WINDOW = 64 << 20
+
+
+def probe(machine: Machine) -> str | None:
+    return machine.lacks("dac_read_search")
+
+
+def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
+    """Write and forget the file, window by window."""
+    file = step.aim.file
+    assert file
+    moved = 0
+    with open_file(file, step.aim.processes, machine) as fd:
+        size = os.fstat(fd).st_size
+        try:
+            # In one go: an error would be told to the first window only.
+            os.fsync(fd)
+        except OSError as error:
+            raise ActionError(f"{words(file)}: writing: {error.strerror}") from error
+        for offset in range(0, size, _WINDOW):
+            length = min(_WINDOW, size - offset)
+            before = _resident(fd, offset, length, machine)
+            if not before:
+                continue
+            if not guard.allows(before):
+                return Outcome(moved, ENDED)
+            os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
+            moved += before - _resident(fd, offset, length, machine)
+        left = sum(
+            _resident(fd, offset, min(_WINDOW, size - offset), machine)
+            for offset in range(0, size, _WINDOW)
+        )
+    return Outcome(moved, f"{left} bytes stay in memory" if left else "")
+
+
+def _resident(fd: int, offset: int, length: int, machine: Machine) -> int:
+    """Bytes of part of a file that are in memory, by ``mincore``."""
+    try:
+        with Mapping(fd, offset, length) as mapping:
+            return sum(mapping.resident(machine.page_size)) * machine.page_size
+    except OSError:  # a file system without mmap
+        return length

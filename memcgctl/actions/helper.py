@@ -1,0 +1,92 @@
+"""A cgroup of our own for a moment, that nothing leaves behind.
+
+A program of its own, in a session of its own, makes it, uses it and removes it: it
+finishes even if we are killed. One whose maker is gone is removed by the next run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from memcgctl.actions.machine import ActionError, Machine
+
+_NAME = "memcgctl."
+_PROGRAM = """
+import mmap, os, signal, sys, time
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+directory, cpu = sys.argv[1:]
+directory += str(os.getpid())
+os.mkdir(directory)
+try:
+    if cpu and not os.fork():
+        with open(directory + "/cgroup.procs", "w") as file:
+            file.write("0")
+        os.sched_setaffinity(0, {int(cpu)})
+        mmap.mmap(-1, 1 << 20).write(bytes(1 << 20))
+        os._exit(0)
+    status = os.wait()[1] if cpu else 0
+finally:
+    for _ in range(500):
+        try:
+            os.rmdir(directory)
+            break
+        except OSError:  # its process is not quite gone
+            time.sleep(0.01)
+sys.exit(status != 0)
+"""
+
+
+def probe(machine: Machine) -> str | None:
+    """Whether a memcg can be made."""
+    mount = machine.cgroup
+    if mount is None:
+        return "no cgroup file system with memory is mounted"
+    if mount.read_only:
+        return f"{mount.point} is mounted read-only"
+    if not os.access(mount.point, os.W_OK):
+        return f"{mount.point} may not be written to"
+    return None
+
+
+def use(machine: Machine, cpu: int | None = None) -> None:
+    """Make a memcg and remove it; first, a process of it uses memory on a CPU."""
+    assert machine.cgroup
+    remove_stale(machine)
+    name = f"{machine.cgroup.point}/{_NAME}"
+    ran = subprocess.run(
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            _PROGRAM,
+            name,
+            "" if cpu is None else str(cpu),
+        ],
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    if ran.returncode:
+        last = ran.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise ActionError(
+            f"{machine.cgroup.point}: {last or 'no cgroup could be used'}"
+        )
+
+
+def remove_stale(machine: Machine) -> None:
+    """Remove cgroups of ours whose maker was killed."""
+    if machine.cgroup is None:
+        return
+    with suppress(OSError):
+        for name in os.listdir(machine.cgroup.point):
+            found = re.fullmatch(rf"{re.escape(_NAME)}(\d+)", name)
+            if found and not (machine.proc / found[1]).exists():
+                with suppress(OSError):
+                    Path(machine.cgroup.point, name).rmdir()

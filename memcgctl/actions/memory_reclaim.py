@@ -1,0 +1,55 @@
+"""Ask the kernel to reclaim from a memcg and all below it (``memory.reclaim``, 5.19+).
+
+It takes what is coldest, whoever's it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from memcgctl.actions.machine import (
+    ENDED,
+    ActionError,
+    Guard,
+    Machine,
+    Outcome,
+    predict,
+)
+from memcgctl.actions.target import open_cgroup, write_at
+from memcgctl.model import Step
+
+__all__ = ["apply", "predict", "probe"]
+
+_WINDOW = 16 << 20
+
+
+def probe(machine: Machine) -> str | None:
+    if machine.cgroup2 is None or machine.cgroup1 is not None:
+        return "only cgroup v2 has it"
+    if machine.cgroup2.read_only:
+        return f"{machine.cgroup2.point} is mounted read-only"
+    return machine.lacks("dac_override")
+
+
+def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
+    """Ask for the step's bytes and no more, in windows, until the kernel gives up."""
+    aim = step.aim
+    asked, why = 0, ""
+    with open_cgroup(aim.memcg_id or 0, aim.memcg_path or "", machine) as directory:
+        while asked < step.bytes:
+            size = min(_WINDOW, step.bytes - asked)
+            if not guard.allows(size):
+                why = ENDED
+                break
+            try:
+                write_at(directory, "memory.reclaim", str(size))
+            except OSError as error:
+                if error.errno != errno.EAGAIN:
+                    raise ActionError(
+                        f"{aim.memcg_path}: memory.reclaim: {os.strerror(error.errno)}"
+                    ) from error
+                why = "the kernel found less to reclaim than asked"
+                break
+            asked += size
+    return Outcome(asked, why)

@@ -1,0 +1,139 @@
+"""Page out what a process maps of certain memcgs (``process_madvise``, MADV_PAGEOUT).
+
+Only pages that /proc/kpagecgroup shows under the plan's ids are meant. What went to
+swap on a device that writes asynchronously stays in the swap cache, charged as before:
+once written, it is read back into the page tables and paged out again, which drops it
+without a write.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from memcgctl.actions import lru, pages
+from memcgctl.actions.libc import MADV_PAGEOUT, process_madvise
+from memcgctl.actions.machine import (
+    ENDED,
+    Guard,
+    Machine,
+    Outcome,
+    predict,
+)
+from memcgctl.actions.pages import U64
+from memcgctl.actions.target import hold
+from memcgctl.model import Aim, Step
+
+__all__ = ["apply", "predict", "probe"]
+
+_WINDOW = 16 << 20
+_VECTOR = 512
+_ROUNDS = 4
+_WRITTEN_WITHIN = 5.0
+# mm/madvise.c, can_madv_lru_vma: locked, huge, without struct pages.
+_REFUSED = {"lo", "ht", "pf", "io"}
+
+
+def probe(machine: Machine) -> str | None:
+    return machine.lacks("sys_admin", "sys_nice", "sys_ptrace")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Addresses of pages and the frames that these are in."""
+
+    addresses: U64
+    frames: U64
+
+
+def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
+    """Page out, then drop what is left in the swap cache."""
+    (process,) = step.aim.processes
+    with hold(process, machine) as pidfd:
+        meant = find(process.pid, step.aim, machine)
+        left = meant
+        for number in range(_ROUNDS):
+            if number:
+                lru.drain(machine)
+                _touch_swap_cache(process.pid, left, machine)
+            if not _advise(pidfd, left.addresses, machine, guard):
+                return Outcome(gone(meant, step, machine), ENDED)
+            left = _still(meant, step, machine)
+            if not len(left.frames):
+                break
+    rest = len(left.frames) * machine.page_size
+    return Outcome(
+        gone(meant, step, machine), f"{rest} bytes stay in memory" if rest else ""
+    )
+
+
+def find(pid: int, aim: Aim, machine: Machine) -> Found:
+    addresses: list[U64] = [pages.NONE]
+    frames: list[U64] = [pages.NONE]
+    for area in pages.areas(pid, machine):
+        if not area.resident_bytes or not area.maps(aim.file) or area.flags & _REFUSED:
+            continue
+        for at, values in pages.entries(pid, area, machine):
+            pfns = pages.frames(values)
+            here = pages.of_memcgs(pfns, aim.shown_ids, machine)
+            addresses.append(at[here])
+            frames.append(pfns[here])
+    return Found(np.concatenate(addresses), np.concatenate(frames))
+
+
+def _still(meant: Found, step: Step, machine: Machine) -> Found:
+    """What is charged as before, in memory or in the swap cache.
+
+    A frame can have got a new user of the same memcg meanwhile: then it counts as
+    still there, which only costs another round.
+    """
+    here = pages.of_memcgs(meant.frames, step.aim.shown_ids, machine)
+    return Found(meant.addresses[here], meant.frames[here])
+
+
+def gone(meant: Found, step: Step, machine: Machine) -> int:
+    left = _still(meant, step, machine)
+    return (len(meant.frames) - len(left.frames)) * machine.page_size
+
+
+def _advise(pidfd: int, at: U64, machine: Machine, guard: Guard) -> bool:
+    """Page out in windows; False: the guard ended it."""
+    ranges = pages.runs(at, machine.page_size, _WINDOW)
+    while ranges:
+        batch: list[tuple[int, int]] = []
+        size = 0
+        while ranges and size < _WINDOW and len(batch) < _VECTOR:
+            batch.append(ranges.pop(0))
+            size += batch[-1][1]
+        if not guard.allows(size):
+            return False
+        while batch:
+            done, error = process_madvise(pidfd, batch, MADV_PAGEOUT)
+            if error is None:
+                break
+            while batch and done >= batch[0][1]:
+                done -= batch.pop(0)[1]
+            batch = batch[1:]  # this one was refused: unmapped or locked by now
+    return True
+
+
+def _touch_swap_cache(pid: int, left: Found, machine: Machine) -> None:
+    """Map again what is in the swap cache, as soon as it is written."""
+    deadline = time.monotonic() + _WRITTEN_WITHIN
+    while pages.flagged(left.frames, pages.WRITEBACK, machine).any():
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    cached = pages.flagged(left.frames, pages.SWAPCACHE, machine)
+    with suppress(OSError):
+        memory = os.open(machine.proc / str(pid) / "mem", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for address in left.addresses[cached].tolist():
+                with suppress(OSError):
+                    os.pread(memory, 1, address)
+        finally:
+            os.close(memory)
