@@ -443,10 +443,14 @@ class Frames:
 
 @dataclass(frozen=True)
 class Remaining:
-    """An offline memcg that would still be there, and why."""
+    """An offline memcg that would still be there, and why.
+
+    ``kinds`` are the reasons again, without names and numbers.
+    """
 
     id: int
     why: str
+    kinds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -512,7 +516,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Gain:
-    """What a memcg would be charged more; ``room_bytes`` it has left, None: no limit."""
+    """What a memcg is charged more; ``room_bytes`` it has left, None: no limit."""
 
     path: str
     bytes: int

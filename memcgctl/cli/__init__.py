@@ -16,6 +16,7 @@ from memcgctl import __version__
 from memcgctl.cli.audit import audit_memcgs
 from memcgctl.cli.explain import explain_memcg
 from memcgctl.cli.list import list_memcgs
+from memcgctl.cli.reclaim import reclaim
 from memcgctl.cli.snapshot import snapshot
 from memcgctl.cli.terminal import fail
 from memcgctl.kernel.errors import KernelError
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.command("list")(list_memcgs)
 app.command("explain")(explain_memcg)
 app.command("audit")(audit_memcgs)
+app.command("reclaim")(reclaim)
 app.command("snapshot")(snapshot)
 
 

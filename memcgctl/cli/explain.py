@@ -16,13 +16,11 @@ from memcgctl.cli.options import (
     Vmcoreinfo,
     Vmlinux,
 )
-from memcgctl.cli.reading import Paths, load_census, opened, warn
-from memcgctl.cli.terminal import fail, say, write
+from memcgctl.cli.reading import Paths, load_census, one_memcg, opened, warn
+from memcgctl.cli.terminal import fail, write
 
 if TYPE_CHECKING:
     from memcgctl.model import Census, Frames, Memcg
-
-CANDIDATES = 20
 
 
 def explain_memcg(
@@ -61,7 +59,7 @@ def explain_memcg(
         if folios:
             raise typer.BadParameter("--folios needs a kernel: no --census with it.")
         taken = load_census(census, paths)
-        found = _one(taken, memcg)
+        found = one_memcg(taken, memcg)
     else:
         taken, found, frames = _read(paths, memcg, limit if folios else 0)
 
@@ -86,7 +84,7 @@ def _read(paths: Paths, text: str, folios: int) -> tuple[Census, Memcg, Frames |
 
     with opened(paths) as (kernel, progress):
         tree = take_census(kernel, scan=False, progress=progress)
-        memcg = _one(tree, text)
+        memcg = one_memcg(tree, text)
         below = descendants(tree, memcg) if memcg.state == "offline" else ()
         ids = {memcg.id, *(other.id for other in below)}
         census = take_census(kernel, details=ids, progress=progress)
@@ -99,23 +97,3 @@ def _read(paths: Paths, text: str, folios: int) -> tuple[Census, Memcg, Frames |
             return census, same[0], None
         frames = read_frames(kernel, census, same[0], folios, progress)
         return census, same[0], frames
-
-
-def _one(census: Census, text: str) -> Memcg:
-    """The one memcg that ``text`` names; else what it could be, and exit code 2."""
-    from memcgctl.census.find import find, near
-    from memcgctl.report.text import counted
-
-    found = find(census, text)
-    if len(found) == 1:
-        return found[0]
-    candidates = found or near(census, text)
-    if found:
-        say(f"{counted(len(found), 'memcg')} are '{text}'; give the id of one:")
-    else:
-        say(f"no memcg is '{text}'{'; similar ones:' if candidates else ''}")
-    for memcg in candidates[:CANDIDATES]:
-        say(f"  {memcg.id} {memcg.state} {memcg.path}")
-    if (more := len(candidates) - CANDIDATES) > 0:
-        say(f"  and {more:,} more")
-    sys.exit(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,9 @@ from memcgctl.cli.terminal import progress_bar, say
 
 if TYPE_CHECKING:
     from memcgctl.kernel.program import OpenedKernel
-    from memcgctl.model import Census
+    from memcgctl.model import Census, Memcg, Plan
+
+CANDIDATES = 20
 
 Paths = tuple[Path | None, Path | None, Path | None, Path | None, Path | None]
 Progress = Callable[[str, int, int], None]
@@ -74,7 +77,27 @@ def read_census(
         return take_census(kernel, scan=scan, details=details, progress=progress)
 
 
-def warn(census: Census) -> None:
-    """Each warning of the census, on stderr."""
+def one_memcg(census: Census, text: str) -> Memcg:
+    """The one memcg that ``text`` names; else what it could be, and exit code 2."""
+    from memcgctl.census.find import find, near
+    from memcgctl.report.text import counted
+
+    found = find(census, text)
+    if len(found) == 1:
+        return found[0]
+    candidates = found or near(census, text)
+    if found:
+        say(f"{counted(len(found), 'memcg')} are '{text}'; give the id of one:")
+    else:
+        say(f"no memcg is '{text}'{'; similar ones:' if candidates else ''}")
+    for memcg in candidates[:CANDIDATES]:
+        say(f"  {memcg.id} {memcg.state} {memcg.path}")
+    if (more := len(candidates) - CANDIDATES) > 0:
+        say(f"  and {more:,} more")
+    sys.exit(2)
+
+
+def warn(census: Census | Plan) -> None:
+    """Each warning of a census or a plan, on stderr."""
     for warning in census.warnings:
         say(f"warning: {warning}")

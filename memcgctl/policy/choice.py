@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Literal
 
 from memcgctl.policy.cases import CASES, Case, Part
 from memcgctl.policy.effects import NO_RULE, left, moves
 from memcgctl.policy.interfaces import INTERFACES, Interface, Reach, World
 from memcgctl.policy.policies import Option, Policy
 
-Allowed = Literal["over-limit", "unaimed", "drop-caches", "unverified"]
+ALLOWED = ("over-limit", "unaimed", "drop-caches", "unverified")
 
 
 class Chooser:
     """The interfaces that a policy may use on the kernel at hand, by case."""
 
-    def __init__(self, world: World, policy: Policy, allow: Collection[Allowed]):
+    def __init__(self, world: World, policy: Policy, allow: Collection[str]):
         self._world = world
         self._allow = allow
         self._usable: dict[Case, list[Interface]] = {}
@@ -27,7 +26,7 @@ class Chooser:
             barred = {one.name: self._bar(one) for one in here}
             self._usable[case] = [one for one in here if not barred[one.name]]
             whys = [f"{name} {why}" for name, why in barred.items() if why]
-            self._without[case] = "; ".join(whys) or _nothing(options)
+            self._without[case] = "; ".join(whys) or _nothing(case, options)
 
     def choose(self, part: Part) -> tuple[Interface | None, Reach]:
         """The first interface that leaves nothing, or else the one that leaves least.
@@ -67,7 +66,7 @@ class Chooser:
 
     def _hurts(self, part: Part) -> bool:
         """Whether living memcgs have anything in reach of what cannot be aimed."""
-        if self._allow and "unaimed" in self._allow:
+        if "unaimed" in self._allow:
             return False
         return bool(self._world.innocent[self._world.room.ancestor(part.memcg)])
 
@@ -95,7 +94,9 @@ def place_of(interface: Interface, options: Sequence[Option]) -> int | None:
     return next(places, None)
 
 
-def _nothing(options: Sequence[Option]) -> str:
+def _nothing(case: Case, options: Sequence[Option]) -> str:
+    if case == "kernel" and options:
+        return "page tables and stacks stay charged until their process ends"
     asked = [option for option in options if option != "leave"]
     if not asked:
         return NO_RULE

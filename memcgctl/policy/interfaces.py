@@ -150,7 +150,8 @@ class Interface:
     programs); ``effect`` whom it charges, ``touches`` what else it moves, ``cannot``
     what it leaves. One that is not ``aimed`` is only taken where nothing innocent is in
     its reach, or if it is asked for; one with ``ask`` only if that is asked for. A
-    ``late`` one comes after the others, since what they leave is its own to move.
+    ``late`` one comes after the others, since what they leave is its own to move. What
+    ``disturbs`` makes a process wait for memory that it uses.
     """
 
     name: str
@@ -167,6 +168,7 @@ class Interface:
     aimed: bool = True
     ask: str | None = None
     late: bool = False
+    disturbs: bool = False
 
 
 def _cannot(part: Part, why: str) -> Reach:
@@ -521,6 +523,7 @@ INTERFACES: tuple[Interface, ...] = (
         cannot="mappings that don't span 2 MiB, huge pages, pinned pages",
         reach=_reach_collapse,
         action=_collapse,
+        disturbs=True,
     ),
     Interface(
         name="pageout",
@@ -535,6 +538,7 @@ INTERFACES: tuple[Interface, ...] = (
         cannot="locked and pinned pages, dirty files, pages that several map",
         reach=_reach_mapped,
         action=_page_out,
+        disturbs=True,
     ),
     Interface(
         name="pageout-file",
@@ -562,6 +566,7 @@ INTERFACES: tuple[Interface, ...] = (
         reach=_reach_swap,
         action=_swap_in,
         late=True,
+        disturbs=True,
     ),
     Interface(
         name="writeback-cleanup",

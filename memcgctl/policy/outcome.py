@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 from memcgctl.model import Census, Memcg, Remaining
 from memcgctl.policy.cases import Case
 from memcgctl.policy.effects import Effect
 
+IN_VAIN = "no memcg would go if its users were disturbed"
 WORDS: dict[Case, str] = {
     "file-unmapped": "page cache",
     "file-mapped": "mapped page cache",
@@ -27,19 +28,15 @@ def offline(census: Census) -> list[Memcg]:
     return [memcg for memcg in census.memcgs if memcg.state == "offline"]
 
 
-def with_descendants(
-    memcgs: Sequence[Memcg], wanted: Iterable[int] | None
-) -> Sequence[Memcg]:
-    """Those of the memcgs that have a wanted id, or all, with those below them."""
+def with_descendants(census: Census, wanted: Iterable[int] | None) -> list[Memcg]:
+    """The offline memcgs that have a wanted id or are below one that has; or all."""
     if wanted is None:
-        return memcgs
+        return offline(census)
     ids = set(wanted)
-    found = []
-    for memcg in memcgs:
-        if memcg.id in ids or memcg.parent_id in ids:
+    for memcg in census.memcgs:
+        if memcg.parent_id in ids:
             ids.add(memcg.id)
-            found.append(memcg)
-    return found
+    return [memcg for memcg in offline(census) if memcg.id in ids]
 
 
 def fates(
@@ -55,34 +52,50 @@ def fates(
     freed: dict[int, None] = {}
     remaining: list[Remaining] = []
     for memcg in reversed(list(memcgs)):
-        whys = list(reasons(memcg, effects.get(memcg.id, ())))
+        mine = list(effects.get(memcg.id, ()))
+        whys = list(reasons(memcg, mine))
+        kinds = list(reasons(memcg, mine, leftover))
         stay = [child for child in children.get(memcg.id, ()) if child.id not in freed]
         if stay:
             more = f" and {len(stay) - 1} more" if len(stay) > 1 else ""
             whys.append(f"its child {stay[0].path} (id {stay[0].id}) stays{more}")
+            kinds.append("a child stays")
         if whys:
-            remaining.append(Remaining(memcg.id, "; ".join(dict.fromkeys(whys))))
+            why, kinds = "; ".join(_first_hand(whys)), _first_hand(kinds)
+            remaining.append(Remaining(memcg.id, why, tuple(kinds)))
         else:
             freed[memcg.id] = None
     return tuple(freed), tuple(reversed(remaining))
 
 
-def reasons(memcg: Memcg, effects: Iterable[Effect]) -> Iterable[str]:
+def _first_hand(whys: Iterable[str]) -> list[str]:
+    """Each reason once; without what was only left since others stay anyway."""
+    once = list(dict.fromkeys(whys))
+    return [why for why in once if not why.endswith(IN_VAIN)] or once
+
+
+def reasons(
+    memcg: Memcg,
+    effects: Iterable[Effect],
+    words: Callable[[Effect], str] | None = None,
+) -> Iterable[str]:
     """Why a memcg stays, its children aside; nothing if it goes."""
     if memcg.details is None:
         yield "its references and charges were not looked at"
         return
     for one in effects:
         if one.why:
-            yield why(one)
+            yield (words or because)(one)
     unexplained = memcg.details.unexplained
     if unexplained is None:
         yield "how many references it has is not known"
+    elif unexplained > 0 and words:
+        yield "references that nobody accounts for"
     elif unexplained > 0:
         yield f"nobody accounts for {unexplained} of its references"
 
 
-def why(one: Effect) -> str:
+def because(one: Effect) -> str:
     """Why something of a part is left."""
     holder = one.part.holder
     if one.part.case == "other" and holder:
@@ -92,10 +105,10 @@ def why(one: Effect) -> str:
 
 
 def leftover(one: Effect) -> str:
-    """As ``why``, but the same for all of a kind."""
+    """As ``because``, but the same for all of a kind."""
     if one.part.case == "other" and one.part.holder:
         return f"{one.part.holder.kind} reference"
-    return why(one)
+    return because(one)
 
 
 def children_of(memcgs: Iterable[Memcg]) -> dict[int, list[Memcg]]:

@@ -9,16 +9,22 @@ they disturb.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from memcgctl.model import Census, Memcg, Plan, Step
 from memcgctl.policy.cases import parts
-from memcgctl.policy.choice import Allowed, Chooser, place_of
+from memcgctl.policy.choice import Chooser, place_of
 from memcgctl.policy.effects import Effect
 from memcgctl.policy.headroom import Headroom, Move
 from memcgctl.policy.interfaces import Deed, Interface, World
-from memcgctl.policy.outcome import children_of, fates, offline, with_descendants
+from memcgctl.policy.outcome import (
+    IN_VAIN,
+    children_of,
+    fates,
+    offline,
+    with_descendants,
+)
 from memcgctl.policy.policies import Policy
 
 Effects = dict[int, list[Effect]]
@@ -48,14 +54,15 @@ def plan(
     policy: Policy,
     wanted: Iterable[int] | None = None,
     *,
-    allow: Collection[Allowed] = (),
+    allow: Collection[str] = (),
     max_bytes: int | None = None,
 ) -> Plan:
     """The steps that carry out ``policy`` for all offline memcgs, or wanted ones.
 
-    ``wanted`` are cgroup ids; offline memcgs below them count as wanted too. Steps that
-    could push a memcg over a limit, or that disturb more than is left of ``max_bytes``,
-    are left out. ``allow`` lets in what is barred otherwise.
+    ``wanted`` are cgroup ids; the offline memcgs below them count as wanted too.
+    Steps that could push a memcg over a limit, or that move more than is left of
+    ``max_bytes``, are left out; with ``least-harm`` also those that disturb processes
+    for nothing. ``allow`` lets in what is barred otherwise (``choice.ALLOWED``).
     """
     return work_out(census, policy, wanted, allow=allow, max_bytes=max_bytes).plan
 
@@ -65,19 +72,23 @@ def work_out(
     policy: Policy,
     wanted: Iterable[int] | None = None,
     *,
-    allow: Collection[Allowed] = (),
+    allow: Collection[str] = (),
     max_bytes: int | None = None,
 ) -> Worked:
     """As ``plan``, with what becomes of each part."""
     every = offline(census)
     children = children_of(every)
-    memcgs = with_descendants(every, wanted)
+    memcgs = with_descendants(census, wanted)
     world = World(census, every, policy.mapper)
     effects, drafts = _drafts(memcgs, policy, Chooser(world, policy, allow), world)
     hopeful = set(fates(memcgs, effects, children)[0])
     pairs = [(draft, _step(draft, effects, world)) for draft in drafts]
     steps, left_out = [], []
     room, budget = Headroom(census), max_bytes
+
+    def vain(step: Step) -> bool:
+        return hopeful.isdisjoint(step.memcgs)
+
     for draft, step in _ordered(pairs, hopeful, memcgs, children):
         moves = _moves(draft, effects, room)
         disturbed = step.bytes + step.collateral_bytes
@@ -86,6 +97,8 @@ def work_out(
             step = replace(step, over_limit=tuple(map(room.path, over)))
         if over and "over-limit" not in allow:
             why = f"{room.path(over[0])} would be pushed over a limit"
+        elif policy.least_harm and draft.interface.disturbs and vain(step):
+            why = IN_VAIN
         elif budget is not None and disturbed > budget:
             why = "it takes more than --max-bytes leaves"
         else:
@@ -103,9 +116,17 @@ def work_out(
         left_out=tuple(left_out),
         freed=freed,
         remaining=remaining,
-        warnings=census.warnings,
+        warnings=(*census.warnings, *_unknown(census)),
     )
     return Worked(made, effects)
+
+
+def _unknown(census: Census) -> Iterator[str]:
+    """What a census that was taken without it does not tell."""
+    if not census.kernel.interfaces:
+        yield "the census does not tell which interfaces the kernel has: no steps"
+    if any(m.state == "online" and m.limits is None for m in census.memcgs):
+        yield "the census does not tell all limits: some steps may exceed one"
 
 
 def _drafts(
@@ -204,6 +225,9 @@ def _leave(draft: _Draft, effects: Effects, why: str) -> None:
             (one, size - deed.bytes if one == deed.charged else size)
             for one, size in effect.charged
         )
+        whys = [one for one in (effect.why, why) if one]
+        if IN_VAIN in whys:
+            whys = whys[:1]
         evicted = effect.evicted_bytes - (deed.bytes if effect.evicted_bytes else 0)
         effects[memcg.id][index] = effect._replace(
             evicted_bytes=evicted,
@@ -212,7 +236,7 @@ def _leave(draft: _Draft, effects: Effects, why: str) -> None:
             - (deed.bytes if effect.swapped_bytes else 0),
             charged=tuple((one, size) for one, size in charged if size),
             left_bytes=effect.left_bytes + deed.bytes,
-            why="; ".join(dict.fromkeys(filter(None, [effect.why, why]))),
+            why="; ".join(dict.fromkeys(whys)),
         )
 
 

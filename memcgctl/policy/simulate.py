@@ -37,7 +37,7 @@ def simulate(
     """
     wanted = None if wanted is None else set(wanted)
     every = offline(census)
-    memcgs = with_descendants(every, wanted)
+    memcgs = with_descendants(census, wanted)
     here = work_out(census, policy, wanted, allow=["over-limit"])
     room = Headroom(census)
     if policy.least_harm:

@@ -1,0 +1,224 @@
+"""What does ``memcgctl reclaim --dry-run`` show? The outcome, the steps, the rest.
+
+A command stands alone in its line, whole, for a person to copy; all other lines are
+wrapped to the width at hand. What stays is grouped by its main reason.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.text import Text
+
+from memcgctl.model import Aim, Census, Memcg, Plan, Remaining, Step
+from memcgctl.report.listing import source_json
+from memcgctl.report.text import counted, escape, size
+
+SCHEMA = "memcgctl/plan/1"
+SHOWN = 8
+NAMED = 3
+
+Memcgs = Mapping[int, Memcg]
+# What is said, and how many columns it is indented by.
+Line = tuple[str, int]
+
+
+def screen(
+    plan: Plan,
+    census: Census,
+    *,
+    limit: int | None = None,
+    width: int = 80,
+    encoding: str = "utf-8",
+) -> Text:
+    """The plan as a person reads it, at most ``limit`` steps of it."""
+    memcgs = {memcg.id: memcg for memcg in census.memcgs if memcg.state == "offline"}
+    text = Text()
+    for sentence in headline(plan, memcgs):
+        text.append(f"{_wrapped((sentence, 0), width, encoding)}\n", "bold")
+    told: set[str] = set()
+    for number, step in enumerate(plan.steps[:limit], 1):
+        text.append(f"\n{number:>3}. ")
+        title = _wrapped((_title(step), 3), width, encoding)
+        text.append(f"{title.lstrip()}\n")
+        for line in _about(step, memcgs, told):
+            text.append(f"{_wrapped(line, width, encoding)}\n")
+        text.append(f"      {escape(step.command, encoding)}\n", "bold")
+    if limit is not None and len(plan.steps) > limit:
+        text.append(f"\n{counted(len(plan.steps) - limit, 'more step')}, not shown.\n")
+    for line in (*_left_out(plan.left_out), *_stays(plan.remaining, memcgs)):
+        text.append(f"{_wrapped(line, width, encoding)}\n" if line[0] else "\n")
+    return text
+
+
+def headline(plan: Plan, memcgs: Memcgs) -> list[str]:
+    """How many go and what comes back; how many stay and mostly why."""
+    freed, stay = len(plan.freed), len(plan.remaining)
+    if not freed + stay:
+        return ["No offline memcgs, so nothing to do."]
+    zombies = counted(freed + stay, "zombie")
+    if not plan.steps:
+        lines = [f"Nothing to do for {zombies} with the policy {plan.policy}."]
+        if freed:  # nothing holds these any more
+            lines.append(f"{freed:,} of them go by themselves.")
+    else:
+        steps = counted(len(plan.steps), "step")
+        back = _back(plan, memcgs)
+        lines = [f"{freed:,} of {zombies} would go by {steps}: {back}."]
+    if stay:
+        kinds = Counter(one.kinds[0] for one in plan.remaining if one.kinds)
+        (kind, number), *_ = kinds.most_common(1) or [("no reason known", stay)]
+        lines.append(f"{stay:,} would stay, {number:,} of them for this: {kind}.")
+    return lines
+
+
+def _back(plan: Plan, memcgs: Memcgs) -> str:
+    """What comes back, and what goes to somebody else."""
+    sums: Counter[bool] = Counter()
+    for step in plan.steps:
+        sums[step.option == "recharge-mapper"] += step.bytes
+    overhead = sum(memcgs[one].overhead.total_bytes for one in plan.freed)
+    words = [
+        f"{_sized(sums[False])} of their memory" if sums[False] else "",
+        f"{_sized(overhead)} of structures" if overhead else "",
+    ]
+    back = f"{' and '.join(filter(None, words)) or 'nothing'} would come back"
+    if sums[True]:
+        return f"{back}, {_sized(sums[True])} be charged to who uses it"
+    return back
+
+
+def _title(step: Step) -> str:
+    parts = [f"{_sized(step.bytes)}"] if step.bytes else []
+    if step.charged_to:
+        parts.append(f"charged to {', '.join(step.charged_to)}")
+    about = f" ({', '.join(parts)})" if parts else ""
+    return f"{step.action}: {step.target}{about}"
+
+
+def _about(step: Step, memcgs: Memcgs, told: set[str]) -> Iterator[Line]:
+    """Who is served and freed, who else is touched; a risk is ``told`` once."""
+    others = [one for one in step.memcgs if one not in step.frees]
+    if step.frees:
+        yield f"frees {_named(step.frees, memcgs)}", 5
+    if others:
+        yield f"serves {_named(others, memcgs)}", 5
+    if step.over_limit:
+        yield f"could push over a limit: {', '.join(step.over_limit)}", 5
+    if step.collateral_bytes:
+        yield f"in its reach of others: up to {_sized(step.collateral_bytes)}", 5
+    if step.action not in told:
+        told.add(step.action)
+        yield f"risk: {step.risk}", 5
+
+
+def _named(ids: Sequence[int], memcgs: Memcgs) -> str:
+    """``/a (id 7), /b (id 9) and 3 more``."""
+    names = [f"{memcgs[one].path} (id {one})" for one in ids[:NAMED] if one in memcgs]
+    more = f" and {len(ids) - NAMED:,} more" if len(ids) > NAMED else ""
+    return f"{', '.join(names)}{more}"
+
+
+def _left_out(steps: Sequence[Step]) -> Iterator[Line]:
+    over = [step for step in steps if step.over_limit]
+    if not over:
+        return
+    yield "", 0
+    yield "Left out, as a limit could be exceeded (--allow over-limit lets them in):", 0
+    for step in over[:SHOWN]:
+        who = ", ".join(step.over_limit)
+        yield f"{step.action}: {step.target} ({_sized(step.bytes)}): {who}", 2
+    if (more := len(over) - SHOWN) > 0:
+        yield f"{more:,} more; --json shows all", 2
+
+
+def _stays(remaining: Sequence[Remaining], memcgs: Memcgs) -> Iterator[Line]:
+    """What stays: reasons with most memcgs first, and the memcgs below each."""
+    groups: dict[str, list[Remaining]] = {}
+    for one in remaining:
+        groups.setdefault(one.kinds[0] if one.kinds else one.why, []).append(one)
+    if groups:
+        yield "", 0
+        yield "What would stay, and why:", 0
+    for kind, members in sorted(groups.items(), key=lambda pair: -len(pair[1])):
+        yield f"{kind} ({counted(len(members), 'zombie')})", 2
+        for one in members[:SHOWN]:
+            detail = "" if one.why == kind else f": {one.why}"
+            yield f"{_named([one.id], memcgs)}{detail}", 4
+        if (more := len(members) - SHOWN) > 0:
+            yield f"{more:,} more; --json shows all", 4
+
+
+def _wrapped(line: Line, width: int, encoding: str) -> str:
+    words, indent = line
+    return textwrap.fill(
+        escape(words, encoding),
+        width,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * (indent + 2 if indent else 0),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _sized(number_bytes: int) -> str:
+    return size(number_bytes, long=True)
+
+
+def to_json(plan: Plan, census: Census) -> str:
+    """``memcgctl/plan/1``; ASCII, names as the kernel has them.
+
+    ``charged_to`` joins the paths of all that are charged, ``charged`` lists them.
+    """
+    offline = {m.id: m for m in census.memcgs if m.state == "offline"}
+    document = {
+        "schema": SCHEMA,
+        "source": source_json(plan.kernel),
+        "policy": plan.policy,
+        "steps": [_step_json(n, step) for n, step in enumerate(plan.steps, 1)],
+        "left_out": [_step_json(None, step) for step in plan.left_out],
+        "predicted": {
+            "freed": plan.freed,
+            "remaining": [asdict(one) for one in plan.remaining],
+        },
+        "totals": {
+            "offline": len(plan.freed) + len(plan.remaining),
+            "freed": len(plan.freed),
+            "freed_overhead_bytes": sum(
+                offline[one].overhead.total_bytes for one in plan.freed
+            ),
+            "bytes": sum(step.bytes for step in plan.steps),
+            "collateral_bytes": sum(step.collateral_bytes for step in plan.steps),
+        },
+        "warnings": plan.warnings,
+    }
+    return json.dumps(document, indent=1) + "\n"
+
+
+def _step_json(number: int | None, step: Step) -> dict[str, Any]:
+    return {
+        "n": number,
+        "memcgs": step.memcgs,
+        "action": step.action,
+        "target": step.target,
+        "command": step.command,
+        "bytes": step.bytes,
+        "charged_to": ", ".join(step.charged_to) or None,
+        "collateral_bytes": step.collateral_bytes,
+        "risk": step.risk,
+        "option": step.option,
+        "charged": step.charged_to,
+        "frees": step.frees,
+        "over_limit": step.over_limit,
+        "aim": _aim_json(step.aim),
+    }
+
+
+def _aim_json(aim: Aim) -> dict[str, Any]:
+    """What it aims at, without what doesn't matter to it."""
+    return {key: value for key, value in asdict(aim).items() if value not in (None, ())}
