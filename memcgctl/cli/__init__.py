@@ -17,7 +17,9 @@ from memcgctl.cli.audit import audit_memcgs
 from memcgctl.cli.explain import explain_memcg
 from memcgctl.cli.list import list_memcgs
 from memcgctl.cli.reclaim import reclaim
+from memcgctl.cli.simulate import simulate_policies
 from memcgctl.cli.snapshot import snapshot
+from memcgctl.cli.systemd_units import systemd_units
 from memcgctl.cli.terminal import fail
 from memcgctl.kernel.errors import KernelError
 
@@ -32,7 +34,9 @@ app.command("list")(list_memcgs)
 app.command("explain")(explain_memcg)
 app.command("audit")(audit_memcgs)
 app.command("reclaim")(reclaim)
+app.command("simulate")(simulate_policies)
 app.command("snapshot")(snapshot)
+app.command("systemd-units")(systemd_units)
 
 
 def _version(wanted: bool) -> None:

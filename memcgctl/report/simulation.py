@@ -1,0 +1,147 @@
+"""What does ``memcgctl simulate`` show? Policies side by side, then each one's story.
+
+A table with a column for each policy, a bar for the zombies that each frees, and below
+them who gains most by it and what it leaves; or JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+
+from rich.text import Text
+
+from memcgctl.model import Census, Gain, Simulation
+from memcgctl.report.listing import right_aligned, source_json
+from memcgctl.report.text import cell_count, counted, escape, shorten, size
+
+SCHEMA = "memcgctl/simulation/1"
+NAME = 12
+GROUP = 6  # policies that fit 80 columns beside each other
+
+ROWS: tuple[tuple[str, Callable[[Simulation], str]], ...] = (
+    ("zombies freed", lambda s: f"{s.freed:,}"),
+    ("  here, by user space", lambda s: f"{s.freed_here:,}"),
+    ("structures freed", lambda s: size(s.freed_overhead_bytes)),
+    ("evicted", lambda s: size(s.evicted_bytes)),
+    ("  written back first", lambda s: size(s.written_bytes)),
+    ("swapped out", lambda s: size(s.swapped_bytes)),
+    ("charged to parents", lambda s: size(s.parent_bytes)),
+    ("  deferred", lambda s: size(s.deferred_bytes)),
+    ("  likely touched again", lambda s: size(s.likely_bytes)),
+    ("charged to mappers", lambda s: size(s.mapper_bytes)),
+    ("left", lambda s: size(s.left_bytes)),
+    ("memcgs over a limit", lambda s: f"{len(s.over_limit):,}"),
+)
+
+
+def screen(
+    simulations: Sequence[Simulation],
+    *,
+    width: int = 80,
+    encoding: str = "utf-8",
+) -> Text:
+    """The simulations as a person reads them."""
+    text = Text()
+    text.append(textwrap.fill(headline(simulations), width) + "\n", "bold")
+    for first in range(0, len(simulations), GROUP):
+        head, *rows = _table(simulations[first : first + GROUP], encoding)
+        text.append(f"\n{head}\n", "bold")
+        text.append("".join(f"{row}\n" for row in rows))
+    text.append("\n")
+    for simulation in simulations:
+        text.append(f"{_bar(simulation, width, encoding)}\n")
+    for simulation in simulations:
+        text.append(f"\n{escape(simulation.policy, encoding)}\n", "bold")
+        for line in _story(simulation):
+            text.append(_wrapped(line, width, encoding) + "\n")
+    return text
+
+
+def headline(simulations: Sequence[Simulation]) -> str:
+    offline = counted(simulations[0].offline, "zombie") if simulations else "nothing"
+    return (
+        f"What would become of {offline} if a kernel followed each policy, "
+        "and how many user space can free here with it."
+    )
+
+
+def _table(simulations: Sequence[Simulation], encoding: str) -> list[str]:
+    labels = ["", *(label for label, _ in ROWS)]
+    longest = max(map(len, labels))
+    columns = [[label.ljust(longest) for label in labels]]
+    for simulation in simulations:
+        name = shorten(simulation.policy, NAME, encoding)
+        columns.append(right_aligned([name, *(cell(simulation) for _, cell in ROWS)]))
+    return [" ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+
+
+def _bar(simulation: Simulation, width: int, encoding: str) -> str:
+    """Freed here by user space, freed by a kernel that follows the policy, and left."""
+    here, kernel, left = _blocks(encoding)
+    name = shorten(simulation.policy, NAME, encoding)
+    words = f" {simulation.freed:,} of {simulation.offline:,}"
+    room = max(10, width - NAME - 1 - len(words))
+    total = max(simulation.offline, simulation.freed, simulation.freed_here, 1)
+    done = room * simulation.freed_here // total
+    more = max(0, room * simulation.freed // total - done)
+    bar = here * done + kernel * more + left * (room - done - more)
+    return f"{name}{' ' * (NAME - cell_count(name))} {bar}{words}"
+
+
+def _blocks(encoding: str) -> tuple[str, str, str]:
+    try:
+        "█▒·".encode(encoding)
+    except UnicodeEncodeError:
+        return "#", "+", "."
+    return "█", "▒", "·"
+
+
+def _story(simulation: Simulation) -> Iterator[str]:
+    for gain in simulation.gains:
+        yield f"  {_gain(gain)}"
+    if simulation.over_limit:
+        yield f"  over a limit: {', '.join(simulation.over_limit)}"
+    for leftover in simulation.leftovers:
+        held = size(leftover.bytes, long=True) if leftover.bytes else ""
+        of = counted(leftover.memcgs, "zombie")
+        yield f"  left: {leftover.why} ({', '.join(filter(None, [held, of]))})"
+    if not (simulation.gains or simulation.leftovers):
+        yield "  nobody is charged more, nothing is left"
+
+
+def _gain(gain: Gain) -> str:
+    if gain.room_bytes is None:
+        room = "no limit"
+    elif gain.room_bytes < 0:
+        room = f"{size(-gain.room_bytes, long=True)} over its limit"
+    else:
+        room = f"{size(gain.room_bytes, long=True)} of room left"
+    return f"{gain.path} gains {size(gain.bytes, long=True)}, {room}"
+
+
+def _wrapped(line: str, width: int, encoding: str) -> str:
+    return textwrap.fill(
+        escape(line.strip(), encoding),
+        width,
+        initial_indent="  ",
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def to_json(simulations: Sequence[Simulation], census: Census) -> str:
+    """``memcgctl/simulation/1``; ASCII, names as the kernel has them.
+
+    ``room_bytes`` is null where a memcg has no limit.
+    """
+    document = {
+        "schema": SCHEMA,
+        "source": source_json(census.kernel),
+        "policies": [asdict(simulation) for simulation in simulations],
+        "warnings": census.warnings,
+    }
+    return json.dumps(document, indent=1) + "\n"
