@@ -1,0 +1,1 @@
+"""The systemd units that ``memcgctl systemd-units`` prints, as files."""
