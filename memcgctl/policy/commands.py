@@ -84,15 +84,20 @@ def collapse(pid: int, memcg_ids: Iterable[int], page_size: int) -> str:
     return _advise(pid, memcg_ids, MADV_COLLAPSE, page_size)
 
 
-def swap_in(pid: int, page_size: int) -> str:
-    """Read all addresses of a process that are in swap, as itself would."""
+def swap_in(pid: int, directory: str, page_size: int) -> str:
+    """Read all addresses of a process that are in swap, from within its memcg.
+
+    What is read ahead of a disk is charged to whoever reads (``get_mem_cgroup_from_mm``
+    without an mm, 5.14+), so that it has to be of the same memcg.
+    """
     script = (
-        "import os;"
+        "import os,sys;"
         f"{_pages(pid, page_size)}"
+        'open(sys.argv[1],"w").write("0");'
         f'm=os.open("/proc/{pid}/mem",0);'
         "[os.pread(m,1,x)for x,t in e if t>>62&1]"
     )
-    return f"python3 -c '{script}'"
+    return f"python3 -c '{script}' {quote(f'{directory}/cgroup.procs')}"
 
 
 def _pages(pid: int, page_size: int) -> str:

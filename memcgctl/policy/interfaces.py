@@ -23,6 +23,8 @@ from memcgctl.policy.policies import MapperRule, Option
 
 _SWAP_BACKED: tuple[Case, ...] = ("swap-backed-unmapped", "swap-backed-mapped")
 _FILES: tuple[Case, ...] = ("file-unmapped", "file-mapped")
+# Swap devices without readahead (SWP_SYNCHRONOUS_IO).
+_SYNCHRONOUS = re.compile(r"/dev/(zram|pmem|ram)\d")
 _CPU = re.compile(r"CPU (\d+):")
 DEFAULT_MOUNT = {2: "/sys/fs/cgroup", 1: "/sys/fs/cgroup/memory"}
 
@@ -81,6 +83,18 @@ class World:
 
     def directory(self, memcg_id: int) -> str:
         return self.mount + self.room.path(memcg_id).rstrip("/")
+
+    def pays_for_swapin(self, part: Part, process: Process) -> int:
+        """The memcg that is charged for swap entries that are read for a process.
+
+        Up to 5.13 what is read ahead of a disk is charged to the root
+        (``get_mem_cgroup_from_mm`` without an mm; 5.14+, "mm: charge active memcg when
+        no mm is set"). The cleanup of writeback came with the same version.
+        """
+        ahead = part.device and not _SYNCHRONOUS.match(part.device.device)
+        if ahead and "writeback cleanup" not in self.census.kernel.interfaces:
+            return self.room.by_path.get("/", process.memcg_id)
+        return process.memcg_id
 
     def word(self, backing: Backing) -> str | None:
         """What a shell opens a file by; None if nothing leads to it."""
@@ -370,8 +384,9 @@ def _reach_swap(part: Part, world: World) -> Reach:
         size = min(process.bytes, left_over)
         left_over -= size
         if size:
-            deeds.append(Deed(process.pid, size, process.memcg_id))
-            charged[process.memcg_id] += size
+            payer = world.pays_for_swapin(part, process)
+            deeds.append(Deed(process.pid, size, payer))
+            charged[payer] += size
     whys = ["not all of them are in page tables that were found"] if left_over else []
     if cached:
         whys.append("what is in the swap cache stays charged when it is read")
@@ -391,7 +406,7 @@ def _swap_in(key: Hashable, served: Served, world: World) -> Action:
     return Action(
         Aim(processes=(process,)),
         _process_words(process),
-        commands.swap_in(pid, world.page_size),
+        commands.swap_in(pid, world.directory(process.memcg_id), world.page_size),
         0,
         "all it has in swap comes back to memory, other memcgs' as well",
     )

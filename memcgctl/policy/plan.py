@@ -158,7 +158,7 @@ def _ordered(
     memcgs: Sequence[Memcg],
     children: Children,
 ) -> list[tuple[_Draft, Step]]:
-    """Children first; what is late last among these; then by the return.
+    """Children first; among these what is aimed, what is not, what is late; the return.
 
     That is the bytes and structures that a step gives back for each byte it disturbs;
     a memcg's own structures are shared out among all its steps.
@@ -171,13 +171,14 @@ def _ordered(
     pairs = list(pairs)
     steps = Counter(memcg_id for _, step in pairs for memcg_id in step.memcgs)
 
-    def place(pair: tuple[_Draft, Step]) -> tuple[int, bool, float]:
+    def place(pair: tuple[_Draft, Step]) -> tuple[int, bool, bool, float]:
         draft, step = pair
         structures = sum(overheads.get(one, 0) / steps[one] for one in step.memcgs)
         disturbed = max(step.bytes + step.collateral_bytes, 1)
         height = max(heights[memcg_id] for memcg_id in step.memcgs)
         given_back = (step.bytes + structures) / disturbed
-        return height, draft.interface.late, -given_back
+        interface = draft.interface
+        return height, interface.late, not interface.aimed, -given_back
 
     return sorted(pairs, key=place)
 

@@ -1,0 +1,430 @@
+"""Plans: which interface, for whom, in which order, within which limits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from memcgctl.model import Census, Charges, Holder, Limits, Process, Step
+from memcgctl.policy.interfaces import INTERFACES
+from memcgctl.policy.plan import plan
+from memcgctl.policy.policies import POLICIES
+from tests.unit import zombies
+from tests.unit.plans import (
+    APP,
+    CASES,
+    FILE,
+    HOLDER,
+    PAGE,
+    ROOT,
+    TMPFS,
+    USER,
+    held_by,
+    online,
+    swapped,
+    world,
+    zombie,
+)
+from tests.unit.plans import INTERFACES as INTERFACES_HERE
+
+LEAST = POLICIES["least-harm"]
+AIMED = tuple(name for name in INTERFACES_HERE if name != "memory.reclaim")
+
+
+def steps(census: Census, **options: Any) -> list[Step]:
+    return list(plan(census, LEAST, **options).steps)
+
+
+def group(case: str, **changes: Any) -> Any:
+    return zombies.group(**(CASES[case] | changes))
+
+
+@pytest.mark.parametrize(
+    ("case", "action"),
+    [
+        ("file-unmapped", "fadvise"),
+        ("file-mapped", "pageout"),
+        ("swap-backed-unmapped", "pageout-file"),
+        ("swap-backed-mapped", "pageout"),
+        ("swap", "swapin"),
+        ("metadata", "flush-device"),
+        ("writeback", "writeback-cleanup"),
+        ("stock", "charge-on-cpu"),
+    ],
+)
+def test_each_case_has_its_interface(case: str, action: str) -> None:
+    """Lost: the aimed interface, and with it innocent memory."""
+    made = plan(world(held_by(case)), LEAST, allow=["unverified"])
+    assert [step.action for step in made.steps] == [action]
+    assert made.freed == (100,)
+    assert made.steps[0].frees == (100,)
+
+
+@pytest.mark.parametrize("case", [*CASES, "swap", "writeback", "stock"])
+def test_without_its_interface_a_case_stays_and_says_why(case: str) -> None:
+    """Lost: a plan that an old kernel cannot carry out."""
+    made = plan(world(held_by(case), interfaces=("elsewhere",)), LEAST)
+    if case == "metadata":  # BLKFLSBUF is in every kernel
+        return
+    assert (made.steps, made.freed) == ((), ())
+    assert made.remaining[0].why
+    assert made.remaining[0].kinds
+
+
+def test_one_file_that_many_zombies_read_is_one_step() -> None:
+    """Lost: five hundred pods, five hundred times the same command."""
+    readers = [zombie(100 + n, group("file-unmapped")) for n in range(500)]
+    made = plan(world(*readers), LEAST)
+    (step,) = made.steps
+    assert step.memcgs == tuple(range(100, 600))
+    assert step.bytes == 500 * PAGE
+    assert set(step.frees) == set(step.memcgs)
+
+
+def test_files_of_the_same_number_on_other_devices_are_others() -> None:
+    """Lost: a file dropped for its neighbour's inode number."""
+    other = replace(FILE, device="254:1", path="/mnt/x")
+    made = steps(
+        world(
+            zombie(100, group("file-unmapped")),
+            zombie(101, group("file-unmapped", backing=other)),
+        )
+    )
+    assert {step.aim.file for step in made} == {FILE, other}
+
+
+def test_children_come_before_their_parents() -> None:
+    """Lost: parents tried in vain, as a child holds each."""
+    small = replace(TMPFS, inode=6, path="/mnt/child")
+    census = world(
+        zombie(100, group("swap-backed-unmapped")),
+        zombie(
+            101,
+            group("swap-backed-unmapped", backing=small, bytes=64 * PAGE),
+            parent_id=100,
+        ),
+    )
+    made = plan(census, LEAST)
+    assert [step.memcgs for step in made.steps] == [(101,), (100,)]
+    assert made.freed == (101, 100)
+
+
+def test_a_parent_goes_with_its_last_child() -> None:
+    """Lost: the prediction for parents, which nothing but children hold."""
+    census = world(
+        zombie(100),
+        zombie(101, group("file-unmapped"), parent_id=100),
+        zombie(102, group("swap-backed-unmapped"), parent_id=100),
+    )
+    made = plan(census, LEAST)
+    assert set(made.freed) == {100, 101, 102}
+    assert 100 in made.steps[-1].frees
+
+
+def test_a_parent_stays_with_its_child() -> None:
+    """Lost: the reason, one level down."""
+    census = world(
+        zombie(100), zombie(101, holders=(Holder("socket", 1, ""),), parent_id=100)
+    )
+    made = plan(census, LEAST)
+    assert not made.freed
+    assert "child /app/z101 (id 101)" in made.remaining[0].why
+    assert made.remaining[0].kinds == ("a child stays",)
+
+
+def test_what_gives_back_most_for_what_it_disturbs_comes_first() -> None:
+    """Lost: with a small budget, the zombies that cost least."""
+    other = replace(FILE, inode=99, path="/big")
+    census = world(
+        zombie(100, group("file-unmapped", backing=other, bytes=1000 * PAGE)),
+        zombie(101, group("file-unmapped")),
+    )
+    assert [step.memcgs for step in steps(census)] == [(101,), (100,)]
+    made = plan(census, LEAST, max_bytes=10 * PAGE)
+    assert made.freed == (101,)
+    assert "--max-bytes" in made.remaining[0].why
+    assert [step.memcgs for step in made.left_out] == [(100,)]
+
+
+def test_the_budget_is_for_all_steps_together() -> None:
+    """Lost: --max-bytes as a limit for each step, and none for all."""
+    files = [replace(FILE, inode=n, path=f"/f{n}") for n in range(5)]
+    held = [
+        zombie(100 + n, group("file-unmapped", backing=file))
+        for n, file in enumerate(files)
+    ]
+    assert len(plan(world(*held), LEAST, max_bytes=3 * PAGE).steps) == 3
+
+
+def test_pages_are_out_before_swap_comes_in() -> None:
+    """Lost: zombies whose pages are in swap and in memory at once."""
+    census = world(zombie(100, group("swap-backed-mapped"), swap=swapped()))
+    assert [step.action for step in steps(census)] == ["pageout", "swapin"]
+
+
+def test_folios_in_the_swap_cache_are_not_moved_by_reading() -> None:
+    """Lost: a zombie that is said to go and stays."""
+    cached = zombies.group(kind="anon", backing=None, bytes=4 * PAGE)
+    held = zombie(100, cached, swap=swapped(4))
+    census = world(held, online(6, "/app/b", APP, charges=Charges(file_bytes=PAGE)))
+    made = plan(census, POLICIES["mapper"])
+    assert (made.steps, made.freed) == ((), ())
+    assert "in the swap cache stays charged" in made.remaining[0].why
+    assert "in the swap cache stays" in plan(census, LEAST).remaining[0].why
+
+
+class TestHeadroom:
+    """Steps that could push a memcg over a limit, an OOM kill out of the blue."""
+
+    def census(self, limits: Limits, entries: int = 10, usage: int = 0) -> Census:
+        holder = online(
+            HOLDER, "/holder", ROOT, limits=limits, usage_bytes=usage * PAGE
+        )
+        return world(holder, zombie(100, swap=swapped(entries)))
+
+    @pytest.mark.parametrize("kind", ["max_bytes", "high_bytes"])
+    def test_left_out_beyond_a_limit(self, kind: str) -> None:
+        """Lost: a process killed, or stalled, for somebody else's memory."""
+        census = self.census(Limits(**{kind: 15 * PAGE}), usage=6)
+        made = plan(census, LEAST)
+        (left,) = made.left_out
+        assert (made.steps, made.freed) == ((), ())
+        assert left.over_limit == ("/holder",)
+        assert "/holder would be pushed over a limit" in made.remaining[0].why
+
+    def test_up_to_the_limit_it_is_in(self) -> None:
+        """Lost: the last page of room."""
+        assert plan(self.census(Limits(max_bytes=16 * PAGE), usage=6), LEAST).freed
+
+    def test_marked_where_it_is_allowed(self) -> None:
+        """Lost: the warning, with the choice."""
+        census = self.census(Limits(max_bytes=PAGE))
+        made = plan(census, LEAST, allow=["over-limit"])
+        assert made.freed == (100,)
+        assert made.steps[0].over_limit == ("/holder",)
+
+    def test_an_ancestors_limit_counts(self) -> None:
+        """Lost: the limit of the slice above."""
+        above = online(HOLDER, "/holder", ROOT, limits=Limits(max_bytes=3 * PAGE))
+        below = online(10, "/holder/below", HOLDER)
+        (device,) = swapped(10)
+        owner = replace(device.owners[0], memcg="/holder/below", memcg_id=10)
+        device = replace(device, owners=(owner,))
+        made = plan(world(above, below, zombie(100, swap=(device,))), LEAST)
+        assert made.left_out[0].over_limit == ("/holder",)
+
+    def test_two_steps_share_one_room(self) -> None:
+        """Lost: each fits alone, both together do not."""
+        holder = online(HOLDER, "/holder", ROOT, limits=Limits(max_bytes=15 * PAGE))
+        (one,) = swapped(10)
+        two = replace(one, owners=(replace(one.owners[0], pid=78),))
+        census = world(holder, zombie(100, swap=(one,)), zombie(101, swap=(two,)))
+        made = plan(census, LEAST)
+        assert (len(made.steps), len(made.left_out)) == (1, 1)
+
+    def test_what_is_left_out_takes_no_room(self) -> None:
+        """Lost: small steps that fit, behind a large one that does not."""
+        holder = online(HOLDER, "/holder", ROOT, limits=Limits(max_bytes=15 * PAGE))
+        (small,) = swapped(10)
+        owner = replace(small.owners[0], pid=78, entries=20)
+        large = replace(small, entries=20, owners=(owner,))
+        cheap = zombies.memcg().overhead
+        dear = replace(cheap, percpu_bytes=1 << 30)
+        census = world(
+            holder,
+            zombie(100, swap=(large,), overhead=dear),
+            zombie(101, swap=(small,)),
+        )
+        made = plan(census, LEAST)
+        assert (made.freed, len(made.left_out)) == ((101,), 1)
+
+    def test_v1_counts_memory_and_swap_together(self) -> None:
+        """Lost: memory.memsw.limit_in_bytes."""
+        limits = Limits(memsw_max_bytes=9 * PAGE)
+        holder = online(HOLDER, "/holder", ROOT, limits=limits)
+        census = world(holder, zombie(100, swap=swapped(10)), cgroup_version=1)
+        assert plan(census, LEAST).left_out[0].over_limit == ("/holder",)
+
+    def test_limits_that_are_not_known_are_said(self) -> None:
+        """Lost: trust in a check that was not made."""
+        census = self.census(Limits())
+        memcgs = tuple(replace(memcg, limits=None) for memcg in census.memcgs)
+        made = plan(replace(census, memcgs=memcgs), LEAST)
+        assert any("limits" in warning for warning in made.warnings)
+
+
+class TestUnaimed:
+    """What cannot be aimed is not taken while it can hit a living cgroup."""
+
+    KINDS = ("memory.reclaim",)
+
+    def census(self, living: int) -> Census:
+        charges = Charges(file_bytes=living)
+        cached = zombies.group(kind="anon", backing=None)
+        below = online(6, "/app/busy", APP, charges=charges)
+        return world(below, zombie(100, cached), interfaces=self.KINDS)
+
+    def test_taken_where_nobody_else_is(self) -> None:
+        """Lost: zombies that can go at nobody's cost."""
+        (step,) = steps(self.census(0))
+        assert (step.action, step.collateral_bytes) == ("memory.reclaim", 0)
+        assert step.aim.memcg_path == "/app"
+
+    def test_left_where_living_memcgs_are_in_its_reach(self) -> None:
+        """Lost: other people's page cache."""
+        made = plan(self.census(7 * PAGE), LEAST)
+        assert not made.steps
+        assert "living cgroups" in made.remaining[0].why
+
+    def test_counts_what_is_in_its_reach(self) -> None:
+        """Lost: how much other people's page cache."""
+        (step,) = steps(self.census(7 * PAGE), allow=["unaimed"])
+        assert step.collateral_bytes == 7 * PAGE
+
+    def test_drop_caches_only_if_asked_for(self) -> None:
+        """Lost: the machine's page cache."""
+        census = world(held_by("file-unmapped"), interfaces=("drop_caches",))
+        assert not steps(census)
+        (step,) = steps(census, allow=["drop-caches"])
+        assert step.action == "drop_caches"
+
+
+def test_others_pages_of_the_same_file_are_collateral() -> None:
+    """Lost: who else rereads the file."""
+    shared = replace(FILE, cached_bytes=9 * PAGE)
+    census = world(
+        zombie(100, group("file-unmapped", backing=shared)),
+        zombie(101, group("file-unmapped", backing=shared)),
+    )
+    (step,) = steps(census)
+    assert step.collateral_bytes == 7 * PAGE
+
+
+def test_what_a_process_maps_of_the_ancestors_own_is_collateral() -> None:
+    """Lost: living memory, as the kernel shows a zombie's under its ancestor's id."""
+    app = online(APP, "/app", ROOT, charges=Charges(anon_bytes=5 * PAGE))
+    (step,) = steps(world(app, held_by("file-mapped")))
+    assert step.collateral_bytes == 5 * PAGE
+    assert step.aim.shown_ids == (APP,)
+    assert step.aim.processes == (replace(USER, bytes=PAGE),)
+    assert step.aim.file == FILE
+
+
+def test_pages_that_several_map_are_not_promised() -> None:
+    """Lost: MADV_PAGEOUT passes by what is mapped twice."""
+    other = Process(78, "other", "/holder", HOLDER, PAGE, 101)
+    held = zombie(100, group("file-mapped", mappers=(USER, other)))
+    made = plan(world(held, interfaces=AIMED), LEAST)
+    assert not made.steps
+    assert "several processes" in made.remaining[0].why
+
+
+def test_nobody_is_disturbed_for_a_zombie_that_stays() -> None:
+    """Lost: a process paged out in vain."""
+    locked = group(
+        "swap-backed-mapped", evictable_bytes=0, obstacles=(("locked (mlock)", PAGE),)
+    )
+    held = zombie(100, locked, group("file-mapped"))
+    made = plan(world(held), LEAST)
+    assert not made.steps
+    assert made.remaining[0].kinds == (
+        "mapped shmem or anonymous memory: locked (mlock)",
+    )
+    assert plan(world(held), POLICIES["evict"]).steps
+
+
+def test_a_file_without_a_path_is_reached_by_who_uses_it() -> None:
+    """Lost: deleted files, memfds and what other mount namespaces hide."""
+    hidden = replace(FILE, path=None, deleted=True)
+    held = zombie(100, group("file-unmapped", backing=hidden, openers=(USER,)))
+    (step,) = steps(world(held))
+    assert "/proc/77/fd /proc/77/map_files -inum 12" in step.command
+    assert step.aim.processes == (USER,)
+    alone = zombie(100, group("file-unmapped", backing=hidden))
+    made = plan(world(alone, interfaces=AIMED), LEAST)
+    assert not made.steps
+    assert "no path leads to its file" in made.remaining[0].why
+
+
+def test_only_what_was_asked_for_and_what_is_below() -> None:
+    """Lost: a careful person's plan for one zombie."""
+    census = world(
+        zombie(100, group("file-unmapped")),
+        zombie(101, swap=swapped()),
+        zombie(102, group("swap-backed-unmapped"), parent_id=101),
+        online(6, "/app/on", APP),
+        zombie(103, group("metadata"), parent_id=6),
+        interfaces=AIMED,
+    )
+    made = plan(census, LEAST, [101])
+    assert {one for step in made.steps for one in step.memcgs} == {101, 102}
+    assert set(made.freed) | {one.id for one in made.remaining} == {101, 102}
+    assert {one.id for one in plan(census, LEAST, [6]).remaining} == {103}
+    whole = plan(census, LEAST, [APP], allow=["unverified"])
+    assert set(whole.freed) == {100, 101, 102, 103}
+
+
+def test_a_zombie_that_was_not_looked_at_says_so() -> None:
+    """Lost: a plan from a census without a scan: no promise, and no traceback."""
+    bare = replace(zombie(100), details=None, charges=None, swap=None)
+    made = plan(world(bare), LEAST)
+    assert (made.steps, made.freed) == ((), ())
+    assert made.remaining[0].why == "its references and charges were not looked at"
+
+
+def test_a_census_that_does_not_know_the_interfaces_says_so() -> None:
+    """Lost: "nothing can be done" for "nobody looked"."""
+    made = plan(world(held_by("swap"), interfaces=()), LEAST)
+    assert any("interfaces" in warning for warning in made.warnings)
+
+
+@pytest.mark.parametrize("number", [None, 3])
+def test_references_that_nobody_accounts_for_keep_a_zombie(number: int | None) -> None:
+    """Lost: a promise that a kernel bug breaks."""
+    held = zombie(100, group("file-unmapped"))
+    assert held.details
+    held = replace(held, details=replace(held.details, unexplained=number))
+    made = plan(world(held), LEAST)
+    assert made.steps
+    assert not made.freed
+
+
+def test_swap_that_is_read_ahead_is_charged_by_the_kernels_rule() -> None:
+    """Lost: who pays on kernels before 5.14: the root, unless it is zram."""
+    old = tuple(name for name in INTERFACES_HERE if name != "writeback cleanup")
+
+    def payer(device: str, interfaces: tuple[str, ...]) -> tuple[str, ...]:
+        held = zombie(100, swap=swapped(4, device=device))
+        (step,) = steps(world(held, interfaces=interfaces))
+        return step.charged_to
+
+    assert payer("/dev/zram0", old) == ("/holder",)
+    assert payer("/dev/vdb", old) == ("/",)
+    assert payer("/dev/vdb", INTERFACES_HERE) == ("/holder",)
+
+
+def test_what_is_aimed_comes_before_what_is_not() -> None:
+    """Lost: memory.reclaim that takes what another step would, and leaves its own."""
+    cached = zombies.group(kind="anon", backing=None)
+    census = world(
+        zombie(100, cached), zombie(101, group("file-unmapped", bytes=90 * PAGE))
+    )
+    assert [step.action for step in steps(census)] == ["fadvise", "memory.reclaim"]
+
+
+def test_names_of_interfaces_are_unique_and_all_is_told() -> None:
+    """Lost: the table of what an interface needs, touches and cannot move."""
+    names = [one.name for one in INTERFACES]
+    assert len(set(names)) == len(names)
+    for one in INTERFACES:
+        assert all((one.requires, one.effect, one.touches, one.cannot, one.cases))
+
+
+def test_an_ancestor_that_is_not_in_the_census_takes_no_command() -> None:
+    """Lost: a damaged census that makes memcgctl write to a wrong cgroup."""
+    lost = replace(held_by("file-mapped"), ancestor="/gone")
+    made = plan(world(lost), LEAST, allow=["unaimed"])
+    assert not made.steps
+    assert "ancestor" in made.remaining[0].why
