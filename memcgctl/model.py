@@ -558,3 +558,60 @@ class Simulation:
     leftovers: tuple[Leftover, ...]
     over_limit: tuple[str, ...]
     gains: tuple[Gain, ...]
+
+
+@dataclass(frozen=True)
+class Ability:
+    """An action, and why it cannot be carried out on this machine; None: it can.
+
+    ``lack`` says what that is due to: the kernel's build or its cgroup version, the
+    machine as it is set up, or that nothing here needs the action. ``ask`` is the word
+    for ``--allow`` without which it is not carried out.
+    """
+
+    action: str
+    why: str | None
+    lack: Literal["kernel", "machine", "needless"] | None
+    ask: str | None
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """What the running machine allows, as far as this user may see.
+
+    ``kernel`` is None where the kernel cannot be read, for the reason ``unread``, and
+    ``offline`` with it: the zombies in its memory. ``zombies`` is how many the kernel
+    counts by ``zombies_source``, None where it does not tell; ``overhead_bytes`` is an
+    estimate, of the least that these take. ``cgroups`` are version and mount point,
+    those of the memory controller first; ``missing`` the capabilities that some action
+    needs.
+    """
+
+    release: str
+    kernel: Kernel | None
+    unread: str | None
+    lockdown: str | None
+    cgroups: tuple[tuple[Literal[1, 2], str], ...]
+    memory_controller: bool
+    swap_total_bytes: int
+    swap_free_bytes: int
+    euid: int
+    missing: tuple[str, ...]
+    abilities: tuple[Ability, ...]
+    zombies: int | None
+    zombies_source: str
+    overhead_bytes: int | None
+    offline: int | None
+
+    @property
+    def refused(self) -> tuple[Ability, ...]:
+        """Actions that would be taken unasked, and that the machine does not allow."""
+        return tuple(
+            one for one in self.abilities if one.lack == "machine" and not one.ask
+        )
+
+    @property
+    def verdict(self) -> Literal["works", "part", "unread"]:
+        if self.kernel is None:
+            return "unread"
+        return "part" if self.refused or not self.memory_controller else "works"

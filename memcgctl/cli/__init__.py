@@ -14,6 +14,7 @@ import typer
 
 from memcgctl import __version__
 from memcgctl.cli.audit import audit_memcgs
+from memcgctl.cli.doctor import doctor
 from memcgctl.cli.explain import explain_memcg
 from memcgctl.cli.list import list_memcgs
 from memcgctl.cli.reclaim import reclaim
@@ -36,6 +37,7 @@ app.command("audit")(audit_memcgs)
 app.command("reclaim")(reclaim)
 app.command("simulate")(simulate_policies)
 app.command("snapshot")(snapshot)
+app.command("doctor")(doctor)
 app.command("systemd-units")(systemd_units)
 
 

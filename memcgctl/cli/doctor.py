@@ -1,0 +1,70 @@
+"""``memcgctl doctor``: what does this machine allow, and what stands in the way?"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memcgctl.cli.reading import read_census, warn
+from memcgctl.cli.terminal import write
+
+if TYPE_CHECKING:
+    from memcgctl.actions.checkup import Wanted
+    from memcgctl.model import Checkup
+
+EXIT_CODES = {"works": 0, "part": 4, "unread": 3}
+
+
+def doctor(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write JSON (memcgctl/doctor/1).")
+    ] = False,
+) -> None:
+    """Say what this machine allows: how its kernel is read, which actions work.
+
+    Changes nothing. Exit code 0 if reclaim can work here, 4 if only in part, 3 if the
+    kernel cannot be read.
+    """
+    checkup = _check()
+
+    from memcgctl.report.doctor import screen, to_json
+
+    if as_json:
+        write(to_json(checkup))
+    else:
+        width = shutil.get_terminal_size().columns
+        encoding = sys.stdout.encoding if sys.stdout else "ascii"
+        write(screen(checkup, width=width, encoding=encoding))
+    sys.exit(EXIT_CODES[checkup.verdict])
+
+
+def _check() -> Checkup:
+    """The machine first: it can be looked at where its kernel cannot."""
+    from memcgctl.actions.checkup import check
+    from memcgctl.actions.machine import read_machine
+    from memcgctl.kernel.errors import KernelError
+
+    machine, wanted = read_machine(), _wanted()
+    try:
+        census = read_census((None, None, None, None, None), None, scan=False)
+    except KernelError as error:
+        return check(machine, wanted, None, str(error))
+    warn(census)
+    offline = sum(memcg.state == "offline" for memcg in census.memcgs)
+    return check(machine, wanted, census.kernel, offline=offline)
+
+
+def _wanted() -> list[Wanted]:
+    """The actions that policies know, and what has to be asked for."""
+    from memcgctl.actions.checkup import Wanted
+    from memcgctl.policy.interfaces import INTERFACES
+
+    rows = []
+    for one in INTERFACES:
+        ask = one.ask or (None if one.seen else "unverified")
+        ask = ask or (None if one.aimed else "unaimed")
+        rows.append(Wanted(one.name, one.needs, ask))
+    return rows

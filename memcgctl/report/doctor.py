@@ -1,0 +1,151 @@
+"""What does ``memcgctl doctor`` show? The verdict, the facts, each action; or JSON."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from rich.text import Text
+
+from memcgctl.model import Ability, Checkup
+from memcgctl.report.listing import source_json
+from memcgctl.report.text import counted, escape, size
+
+SCHEMA = "memcgctl/doctor/1"
+NAME = 22
+TYPES = {"btf": "the kernel's own (BTF)", "dwarf": "debug info (DWARF)"}
+
+
+def screen(checkup: Checkup, *, width: int = 80, encoding: str = "utf-8") -> Text:
+    """The checkup as a person reads it: a pair of columns, wrapped, never cut."""
+    text = Text()
+    for sentence in headline(checkup):
+        text.append(textwrap.fill(escape(sentence, encoding), width) + "\n", "bold")
+    text.append("\n")
+    for row in _facts(checkup):
+        text.append(_row(*row, width, encoding))
+    text.append("\nactions\n", "bold")
+    for ability in checkup.abilities:
+        can = _can(ability, read=checkup.kernel is not None)
+        text.append(_row(f"  {ability.action}", can, width, encoding))
+    return text
+
+
+def headline(checkup: Checkup) -> Iterator[str]:
+    """Can reclaim work here, and what is to be done if it cannot?"""
+    if checkup.unread:
+        yield "Nothing can be listed or reclaimed here: the kernel cannot be read."
+        yield f"{checkup.unread[:1].upper()}{checkup.unread[1:]}."
+        return
+    refused = checkup.refused
+    if not checkup.memory_controller:
+        yield "Reclaim cannot do much here: no cgroup file system with memory."
+    elif refused:
+        actions = counted(len(refused), "action")
+        yield f"Reclaim works here in part: {actions} that it takes cannot be done."
+    else:
+        yield "Reclaim works here."
+    if checkup.missing:
+        yield _privileges(checkup)
+    if any(one.why and "swap" in one.why for one in refused):
+        yield "Without swap, shmem and anonymous memory of zombies stays."
+
+
+def _privileges(checkup: Checkup) -> str:
+    if checkup.euid:
+        return "Run it as root."
+    return "This root has not all capabilities, as in a container: use the host's."
+
+
+def _facts(checkup: Checkup) -> Iterator[tuple[str, str]]:
+    kernel = checkup.kernel
+    how = "read through /proc/kcore" if kernel else "not read"
+    yield "kernel", f"{checkup.release}, {how}"
+    yield "types", TYPES[kernel.types] if kernel else "not known"
+    yield "lockdown", checkup.lockdown or "none, or not told to this user"
+    yield "cgroups", _cgroups(checkup)
+    yield "swap", _swap(checkup)
+    missing = f"without {', '.join(checkup.missing)}"
+    user = "root" if checkup.euid == 0 else f"user {checkup.euid}"
+    yield "privileges", f"{user}, {missing if checkup.missing else 'all there'}"
+    yield "zombies", _zombies(checkup)
+
+
+def _cgroups(checkup: Checkup) -> str:
+    mounts = [f"v{version} at {point}" for version, point in checkup.cgroups]
+    if not mounts:
+        return "not mounted"
+    without = "" if checkup.memory_controller else ", without the memory controller"
+    return ", ".join(mounts) + without
+
+
+def _swap(checkup: Checkup) -> str:
+    if not checkup.swap_total_bytes:
+        return "none"
+    total = size(checkup.swap_total_bytes, long=True)
+    return f"{total}, {size(checkup.swap_free_bytes, long=True)} of it free"
+
+
+def _zombies(checkup: Checkup) -> str:
+    if checkup.zombies is None:
+        counted_ = f"not counted: {checkup.zombies_source}"
+    else:
+        counted_ = f"{checkup.zombies:,} by {checkup.zombies_source}"
+    parts = [counted_]
+    if checkup.overhead_bytes:
+        least = size(checkup.overhead_bytes, long=True)
+        parts.append(f"estimated to take at least {least}")
+    if checkup.offline is not None and checkup.offline != checkup.zombies:
+        parts.append(f"{checkup.offline:,} in the kernel's memory")
+    return "; ".join(parts)
+
+
+def _can(ability: Ability, *, read: bool) -> str:
+    if ability.lack == "needless":
+        return f"not needed: {ability.why}"
+    if ability.why:
+        return f"no: {ability.why}"
+    yes = "yes" if read else "allowed, if the kernel has it"
+    return f"{yes}, with --allow {ability.ask}" if ability.ask else yes
+
+
+def _row(name: str, value: str, width: int, encoding: str) -> str:
+    lines = textwrap.wrap(
+        escape(value, encoding),
+        max(width - NAME, 20),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return f"{name:<{NAME}}" + ("\n" + " " * NAME).join(lines) + "\n"
+
+
+def to_json(checkup: Checkup) -> str:
+    """``memcgctl/doctor/1``; ASCII."""
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "verdict": checkup.verdict,
+        "release": checkup.release,
+        "source": checkup.kernel and source_json(checkup.kernel),
+        "unread": checkup.unread,
+        "lockdown": checkup.lockdown,
+        "cgroups": [
+            {"version": version, "mount": point} for version, point in checkup.cgroups
+        ],
+        "memory_controller": checkup.memory_controller,
+        "swap": {
+            "total": checkup.swap_total_bytes,
+            "free": checkup.swap_free_bytes,
+        },
+        "privileges": {"euid": checkup.euid, "missing": checkup.missing},
+        "zombies": {
+            "count": checkup.zombies,
+            "source": checkup.zombies_source,
+            "overhead_estimate": checkup.overhead_bytes,
+            "in_kernel_memory": checkup.offline,
+        },
+        "actions": [asdict(ability) for ability in checkup.abilities],
+    }
+    return json.dumps(document, indent=1) + "\n"
