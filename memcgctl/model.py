@@ -615,3 +615,17 @@ class Checkup:
         if self.kernel is None:
             return "unread"
         return "part" if self.refused or not self.memory_controller else "works"
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """What one option comes to for one memcg, on this kernel if it is ``supported``.
+
+    ``how`` names the interfaces and what these leave, ``effect`` says who is charged.
+    """
+
+    option: str
+    bytes: int
+    supported: bool
+    how: str
+    effect: str

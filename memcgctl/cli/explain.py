@@ -16,7 +16,7 @@ from memcgctl.cli.options import (
     Vmcoreinfo,
     Vmlinux,
 )
-from memcgctl.cli.reading import Paths, load_census, one_memcg, opened, warn
+from memcgctl.cli.reading import Paths, again, load_census, one_memcg, opened, warn
 from memcgctl.cli.terminal import fail, write
 
 if TYPE_CHECKING:
@@ -64,16 +64,25 @@ def explain_memcg(
         taken, found, frames = _read(paths, memcg, limit if folios else 0)
 
     from memcgctl.census.verdict import explain
+    from memcgctl.policy.options import next_command, options
     from memcgctl.report.explain import screen, to_json
 
     warn(taken)
     explanation = explain(taken, found)
+    possible = options(taken, found)
+    following = again(next_command(taken, found), paths, census)
     if as_json:
-        write(to_json(explanation, frames))
+        write(to_json(explanation, frames, possible, following))
         return
     width = shutil.get_terminal_size().columns
     encoding = sys.stdout.encoding if sys.stdout else "ascii"
-    write(screen(explanation, frames, width=width, encoding=encoding))
+    write(
+        screen(
+            *(explanation, frames, possible, following),
+            width=width,
+            encoding=encoding,
+        )
+    )
 
 
 def _read(paths: Paths, text: str, folios: int) -> tuple[Census, Memcg, Frames | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -95,6 +96,17 @@ def one_memcg(census: Census, text: str) -> Memcg:
     if (more := len(candidates) - CANDIDATES) > 0:
         say(f"  and {more:,} more")
     sys.exit(2)
+
+
+def again(command: str, paths: Paths, census: Path | None) -> str:
+    """A whole command line that reads what this one has read."""
+    names = ("core", "vmlinux", "btf", "system-map", "vmcoreinfo", "census")
+    words = [
+        f"--{name} {shlex.quote(str(path))}"
+        for name, path in zip(names, (*paths, census), strict=True)
+        if path
+    ]
+    return " ".join(["memcgctl", command, *words])
 
 
 def warn(census: Census | Plan) -> None:

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from memcgctl.model import Process
-from memcgctl.policy.cases import Part, movable, users, warm_bytes
+from memcgctl.policy.cases import REFERENCES, Part, movable, users, warm_bytes
 from memcgctl.policy.headroom import Headroom, Move
 from memcgctl.policy.policies import MapperRule, Option
 
 WRITTEN = ("dirty", "under writeback")
+ONLY_ITS_HOLDER = "only its holder can let go of it"
 NO_RULE = "the policy has no option for it"
 
 
@@ -72,7 +73,7 @@ def _evict(part: Part, _: MapperRule, room: Headroom) -> Effect:
     if part.case == "swap":
         return left(part, "it is in swap already", "evict")
     if part.case == "other":
-        return left(part, "a reference is no memory", "evict")
+        return left(part, ONLY_ITS_HOLDER, "evict")
     if part.group is None:  # writeback is done, a stock is given back
         return Effect(part, "evict")
     size, why = movable(part.group, WRITTEN)
@@ -99,7 +100,7 @@ def _evict(part: Part, _: MapperRule, room: Headroom) -> Effect:
 
 def _recharge_parent(part: Part, _: MapperRule, room: Headroom) -> Effect:
     if part.case == "other":
-        return left(part, "a reference is no charge", "recharge-parent")
+        return left(part, ONLY_ITS_HOLDER, "recharge-parent")
     if not part.bytes:
         return Effect(part, "recharge-parent")
     charged = ((room.ancestor(part.memcg), part.bytes),)
@@ -113,7 +114,9 @@ def _deferred(part: Part, rule: MapperRule, room: Headroom) -> Effect:
 
 
 def _recharge_mapper(part: Part, rule: MapperRule, room: Headroom) -> Effect:
-    if part.case in ("writeback", "stock", "other"):
+    if part.case == "other":
+        return left(part, ONLY_ITS_HOLDER, "recharge-mapper")
+    if part.case in REFERENCES:
         return left(part, "a reference is no charge", "recharge-mapper")
     found = [u for u in users(part, room.page_size) if u.memcg_id in room.memcgs]
     if not found:

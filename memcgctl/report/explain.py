@@ -27,6 +27,7 @@ from memcgctl.model import (
     Inherited,
     Memcg,
     Process,
+    Prospect,
     SwapDeviceUse,
     SwapOwner,
     User,
@@ -53,11 +54,16 @@ Branch = tuple[str, Sequence[Any]]
 def screen(
     explanation: Explanation,
     frames: Frames | None = None,
+    options: Sequence[Prospect] = (),
+    following: str = "",
     *,
     width: int = 80,
     encoding: str = "utf-8",
 ) -> Text:
-    """The explanation as a person reads it, in lines of at most ``width`` columns."""
+    """The explanation as a person reads it, in lines of at most ``width`` columns.
+
+    ``following`` is the command to type next, which stands alone in the last line.
+    """
     memcg, details = explanation.memcg, explanation.memcg.details
     name = f"{memcg.path} (id {memcg.id}, {memcg.state})"
     tree = Tree(Text(escape(name, encoding), "bold"))
@@ -72,11 +78,13 @@ def screen(
             _grow(tree, branch, encoding)
     if memcg.inherited:
         _grow(tree, _inherited(memcg.inherited), encoding)
+    if options:
+        _grow(tree, ("options", [_option(option) for option in options]), encoding)
     said = Text(escape(verdict(explanation), encoding) + "\n", "bold")
     console = Console(width=width, force_terminal=False)
-    options = replace(console.options, encoding=encoding)
+    layout = replace(console.options, encoding=encoding)
     text = Text()
-    for segment in console.render(Group(said, tree), options):
+    for segment in console.render(Group(said, tree), layout):
         text.append(segment.text, segment.style)
     lines = text.split(allow_blank=True)
     for line in lines:
@@ -84,6 +92,8 @@ def screen(
     text = Text("\n").join(lines)
     if frames:
         text.append("".join(f"{line}\n" for line in _frames(frames, width)))
+    if following:
+        text.append(f"\nNext: {escape(following, encoding)}\n", "bold")
     return text
 
 
@@ -252,6 +262,15 @@ def _user(user: User) -> str:
     return f"{user.memcg}: {least}{named}{by}"
 
 
+def _option(option: Prospect) -> Branch:
+    """``evict: 4.0 KiB by fadvise``, and what becomes of it."""
+    if option.supported:
+        line = f"{option.option}: {_sized(option.bytes)} by {option.how}"
+    else:
+        line = f"{option.option}: {option.how}"
+    return line, [(option.effect, ())] if option.effect else []
+
+
 def _inherited(inherited: Sequence[Inherited]) -> Branch:
     costs = _sized(sum(legacy.structs_bytes for legacy in inherited))
     line = f"inherited from removed memcgs: {legacy_words(inherited)}"
@@ -282,7 +301,12 @@ def _sized(number_bytes: int) -> str:
     return size(number_bytes, long=True)
 
 
-def to_json(explanation: Explanation, frames: Frames | None = None) -> str:
+def to_json(
+    explanation: Explanation,
+    frames: Frames | None = None,
+    options: Sequence[Prospect] = (),
+    following: str = "",
+) -> str:
     """``memcgctl/explain/1``; ASCII, names as the kernel has them.
 
     ``total`` and ``unexplained`` are null where the kernel does not tell the total.
@@ -305,7 +329,8 @@ def to_json(explanation: Explanation, frames: Frames | None = None) -> str:
         ],
         "held_below": explanation.keeper and memcg_json(explanation.keeper),
         **({"frames": asdict(frames)} if frames else {}),
-        "options": [],
+        "options": [asdict(option) for option in options],
+        "next": following or None,
         "warnings": explanation.warnings,
     }
     return json.dumps(document, indent=1) + "\n"

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from rich.text import Text
 
 from memcgctl.model import Census, Gain, Simulation
-from memcgctl.report.listing import right_aligned, source_json
+from memcgctl.report.listing import source_json
 from memcgctl.report.text import cell_count, counted, escape, shorten, size
 
 SCHEMA = "memcgctl/simulation/1"
@@ -54,7 +54,8 @@ def screen(
     for simulation in simulations:
         text.append(f"{_bar(simulation, width, encoding)}\n")
     for simulation in simulations:
-        text.append(f"\n{escape(simulation.policy, encoding)}\n", "bold")
+        name = shorten(simulation.policy, width, encoding)
+        text.append(f"\n{name}\n", "bold")
         for line in _story(simulation):
             text.append(_wrapped(line, width, encoding) + "\n")
     return text
@@ -74,7 +75,9 @@ def _table(simulations: Sequence[Simulation], encoding: str) -> list[str]:
     columns = [[label.ljust(longest) for label in labels]]
     for simulation in simulations:
         name = shorten(simulation.policy, NAME, encoding)
-        columns.append(right_aligned([name, *(cell(simulation) for _, cell in ROWS)]))
+        cells = [name, *(cell(simulation) for _, cell in ROWS)]
+        widest = max(map(cell_count, cells))
+        columns.append([" " * (widest - cell_count(cell)) + cell for cell in cells])
     return [" ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
 
 

@@ -67,11 +67,12 @@ def zombie(
     **changes: Any,
 ) -> Memcg:
     entries = sum(device.entries for device in swap)
-    values = {
+    values: dict[str, Any] = {
+        "path": f"/app/z{number}",
         "swap": SwapUse(entries, entries * PAGE),
         "details": Details(holders, 0, groups, swap),
     }
-    return zombies.memcg(number, f"/app/z{number}", **(values | changes))
+    return zombies.memcg(number, **(values | changes))
 
 
 def swapped(entries: int = 1, owner: bool = True, device: str = "/dev/zram0") -> Any:

@@ -1,0 +1,119 @@
+"""reclaim --dry-run, simulate and explain's options as a shell sees them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from memcgctl.census.saved import save
+from tests.unit import zombies
+from tests.unit.plans import CASES, held_by, online, swapped, world, zombie
+from tests.unit.test_cli_census import run
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A saved census: a file's reader, a swapped one below an online memcg."""
+    path = tmp_path / "my census.json.zst"
+    census = world(
+        zombie(100, zombies.group(**CASES["file-unmapped"])),
+        online(6, "/app/on", 5),
+        zombie(101, swap=swapped(), parent_id=6, path="/app/on/z"),
+    )
+    save(census, str(path))
+    return path
+
+
+def test_a_dry_run_plans_for_all(file: Path) -> None:
+    """Lost: the plan, or the knowledge that it is the whole one."""
+    done = run("reclaim", "--dry-run", "--census", file)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("2 of 2 zombies would go by 2 steps")
+    assert "dd if=/var/log/x iflag=nocache" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("wanted", "freed"),
+    [(["100"], [100]), (["/app/on"], [101]), (["/app"], [101, 100]), (["z101"], [])],
+)
+def test_only_what_is_named(file: Path, wanted: list[str], freed: list[int]) -> None:
+    """Lost: a plan for what nobody asked for."""
+    done = run("reclaim", "--dry-run", *wanted, "--census", file, "--json")
+    if not freed:
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "no memcg is 'z101'" in done.stderr
+        return
+    assert set(json.loads(done.stdout)["predicted"]["freed"]) == set(freed)
+
+
+def test_without_dry_run_nothing_is_done_yet(file: Path) -> None:
+    """Lost: a machine, to a command that was to say what it would do."""
+    done = run("reclaim", "--census", file)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--policy", "nonsense"], "'nonsense' is neither a policy"),
+        (["--max-bytes", "many"], "'many' is no size"),
+        (["--mapper", "last"], "'last'"),
+        (["--allow", "everything"], "'everything'"),
+    ],
+)
+def test_wrong_usage_is_said(file: Path, arguments: list[str], said: str) -> None:
+    """Lost: why nothing came out."""
+    done = run("reclaim", "--dry-run", "--census", file, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in " ".join(done.stderr.split())
+
+
+def test_options_reach_the_plan(file: Path, tmp_path: Path) -> None:
+    """Lost: a policy or a budget that is read and forgotten."""
+    policy = tmp_path / "mine.toml"
+    policy.write_text("[cases]\nswap = 'recharge-mapper'\n")
+    done = run("reclaim", "--dry-run", "--census", file, "--policy", policy, "--json")
+    document = json.loads(done.stdout)
+    assert (document["policy"], document["predicted"]["freed"]) == ("mine", [101])
+    done = run("reclaim", "--dry-run", "--census", file, "--max-bytes", "1K", "--json")
+    assert json.loads(done.stdout)["steps"] == []
+
+
+def test_what_could_not_be_read_is_warned_of(tmp_path: Path) -> None:
+    """Lost: why a plan is empty."""
+    path = tmp_path / "old.json"
+    save(world(held_by("swap"), interfaces=()), str(path))
+    done = run("reclaim", "--dry-run", "--census", path)
+    assert "does not tell which interfaces" in done.stderr
+
+
+def test_policies_are_compared(file: Path, tmp_path: Path) -> None:
+    """Lost: the comparison that a discussion needs."""
+    done = run("simulate", "--census", file)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "proposal evict parent mapper deferred least-harm" in done.stdout
+    policy = tmp_path / "mine.toml"
+    policy.write_text("[cases]\nswap = 'recharge-parent'\n")
+    done = run(
+        *("simulate", "--census", file, "--policy", policy),
+        *("--policy", "parent", "--json"),
+    )
+    found = {one["policy"]: one["freed"] for one in json.loads(done.stdout)["policies"]}
+    assert found == {"mine": 1, "parent": 2}
+
+
+def test_explain_ends_with_what_to_type_next(file: Path) -> None:
+    """Lost: the way on, with the file that was read, quoted."""
+    done = run("explain", "100", "--census", file)
+    assert done.stdout.splitlines()[-1] == (
+        f"Next: memcgctl reclaim --dry-run 100 --census '{file}'"
+    )
+    document = json.loads(run("explain", "100", "--census", file, "--json").stdout)
+    assert [one["option"] for one in document["options"]] == [
+        *("evict", "recharge-parent", "recharge-mapper", "deferred")
+    ]
+    evict = document["options"][0]
+    assert (evict["bytes"], evict["supported"], evict["how"]) == (4096, True, "fadvise")

@@ -1,0 +1,129 @@
+"""The commands of a plan work as they stand, whatever the names in them are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memcgctl.policy import commands
+
+BASH = shutil.which("bash")
+needs_bash = pytest.mark.skipif(BASH is None, reason="bash is not here")
+
+NASTY = [
+    *("plain", "with space", "quo'te", 'dou"ble', "$(reboot)", "`reboot`", "a;b", "*"),
+    *("-rf", "back\\slash", "new\nline", "\x1b[2J", "größe 内存", "\udcff\udc80", "~"),
+]
+
+
+def bash(command: str) -> bytes:
+    assert BASH
+    ran = subprocess.run([BASH, "-c", command], capture_output=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    return ran.stdout
+
+
+@needs_bash
+@given(st.lists(st.integers(1, 255), min_size=1, max_size=8).map(bytes))
+def test_a_name_of_any_bytes_is_one_word(name: bytes) -> None:
+    """Lost: a root shell to whoever names a file."""
+    word = commands.quote(os.fsdecode(name))
+    assert word.isascii()
+    assert word.isprintable()
+    assert bash(f"printf %s {word}") == name
+
+
+@needs_bash
+@pytest.mark.parametrize("name", NASTY)
+@pytest.mark.parametrize("dirty", [False, True])
+def test_a_file_is_forgotten_and_stays_as_it_is(
+    tmp_path: Path, name: str, dirty: bool
+) -> None:
+    """Lost: the file, if the command truncates it; or the step, if it fails."""
+    path = tmp_path / name
+    path.write_bytes(b"content")
+    bash(commands.forget_file(commands.quote(str(path)), dirty=dirty))
+    assert path.read_bytes() == b"content"
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """The pid of a process that has a file open, which is unlinked afterwards."""
+    path = tmp_path / "open"
+    path.write_bytes(b"\1" * 8192)
+    script = f"f=open({str(path)!r},'r+b');print(1,flush=True);input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout
+        child.stdout.readline()
+        yield child.pid, path
+        child.kill()
+
+
+@needs_bash
+def test_a_deleted_file_is_found_by_who_has_it_open(user: tuple[int, Path]) -> None:
+    """Lost: deleted files, which no path leads to."""
+    pid, path = user
+    inode = path.stat().st_ino
+    path.unlink()
+    word = commands.file_of(pid, inode)
+    assert bash(f"cat {word}") == b"\1" * 8192
+    bash(commands.forget_file(word, dirty=True))
+    bash(commands.page_out_file(word, 4096))
+
+
+@needs_bash
+def test_a_process_is_read_from_within_its_memcg(
+    user: tuple[int, Path], tmp_path: Path
+) -> None:
+    """Lost: the charge to the rightful user, which depends on who reads."""
+    pid, _ = user
+    cgroup = tmp_path / "my cgroup"
+    cgroup.mkdir()
+    (cgroup / "cgroup.procs").touch()
+    bash(commands.swap_in(pid, str(cgroup), 4096))
+    assert (cgroup / "cgroup.procs").read_text() == "0"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        commands.page_out(7, [1, 2], 4096),
+        commands.collapse(7, [1], 65536),
+        commands.swap_in(7, "/sys/fs/cgroup/a", 4096),
+        commands.page_out_file("/x", 4096),
+    ],
+)
+def test_scripts_are_python_in_one_line(command: str) -> None:
+    """Lost: a command that cannot be copied, or is a syntax error on the machine."""
+    _, script, *_ = command.split("'")
+    compile(script, "command", "exec")
+    assert "\n" not in command
+    assert command.isascii()
+
+
+@needs_bash
+@pytest.mark.parametrize(
+    "command",
+    [
+        commands.sync_and_remove_a_cgroup("/sys/fs/cgroup"),
+        commands.charge_on_cpu(3, "/sys/fs/cgroup/memory"),
+        commands.flush_device("sda 1"),
+        commands.reclaim("/sys/fs/cgroup/a b", 4096),
+        commands.force_empty("/sys/fs/cgroup/memory/$x"),
+        commands.drop_caches(),
+    ],
+)
+def test_the_shell_can_parse_every_command(command: str) -> None:
+    """Lost: the step, to a quote too many."""
+    assert BASH
+    subprocess.run([BASH, "-n", "-c", command], check=True)
