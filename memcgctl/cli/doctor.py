@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memcgctl.cli.reading import read_census, warn
+from memcgctl.cli.reading import opened, warn
 from memcgctl.cli.terminal import write
 
 if TYPE_CHECKING:
     from memcgctl.actions.checkup import Wanted
-    from memcgctl.model import Checkup
+    from memcgctl.model import Census, Checkup
 
 EXIT_CODES = {"works": 0, "part": 4, "unread": 3}
 
@@ -49,12 +50,23 @@ def _check() -> Checkup:
 
     machine, wanted = read_machine(), _wanted()
     try:
-        census = read_census((None, None, None, None, None), None, scan=False)
+        census = _read()
     except KernelError as error:
         return check(machine, wanted, None, str(error))
     warn(census)
     offline = sum(memcg.state == "offline" for memcg in census.memcgs)
     return check(machine, wanted, census.kernel, offline=offline)
+
+
+def _read() -> Census:
+    """The running kernel's memcgs, and which interfaces it was built with."""
+    from memcgctl.census import take_census
+    from memcgctl.census.interfaces import interfaces
+
+    with opened((None, None, None, None, None)) as (kernel, _):
+        census = take_census(kernel, scan=False)
+        found = interfaces(kernel, census.kernel.cgroup_version)
+    return replace(census, kernel=replace(census.kernel, interfaces=found))
 
 
 def _wanted() -> list[Wanted]:
