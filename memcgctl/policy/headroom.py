@@ -58,20 +58,24 @@ class Headroom:
 
     def charge(self, moves: Iterable[Move]) -> list[int]:
         """Make some moves; who gained by them and uses more than it may now."""
-        memory, swap = Counter[int](), Counter[int]()
+        gains: dict[int, tuple[int, int]] = {}
         for memcg_id, in_memory, in_swap in moves:
             self.free_swap -= in_swap
             for one in self.chain(memcg_id):
-                memory[one] += in_memory
-                swap[one] += in_swap
-        self._memory.update(memory)
-        self._swap.update(swap)
+                memory, swap = gains.get(one, (0, 0))
+                gains[one] = memory + in_memory, swap + in_swap
+        for one, (memory, swap) in gains.items():
+            self._memory[one] += memory
+            self._swap[one] += swap
         return [
             one
-            for one in memory
-            if (memory[one] > 0 and _is_over(self._memory_of(one)))
-            or (swap[one] > 0 and _is_over(self._swap_of(one)))
-            or (memory[one] + swap[one] > 0 and _is_over(self._memsw_of(one)))
+            for one, (memory, swap) in gains.items()
+            if (memory > 0 or swap > 0)
+            and (
+                (memory > 0 and _is_over(self._memory_of(one)))
+                or (swap > 0 and _is_over(self._swap_of(one)))
+                or (memory + swap > 0 and _is_over(self._memsw_of(one)))
+            )
         ]
 
     def is_over(self, memcg_id: int) -> bool:

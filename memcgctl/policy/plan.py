@@ -206,12 +206,16 @@ def _step(draft: _Draft, effects: Effects, world: World) -> Step:
 
 def _moves(draft: _Draft, effects: Effects, room: Headroom) -> list[Move]:
     """What a step changes in the counters of online memcgs."""
-    sums: Counter[tuple[int, bool]] = Counter()
+    sums: dict[tuple[int, bool], int] = {}
+
+    def add(memcg_id: int, in_swap: bool, size: int) -> None:
+        sums[memcg_id, in_swap] = sums.get((memcg_id, in_swap), 0) + size
+
     for memcg, index, deed in draft.shares:
         effect = effects[memcg.id][index]
-        sums[room.ancestor(memcg), effect.part.case == "swap"] -= deed.bytes
+        add(room.ancestor(memcg), effect.part.case == "swap", -deed.bytes)
         if deed.charged is not None:
-            sums[deed.charged, bool(effect.swapped_bytes)] += deed.bytes
+            add(deed.charged, bool(effect.swapped_bytes), deed.bytes)
     return [
         (memcg_id, 0, size) if in_swap else (memcg_id, size, 0)
         for (memcg_id, in_swap), size in sums.items()
@@ -255,5 +259,6 @@ def _with_frees(
         last[memcg_id] = max([last.get(memcg_id, -1), *below])
         gone.setdefault(last[memcg_id], []).append(memcg_id)
     return tuple(
-        replace(step, frees=tuple(gone.get(n, ()))) for n, step in enumerate(steps)
+        replace(step, frees=tuple(gone[n])) if n in gone else step
+        for n, step in enumerate(steps)
     )

@@ -2,13 +2,14 @@
 
     python -m tests.bench.measure scan CORE
 
-Without CORE it measures the running kernel, as root.
+Without CORE it measures the running kernel, as root; a plan's census is made up.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import importlib
 import io
 import json
@@ -17,6 +18,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +147,42 @@ def drgn_tools(core: Path | None, options: argparse.Namespace) -> dict[str, floa
     return {"pages": pages, "found": found, "scan": seconds}
 
 
+def planning(_: Path | None, __: argparse.Namespace) -> dict[str, float]:
+    """A plan for 10,000 zombies with 100,000 groups of folios on 100,000 files."""
+    from memcgctl.policy.plan import plan
+    from memcgctl.policy.policies import POLICIES
+    from tests.unit import zombies as made
+    from tests.unit.plans import CASES, swapped, world, zombie
+
+    cases = list(CASES.values())[:4]
+    files = [{**cases[n % 4]} for n in range(100_000)]
+    for n, file in enumerate(files):
+        if file["backing"]:
+            file["backing"] = replace(file["backing"], inode=n, path=f"/f/{n}")
+    groups = [made.group(**file) for file in files]
+    held = [
+        zombie(100 + n, *groups[10 * n : 10 * n + 10], swap=swapped())
+        for n in range(10_000)
+    ]
+    census, policy = world(*held), POLICIES["least-harm"]
+    gc.disable()  # as the command does
+    found = plan(census, policy)
+    return {
+        "zombies": len(held),
+        "groups": len(groups),
+        "steps": len(found.steps),
+        "plan": best(lambda: plan(census, policy)),
+    }
+
+
 def command() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    kinds = {"scan": scan, "open": opening, "drgn-tools": drgn_tools}
+    kinds = {
+        "scan": scan,
+        "open": opening,
+        "drgn-tools": drgn_tools,
+        "plan": planning,
+    }
     parser.add_argument("kind", choices=kinds)
     parser.add_argument("core", type=Path, nargs="?")
     parser.add_argument("--vmlinux", type=Path)
