@@ -54,20 +54,28 @@ def page_out_file(file: str, page_size: int) -> str:
 
 
 def _advise(pid: int, memcg_ids: Iterable[int], advice: int, page_size: int) -> str:
-    """Advise on the pages of a process that /proc/kpagecgroup shows under some ids."""
+    """Advise on the pages of a process that /proc/kpagecgroup shows under some ids.
+
+    In three rounds: what a device has not yet written when MADV_PAGEOUT returns stays
+    in the swap cache (a flag in /proc/kpageflags), charged as before, until it is
+    mapped and paged out again.
+    """
     ids = ",".join(map(str, sorted(memcg_ids)))
     script = (
-        "import ctypes as c,itertools as i,os;"
+        "import ctypes as c,itertools as i,os,time;"
         f"{_pages(pid, page_size)}"
-        'k=os.open("/proc/kpagecgroup",0);'
-        'g=lambda t:int.from_bytes(os.pread(k,8,(t&(1<<55)-1)*8),"little");'
-        f"a=[x for x,t in e if t>>63 and g(t)in({ids},)];"
-        f"r=[[x for _,x in y]for _,y in i.groupby(enumerate(a),"
-        f"lambda x:x[1]-x[0]*{page_size})];"
-        f"f=os.pidfd_open({pid});s=c.CDLL(None).syscall;"
+        'o=lambda n:os.open("/proc/"+n,0);'
+        'k,l,m=o("kpagecgroup"),o("kpageflags"),o("PID/mem");'
+        'g=lambda d,n:int.from_bytes(os.pread(d,8,n*8),"little");'
+        "a=[(x,t&(1<<55)-1)for x,t in e if t>>63];"
+        f"a=[(x,n)for x,n in a if g(k,n)in({ids},)];"
+        "r=[[x for _,(x,_)in y]for _,y in i.groupby(enumerate(a),"
+        f"lambda x:x[1][0]-x[0]*{page_size})];"
+        "f=os.pidfd_open(PID);s=c.CDLL(None).syscall;"
+        "[([os.pread(m,1,x)for x,n in a if g(l,n)>>13&1],"
         f"[s({PROCESS_MADVISE},f,(c.c_ulong*2)(x[0],len(x)*{page_size}),"
-        f"c.c_long(1),{advice},0)for x in r]"
-    )
+        f"c.c_long(1),{advice},0)for x in r],time.sleep(1))for _ in range(3)]"
+    ).replace("PID", str(pid))
     return f"python3 -c '{script}'"
 
 
@@ -85,17 +93,23 @@ def collapse(pid: int, memcg_ids: Iterable[int], page_size: int) -> str:
 
 
 def swap_in(pid: int, directory: str, page_size: int) -> str:
-    """Read all addresses of a process that are in swap, from within its memcg.
+    """Fault in all addresses of a process that are in swap, from within its memcg.
 
     What is read ahead of a disk is charged to whoever reads (``get_mem_cgroup_from_mm``
-    without an mm, 5.14+), so that it has to be of the same memcg.
+    without an mm, 5.14+), so that it has to be of the same memcg. It is a write fault,
+    as a read one leaves the page in the swap cache and its entry charged; nothing is
+    written, since there is nothing to read from. Up to 6.13 a CPU keeps the last 64
+    freed entries charged: as many others are freed after them.
     """
     script = (
-        "import os,sys;"
+        "import ctypes as c,mmap,os,sys,time;"
         f"{_pages(pid, page_size)}"
+        "os.sched_setaffinity(0,{min(os.sched_getaffinity(0))});"
         'open(sys.argv[1],"w").write("0");'
-        f'm=os.open("/proc/{pid}/mem",0);'
-        "[os.pread(m,1,x)for x,t in e if t>>62&1]"
+        "w=lambda n:(c.c_ulong*2)(n,1);u=c.c_ulong;v=c.CDLL(None).process_vm_writev;"
+        f"[v({pid},w({page_size}),u(1),w(x),u(1),u(0))for x,t in e if t>>62&1];"
+        f"n=128*{page_size};f=mmap.mmap(-1,n);f[:]=os.urandom(n);"
+        f"f.madvise({MADV_PAGEOUT});time.sleep(1);f[:]=bytes(n)"
     )
     return f"python3 -c '{script}' {quote(f'{directory}/cgroup.procs')}"
 
