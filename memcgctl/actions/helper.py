@@ -1,7 +1,7 @@
 """A cgroup of our own for a moment, that nothing leaves behind.
 
-A program of its own, in a session of its own, makes it, uses it and removes it: it
-finishes even if we are killed. One whose maker is gone is removed by the next run.
+``child.py``, in a session of its own, makes it, uses it and removes it: it finishes
+even if we are killed. One whose maker is gone all the same is removed by the next run.
 """
 
 from __future__ import annotations
@@ -16,29 +16,12 @@ from pathlib import Path
 from memcgctl.actions.machine import ActionError, Machine
 
 _NAME = "memcgctl."
-_PROGRAM = """
-import mmap, os, signal, sys, time
-signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-directory, cpu = sys.argv[1:]
-directory += str(os.getpid())
-os.mkdir(directory)
-try:
-    if cpu and not os.fork():
-        with open(directory + "/cgroup.procs", "w") as file:
-            file.write("0")
-        os.sched_setaffinity(0, {int(cpu)})
-        mmap.mmap(-1, 1 << 20).write(bytes(1 << 20))
-        os._exit(0)
-    status = os.wait()[1] if cpu else 0
-finally:
-    for _ in range(500):
-        try:
-            os.rmdir(directory)
-            break
-        except OSError:  # its process is not quite gone
-            time.sleep(0.01)
-sys.exit(status != 0)
-"""
+_PROGRAM = Path(__file__).with_name("child.py")
+
+
+def command(*words: str) -> list[str]:
+    """What starts ``child.py`` as a program."""
+    return [sys.executable, "-I", "-S", str(_PROGRAM), *words]
 
 
 def probe(machine: Machine) -> str | None:
@@ -59,15 +42,7 @@ def use(machine: Machine, cpu: int | None = None) -> None:
     remove_stale(machine)
     name = f"{machine.cgroup.point}/{_NAME}"
     ran = subprocess.run(
-        [
-            sys.executable,
-            "-I",
-            "-S",
-            "-c",
-            _PROGRAM,
-            name,
-            "" if cpu is None else str(cpu),
-        ],
+        command("cgroup", name, *([] if cpu is None else [str(cpu)])),
         start_new_session=True,
         stdin=subprocess.DEVNULL,
         capture_output=True,

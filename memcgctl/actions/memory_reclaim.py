@@ -6,7 +6,6 @@ It takes what is coldest, whoever's it is.
 from __future__ import annotations
 
 import errno
-import os
 
 from memcgctl.actions.machine import (
     ENDED,
@@ -47,7 +46,7 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
             except OSError as error:
                 if error.errno != errno.EAGAIN:
                     raise ActionError(
-                        f"{aim.memcg_path}: memory.reclaim: {os.strerror(error.errno)}"
+                        f"{aim.memcg_path}: memory.reclaim: {error.strerror}"
                     ) from error
                 why = "the kernel found less to reclaim than asked"
                 break

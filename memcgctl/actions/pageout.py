@@ -2,20 +2,19 @@
 
 Only pages that /proc/kpagecgroup shows under the plan's ids are meant. What went to
 swap on a device that writes asynchronously stays in the swap cache, charged as before:
-once written, it is read back into the page tables and paged out again, which drops it
-without a write.
+once written, anonymous memory is read back into the page tables and paged out again,
+which drops it without a write.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
-from memcgctl.actions import lru, pages
+from memcgctl.actions import lru, pages, swapcache
 from memcgctl.actions.libc import MADV_PAGEOUT, process_madvise
 from memcgctl.actions.machine import (
     ENDED,
@@ -24,7 +23,7 @@ from memcgctl.actions.machine import (
     Outcome,
     predict,
 )
-from memcgctl.actions.pages import U64
+from memcgctl.actions.pages import U64, Bools
 from memcgctl.actions.target import hold
 from memcgctl.model import Aim, Step
 
@@ -33,7 +32,6 @@ __all__ = ["apply", "predict", "probe"]
 _WINDOW = 16 << 20
 _VECTOR = 512
 _ROUNDS = 4
-_WRITTEN_WITHIN = 5.0
 # mm/madvise.c, can_madv_lru_vma: locked, huge, without struct pages.
 _REFUSED = {"lo", "ht", "pf", "io"}
 
@@ -44,10 +42,11 @@ def probe(machine: Machine) -> str | None:
 
 @dataclass(frozen=True)
 class Found:
-    """Addresses of pages and the frames that these are in."""
+    """Pages' addresses, the frames that they are in, whether of a file or shmem."""
 
     addresses: U64
     frames: U64
+    shared: Bools
 
 
 def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
@@ -59,6 +58,7 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
         for number in range(_ROUNDS):
             if number:
                 lru.drain(machine)
+                swapcache.let_go(left.frames[left.shared], machine)
                 _touch_swap_cache(process.pid, left, machine)
             if not _advise(pidfd, left.addresses, machine, guard):
                 return Outcome(gone(meant, step, machine), ENDED)
@@ -74,6 +74,7 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
 def find(pid: int, aim: Aim, machine: Machine) -> Found:
     addresses: list[U64] = [pages.NONE]
     frames: list[U64] = [pages.NONE]
+    shared: list[Bools] = [pages.NONE != 0]
     for area in pages.areas(pid, machine):
         if not area.resident_bytes or not area.maps(aim.file) or area.flags & _REFUSED:
             continue
@@ -82,7 +83,10 @@ def find(pid: int, aim: Aim, machine: Machine) -> Found:
             here = pages.of_memcgs(pfns, aim.shown_ids, machine)
             addresses.append(at[here])
             frames.append(pfns[here])
-    return Found(np.concatenate(addresses), np.concatenate(frames))
+            shared.append(pages.shared(values[here]))
+    return Found(
+        np.concatenate(addresses), np.concatenate(frames), np.concatenate(shared)
+    )
 
 
 def _still(meant: Found, step: Step, machine: Machine) -> Found:
@@ -92,7 +96,7 @@ def _still(meant: Found, step: Step, machine: Machine) -> Found:
     still there, which only costs another round.
     """
     here = pages.of_memcgs(meant.frames, step.aim.shown_ids, machine)
-    return Found(meant.addresses[here], meant.frames[here])
+    return Found(meant.addresses[here], meant.frames[here], meant.shared[here])
 
 
 def gone(meant: Found, step: Step, machine: Machine) -> int:
@@ -123,12 +127,8 @@ def _advise(pidfd: int, at: U64, machine: Machine, guard: Guard) -> bool:
 
 def _touch_swap_cache(pid: int, left: Found, machine: Machine) -> None:
     """Map again what is in the swap cache, as soon as it is written."""
-    deadline = time.monotonic() + _WRITTEN_WITHIN
-    while pages.flagged(left.frames, pages.WRITEBACK, machine).any():
-        if time.monotonic() > deadline:
-            break
-        time.sleep(0.02)
-    cached = pages.flagged(left.frames, pages.SWAPCACHE, machine)
+    swapcache.wait_written(left.frames, machine)
+    cached = pages.flagged(left.frames, pages.SWAPCACHE, machine) & ~left.shared
     with suppress(OSError):
         memory = os.open(machine.proc / str(pid) / "mem", os.O_RDONLY | os.O_CLOEXEC)
         try:

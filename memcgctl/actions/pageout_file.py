@@ -9,6 +9,9 @@ from __future__ import annotations
 import ctypes
 import os
 
+import numpy as np
+
+from memcgctl.actions import lru, pages, swapcache
 from memcgctl.actions.libc import MADV_PAGEOUT, Mapping
 from memcgctl.actions.machine import (
     ENDED,
@@ -17,6 +20,7 @@ from memcgctl.actions.machine import (
     Outcome,
     predict,
 )
+from memcgctl.actions.pages import U64
 from memcgctl.actions.target import open_file
 from memcgctl.model import Step
 
@@ -40,27 +44,29 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
         size = os.fstat(fd).st_size
         for offset in range(0, size, _WINDOW):
             with Mapping(fd, offset, min(_WINDOW, size - offset)) as mapping:
-                there = _touch(mapping, machine)
+                frames = _touch(mapping, machine)
+                there = len(frames) * machine.page_size
                 if not there:
                     continue
                 if not guard.allows(there):
                     why = ENDED
                     break
+                lru.drain(machine)
                 mapping.advise(MADV_PAGEOUT)
-                rest = _resident(mapping, machine)
+                swapcache.let_go(frames, machine)
+                rest = sum(mapping.resident(machine.page_size)) * machine.page_size
                 moved, left = moved + there - rest, left + rest
     return Outcome(moved, why or (f"{left} bytes stay in memory" if left else ""))
 
 
-def _touch(mapping: Mapping, machine: Machine) -> int:
-    """Map what is in memory; bytes of it."""
+def _touch(mapping: Mapping, machine: Machine) -> U64:
+    """Map what is in memory, and say in which page frames it is."""
     size = machine.page_size
-    there = mapping.resident(size)
-    for page, resident in enumerate(there):
+    for page, resident in enumerate(mapping.resident(size)):
         if resident:
             ctypes.string_at(mapping.address + page * size, 1)
-    return sum(there) * size
-
-
-def _resident(mapping: Mapping, machine: Machine) -> int:
-    return sum(mapping.resident(machine.page_size)) * machine.page_size
+    area = pages.Area.of(mapping.address, mapping.size)
+    found = [values for _, values in pages.entries(os.getpid(), area, machine)]
+    frames = pages.frames(np.concatenate([pages.NONE, *found]))
+    present: U64 = frames[frames != 0]
+    return present

@@ -23,7 +23,8 @@ U64 = NDArray[np.uint64]
 Bools = NDArray[np.bool_]
 
 # Documentation/admin-guide/mm/pagemap.rst
-_PRESENT, _SWAPPED, _PFN = np.uint64(1 << 63), np.uint64(1 << 62), (1 << 55) - 1
+_PRESENT, _SWAPPED, _SHARED = (np.uint64(1 << bit) for bit in (63, 62, 61))
+_PFN = (1 << 55) - 1
 SWAPCACHE, WRITEBACK = 13, 8  # include/uapi/linux/kernel-page-flags.h
 NONE: U64 = np.zeros(0, np.uint64)
 # A block of /proc/kpage*: 32 KiB.
@@ -46,6 +47,11 @@ class Area:
     resident_bytes: int
     swapped_bytes: int
     flags: frozenset[str]
+
+    @staticmethod
+    def of(start: int, size: int) -> Area:
+        """A mapping of our own."""
+        return Area(start, start + size, "", 0, size, 0, frozenset())
 
     def maps(self, file: Backing | None) -> bool:
         """Whether it is of this file; of none, any will do."""
@@ -110,12 +116,22 @@ def swapped(values: U64) -> Bools:
     return result
 
 
+def shared(values: U64) -> Bools:
+    """Which pages are of a file or of shmem, not of anonymous memory."""
+    result: Bools = (values & _SHARED) != 0
+    return result
+
+
 def of_memcgs(pfns: U64, memcg_ids: Collection[int], machine: Machine) -> Bools:
     """Which of these page frames the kernel shows as charged to one of these memcgs."""
     ids = np.array(sorted(memcg_ids), np.uint64)
-    shown = np.isin(_by_frame("kpagecgroup", pfns, machine), ids)
-    result: Bools = shown & (pfns != 0)
+    result: Bools = np.isin(shown(pfns, machine), ids) & (pfns != 0)
     return result
+
+
+def shown(pfns: U64, machine: Machine) -> U64:
+    """The id of the memcg that the kernel shows each page frame to be charged to."""
+    return _by_frame("kpagecgroup", pfns, machine)
 
 
 def flagged(pfns: U64, bit: int, machine: Machine) -> Bools:

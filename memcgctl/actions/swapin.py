@@ -1,15 +1,19 @@
-"""Bring back what a process has in swap, as if it had touched it itself.
+"""Bring back what a process has in swap, charged to the memcg that it is in.
 
-A byte of each swapped page is read through /proc/PID/mem. The kernel charges the memcg
-of that process then if the swap entry's own memcg is offline.
+Each swapped page is faulted in from outside by a child of ours. A swap entry whose
+memcg is offline is charged anew at that: for swap on a device, to the memcg of whoever
+reads (``__read_swap_cache_async``; before 5.14 to the root), so the child joins that
+of the process.
 """
 
 from __future__ import annotations
 
-import os
+import select
+import struct
+import subprocess
 from contextlib import suppress
 
-from memcgctl.actions import pages
+from memcgctl.actions import helper, pages
 from memcgctl.actions.machine import (
     ENDED,
     ActionError,
@@ -18,12 +22,13 @@ from memcgctl.actions.machine import (
     Outcome,
     predict,
 )
-from memcgctl.actions.target import hold
+from memcgctl.actions.target import cgroup_of, hold
 from memcgctl.model import Step
 
 __all__ = ["apply", "predict", "probe"]
 
 _WINDOW = 256
+_PATIENCE = 30.0
 
 
 def probe(machine: Machine) -> str | None:
@@ -33,31 +38,66 @@ def probe(machine: Machine) -> str | None:
 
 
 def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
-    """Read all addresses in swap, a megabyte's worth between two looks at the guard."""
+    """Fault in all addresses in swap, a megabyte between two looks at the guard."""
     (process,) = step.aim.processes
     with hold(process, machine):
         at = _swapped(process.pid, machine)
-        try:
-            memory = os.open(
-                machine.proc / str(process.pid) / "mem", os.O_RDONLY | os.O_CLOEXEC
-            )
-        except OSError as error:
-            raise ActionError(f"pid {process.pid}: {error.strerror}") from error
-        ended = False
-        try:
-            for first in range(0, len(at), _WINDOW):
-                window = at[first : first + _WINDOW]
-                if not guard.allows(len(window) * machine.page_size):
-                    ended = True
-                    break
-                for address in window:
-                    with suppress(OSError):  # unmapped by now
-                        os.pread(memory, 1, address)
-        finally:
-            os.close(memory)
+        ended = not _touch(process.pid, at, machine, guard)
         left = len(_swapped(process.pid, machine)) * machine.page_size
     why = ENDED if ended else f"{left} bytes stay in swap" if left else ""
     return Outcome(max(0, len(at) * machine.page_size - left), why)
+
+
+def _touch(pid: int, at: list[int], machine: Machine, guard: Guard) -> bool:
+    """Have a child fault these addresses in; False: the guard ended it."""
+    procs = cgroup_of(pid, machine) / "cgroup.procs"
+    words = str(pid), str(procs), str(min(machine.cpus)), str(machine.page_size)
+    child = subprocess.Popen(
+        helper.command("touch", *words),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # a Ctrl-C is for us alone
+    )
+    try:
+        for first in range(0, len(at), _WINDOW):
+            window = at[first : first + _WINDOW]
+            if not guard.allows(len(window) * machine.page_size):
+                return False
+            _tell(child, struct.pack(f"={1 + len(window)}Q", len(window), *window))
+        return True
+    finally:
+        _finish(child)
+
+
+def _tell(child: subprocess.Popen[bytes], batch: bytes) -> None:
+    assert child.stdin
+    assert child.stdout
+    assert child.stderr
+    with suppress(BrokenPipeError):
+        child.stdin.write(batch)
+        child.stdin.flush()
+        if not select.select([child.stdout], [], [], _PATIENCE)[0]:
+            raise ActionError("the process that reads from swap hangs: is it frozen?")
+        if child.stdout.read(1):
+            return
+    last = child.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
+    raise ActionError(f"reading from swap: {last or 'the reader was killed'}")
+
+
+def _finish(child: subprocess.Popen[bytes]) -> None:
+    """Let it end by itself, or else end it."""
+    with suppress(BrokenPipeError):
+        assert child.stdin
+        child.stdin.close()
+    try:
+        child.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait(_PATIENCE)
+    for pipe in (child.stdout, child.stderr):
+        assert pipe
+        pipe.close()
 
 
 def _swapped(pid: int, machine: Machine) -> list[int]:

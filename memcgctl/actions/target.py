@@ -30,7 +30,9 @@ from memcgctl.model import Backing, Process
 _INO32_GEN = 0x01
 _INO64_GEN = 0x81
 _BTRFS_WITHOUT_PARENT = 0x4D
+_KERNFS = 0xFE
 _LOOK = os.O_PATH | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
@@ -104,7 +106,7 @@ def _by_handle(file: Backing, machine: Machine) -> Iterator[int]:
         if mount.device != file.device:
             continue
         with suppress(OSError):
-            at = os.open(mount.point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            at = os.open(mount.point, _DIRECTORY)
             try:
                 kind, handle = _handle_of(file, at)
                 found = open_by_handle(at, kind, handle, _LOOK)
@@ -204,22 +206,50 @@ def start_ticks(pid: int, machine: Machine) -> int | None:
 
 
 @contextmanager
-def open_cgroup(memcg_id: int, path: str, machine: Machine) -> Iterator[int]:
-    """The directory of a memcg; ActionError if another cgroup has the path now."""
+def open_cgroup(memcg_id: int, path: str | None, machine: Machine) -> Iterator[int]:
+    """The directory of a memcg by its id; ActionError if there is none any more.
+
+    ``path`` is for messages, and for kernels that don't open cgroups by handle.
+    """
     mount = machine.cgroup
     if mount is None:
         raise ActionError("no cgroup file system with memory is mounted")
-    try:
-        place = os.fsencode(mount.point) + os.fsencode(path)
-        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        raise ActionError(f"{path}: the cgroup is gone ({error.strerror})") from error
+    name = path or f"cgroup {memcg_id}"
+    fd = _cgroup_by_handle(memcg_id, mount)
+    if fd is None and path:
+        with suppress(OSError):
+            fd = os.open(mount.point + path, _DIRECTORY | os.O_NOFOLLOW)
+    if fd is None:
+        raise ActionError(f"{name} is gone")
     try:
         if os.fstat(fd).st_ino != memcg_id:
-            raise ActionError(f"{path}: that is another cgroup now")
+            raise ActionError(f"{name} is another cgroup now")
         yield fd
     finally:
         os.close(fd)
+
+
+def _cgroup_by_handle(memcg_id: int, mount: Mount) -> int | None:
+    """fs/kernfs/mount.c, ``__kernfs_fh_to_dentry``: the id is all the handle."""
+    with suppress(OSError):
+        at = os.open(mount.point, _DIRECTORY)
+        try:
+            return open_by_handle(at, _KERNFS, struct.pack("=Q", memcg_id), _DIRECTORY)
+        finally:
+            os.close(at)
+    return None
+
+
+def cgroup_of(pid: int, machine: Machine) -> Path:
+    """The directory of the memcg that a process is in."""
+    mount = machine.cgroup
+    if mount is None:
+        raise ActionError("no cgroup file system with memory is mounted")
+    for line in read_text(machine.proc / str(pid) / "cgroup").splitlines():
+        number, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(",") if machine.cgroup1 else number == "0":
+            return Path(mount.point + path)
+    raise ActionError(f"pid {pid} is gone")
 
 
 def write_at(directory: int, name: str, text: str) -> None:
