@@ -629,3 +629,72 @@ class Prospect:
     supported: bool
     how: str
     effect: str
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What became of the ``n``-th step of a plan, counted from 1.
+
+    ``moved_bytes`` is None where the action cannot tell; ``why`` says why it was
+    skipped, failed or done in part. ``freed`` are those of ``step.frees`` that are gone.
+    """
+
+    n: int
+    step: Step
+    status: Literal["done", "part", "failed", "skipped"]
+    why: str
+    moved_bytes: int | None
+    seconds: float
+    freed: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an online memcg was charged for before and after, swap apart."""
+
+    path: str
+    before_bytes: int
+    after_bytes: int
+    swap_before_bytes: int
+    swap_after_bytes: int
+
+
+@dataclass(frozen=True)
+class Harm:
+    """What others lost: refaulted pages meanwhile, and page cache of living memcgs.
+
+    ``file`` is what the kernel's statistics have of memcgs without any below them.
+    """
+
+    refaulted_file_pages: int
+    refaulted_anon_pages: int
+    file_before_bytes: int
+    file_after_bytes: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What carrying out a plan came to; ``stopped`` says why it ended early, if so.
+
+    ``freed`` are the wanted memcgs that are gone, ``remaining`` those still there.
+    ``dying_before`` and ``dying_after`` are the kernel's own counts, None where it has
+    none. ``usages`` are of the memcgs that steps charge.
+    """
+
+    plan: Plan
+    steps: tuple[StepResult, ...]
+    freed: tuple[int, ...]
+    remaining: tuple[Remaining, ...]
+    usages: tuple[Usage, ...]
+    harm: Harm
+    dying_before: int | None
+    dying_after: int | None
+    moved_bytes: int
+    seconds: float
+    stopped: str
+    journal: str
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that the plan promised is gone."""
+        return not self.stopped and set(self.plan.freed) <= set(self.freed)

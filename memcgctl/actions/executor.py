@@ -1,0 +1,390 @@
+"""Carry out a plan, step by step, and see what came of it.
+
+Before each step: is it still wanted, is there room where it charges, is memory not
+short, is there time? A signal ends the run after the step in hand, a second one in it,
+between two of its windows. All that is done is in the journal first.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from memcgctl.actions import (
+    collapse,
+    device,
+    drop_caches,
+    fadvise,
+    force_empty,
+    helper,
+    measure,
+    memory_reclaim,
+    pageout,
+    pageout_file,
+    stock,
+    swapin,
+    writeback,
+)
+from memcgctl.actions.journal import Journal, default_path, state_directory
+from memcgctl.actions.machine import (
+    ActionError,
+    Guard,
+    Machine,
+    Outcome,
+    Prediction,
+    read_machine,
+)
+from memcgctl.model import Harm, Plan, Remaining, Result, Step, StepResult, Usage
+
+
+class Action(Protocol):
+    """What each module of an action has."""
+
+    def probe(self, machine: Machine) -> str | None:
+        """None if it can be done here and now, or else why not."""
+
+    def predict(self, step: Step) -> Prediction:
+        """What the step is to do."""
+
+    def apply(self, step: Step, machine: Machine, guard: Guard) -> Outcome:
+        """Do it; ActionError if it cannot be done."""
+
+
+ACTIONS: Mapping[str, Action] = {
+    "fadvise": fadvise,
+    "pageout": pageout,
+    "pageout-file": pageout_file,
+    "collapse": collapse,
+    "swapin": swapin,
+    "writeback-cleanup": writeback,
+    "charge-on-cpu": stock,
+    "flush-device": device,
+    "memory.reclaim": memory_reclaim,
+    "memory.force_empty": force_empty,
+    "drop_caches": drop_caches,
+}
+
+# Returns the cgroup ids of the memcgs that are offline now.
+Looker = Callable[[], set[int]]
+Progress = Callable[[int, Step, StepResult | None], None]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """``rate`` is in bytes a second; ``max_pressure`` in percent, of memory's "some".
+
+    ``settle_seconds`` is how long memcgs may take to go after the last step.
+    """
+
+    max_seconds: float | None = None
+    max_bytes: int | None = None
+    rate: int | None = 512 << 20
+    max_pressure: float = 10.0
+    settle_seconds: float = 5.0
+    look_seconds: float = 1.0
+
+
+class Locked(ActionError):
+    """Another run is at work."""
+
+
+def carry_out(
+    plan: Plan,
+    look: Looker,
+    *,
+    limits: Limits | None = None,
+    journal: Path | None = None,
+    lock: Path | None = None,
+    progress: Progress = lambda n, step, result: None,
+    machine: Callable[[], Machine] = read_machine,
+    actions: Mapping[str, Action] = ACTIONS,
+) -> Result:
+    """Do the plan's steps in order and report.
+
+    ``look`` is asked at most every ``look_seconds``. Raises Locked if another run is at
+    work, ActionError if the journal cannot be written; whatever goes wrong with a step
+    is in its result.
+    """
+    with (
+        _locked(lock or state_directory() / "lock"),
+        Journal(journal or default_path()) as book,
+        _signals() as signals,
+    ):
+        run = _Run(plan, limits or Limits(), look, machine, actions, book, signals)
+        return run.run(progress)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Be the only run: the kernel lets go of the lock however we end."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise ActionError(f"the lock {path}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(fd, 64, 0).decode(errors="replace").strip()
+            raise Locked(f"pid {holder} is at work: it holds {path}") from error
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+@dataclass
+class _Signals:
+    """Those that came, by name."""
+
+    came: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def _signals() -> Iterator[_Signals]:
+    """SIGINT and SIGTERM are noted; they do not interrupt a step."""
+    signals = _Signals()
+
+    def note(number: int, _: FrameType | None) -> None:
+        signals.came.append(signal.Signals(number).name)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield signals
+        return
+    before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class _Run:
+    """One run of a plan."""
+
+    plan: Plan
+    limits: Limits
+    look: Looker
+    machine: Callable[[], Machine]
+    actions: Mapping[str, Action]
+    journal: Journal
+    signals: _Signals
+    moved: int = 0
+    stopped: str = ""
+    deadline: float | None = None
+    proc: Path = Path("/proc")
+    _seen: set[int] = field(default_factory=set)
+    _seen_at: float | None = None
+
+    def run(self, progress: Progress) -> Result:
+        began = time.monotonic()
+        seconds = self.limits.max_seconds
+        self.deadline = None if seconds is None else began + seconds
+        machine = self.machine()
+        self.proc = machine.proc
+        helper.remove_stale(machine)
+        before = measure.look(machine)
+        names = sorted({path for step in self.plan.steps for path in step.charged_to})
+        usages = {path: measure.charged(path, machine) for path in names}
+        self.journal.write(
+            "begin",
+            pid=os.getpid(),
+            policy=self.plan.policy,
+            release=machine.release,
+            steps=len(self.plan.steps),
+        )
+        results: list[StepResult] = []
+        for n, step in enumerate(self.plan.steps, 1):
+            self.stopped = self._must_stop() or ""
+            if self.stopped:
+                break
+            progress(n, step, None)
+            results.append(self._step(n, step))
+            progress(n, step, results[-1])
+        there = self._settled()
+        self._end(there)
+        after = measure.look(machine)
+        wanted = [*self.plan.freed, *(left.id for left in self.plan.remaining)]
+        return Result(
+            plan=self.plan,
+            steps=tuple(_with_freed(result, there) for result in results),
+            freed=tuple(one for one in wanted if one not in there),
+            remaining=self._remaining(there, results),
+            usages=tuple(
+                _usage(path, usages[path], measure.charged(path, machine))
+                for path in names
+            ),
+            harm=Harm(
+                after.refaulted_file - before.refaulted_file,
+                after.refaulted_anon - before.refaulted_anon,
+                before.file_bytes,
+                after.file_bytes,
+            ),
+            dying_before=before.dying,
+            dying_after=after.dying,
+            moved_bytes=self.moved,
+            seconds=time.monotonic() - began,
+            stopped=self.stopped,
+            journal=str(self.journal.path),
+        )
+
+    def _must_stop(self) -> str | None:
+        if self.signals.came:
+            return f"stopped by {self.signals.came[0]}"
+        if self._late():
+            return "--max-seconds are over"
+        return None if self._calm() else "memory stayed short"
+
+    def _late(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def _calm(self) -> bool:
+        """Wait while memory is short; False if that took all the time there was."""
+        while self._short():
+            if self._late() or self.signals.came:
+                return False
+            time.sleep(0.5)
+        return True
+
+    def _short(self) -> bool:
+        return measure.pressure(self.proc) > self.limits.max_pressure
+
+    def _step(self, n: int, step: Step) -> StepResult:
+        """One step, with a line in the journal before and one after it."""
+        machine = self.machine()
+        began = time.monotonic()
+        why = self._reason_to_skip(step, machine)
+        if why:
+            self.journal.write("skipped", **_facts(n, step), why=why)
+            return StepResult(n, step, "skipped", why, None, 0.0)
+        self.journal.write("before", **_facts(n, step))
+        outcome, failure = Outcome(None), ""
+        guard = Guard(
+            rate=self.limits.rate,
+            deadline=self.deadline,
+            stop=lambda: len(self.signals.came) > 1,
+            calm=self._calm,
+        )
+        try:
+            outcome = self.actions[step.action].apply(step, machine, guard)
+        except ActionError as error:
+            failure = str(error)
+        except OSError as error:
+            failure = f"{step.target}: {error.strerror or error}"
+        self.moved += outcome.bytes or 0
+        result = StepResult(
+            n=n,
+            step=step,
+            status="failed" if failure else "part" if outcome.left else "done",
+            why=failure or outcome.left,
+            moved_bytes=outcome.bytes,
+            seconds=time.monotonic() - began,
+        )
+        self.journal.write(
+            "after",
+            **_facts(n, step),
+            status=result.status,
+            why=result.why,
+            moved_bytes=result.moved_bytes,
+            seconds=round(result.seconds, 3),
+        )
+        return result
+
+    def _reason_to_skip(self, step: Step, machine: Machine) -> str | None:
+        """Why a step is not done after all."""
+        action = self.actions.get(step.action)
+        if action is None:
+            return f"there is no action {step.action}"
+        if step.memcgs and not self._offline() & {*step.memcgs}:
+            return "what it serves is gone already"
+        most = self.limits.max_bytes
+        if most is not None and self.moved + step.bytes + step.collateral_bytes > most:
+            return "it takes more than --max-bytes leaves"
+        return action.probe(machine) or self._no_room(step, machine)
+
+    def _no_room(self, step: Step, machine: Machine) -> str | None:
+        """Whom the step would push over a limit now, unless the plan allowed that."""
+        swap = step.option == "evict"
+        if swap and step.charged_to and machine.swap_free_bytes < step.bytes:
+            return "no room in swap"
+        for path in () if step.over_limit else step.charged_to:
+            left = measure.room(path, machine, swap=swap)
+            if left is not None and left[0] < step.bytes:
+                return f"{left[1]} would be pushed over a limit"
+        return None
+
+    def _offline(self) -> set[int]:
+        """Who is offline, by a look that is not older than ``look_seconds``."""
+        now = time.monotonic()
+        age = None if self._seen_at is None else now - self._seen_at
+        if age is None or age >= self.limits.look_seconds:
+            self._seen, self._seen_at = self.look(), now
+        return self._seen
+
+    def _settled(self) -> set[int]:
+        """Who is offline when all that is to go had time to: RCU, then a work item."""
+        deadline = time.monotonic() + self.limits.settle_seconds
+        while (there := self.look()) & {*self.plan.freed}:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(min(0.5, self.limits.look_seconds))
+        return there
+
+    def _end(self, there: set[int]) -> None:
+        with suppress(ActionError):  # all is done: the report is worth more
+            self.journal.write(
+                "end",
+                stopped=self.stopped,
+                moved_bytes=self.moved,
+                freed=[one for one in self.plan.freed if one not in there],
+                left=[one for one in self.plan.freed if one in there],
+            )
+
+    def _remaining(
+        self, there: set[int], results: list[StepResult]
+    ) -> tuple[Remaining, ...]:
+        """Who is still there, with the plan's reason or the steps' that came short."""
+        whys = {left.id: [left.why] for left in self.plan.remaining}
+        for memcg_id in self.plan.freed:
+            whys[memcg_id] = [
+                f"step {result.n}: {result.why}"
+                for result in results
+                if memcg_id in result.step.memcgs and result.why
+            ] or [self.stopped or "something holds it still"]
+        return tuple(
+            Remaining(memcg_id, "; ".join(why))
+            for memcg_id, why in whys.items()
+            if memcg_id in there
+        )
+
+
+def _with_freed(result: StepResult, there: set[int]) -> StepResult:
+    gone = tuple(one for one in result.step.frees if one not in there)
+    return replace(result, freed=gone if result.status in ("done", "part") else ())
+
+
+def _usage(path: str, before: measure.Charged, after: measure.Charged) -> Usage:
+    return Usage(path, before.memory, after.memory, before.swap, after.swap)
+
+
+def _facts(n: int, step: Step) -> dict[str, object]:
+    return {
+        "n": n,
+        "action": step.action,
+        "target": step.target,
+        "command": step.command,
+        "memcgs": step.memcgs,
+        "bytes": step.bytes,
+    }
