@@ -44,13 +44,37 @@ def forget_file(file: str, *, dirty: bool) -> str:
     return f"sync {file} && {forget}" if dirty else forget
 
 
-def page_out_file(file: str, page_size: int) -> str:
-    """Map a file of shmem, touch it, page it out."""
-    script = (
-        'import mmap,sys;f=open(sys.argv[1],"rb");m=mmap.mmap(f.fileno(),0,prot=1);'
-        f"m[::{page_size}];m.madvise({MADV_PAGEOUT})"
+def page_out_file(
+    file: str, page_size: int, directories: Iterable[str] = (), key: str = ""
+) -> str:
+    """Map a file of shmem, touch it, page it out.
+
+    What a device has not yet written when MADV_PAGEOUT returns stays in the swap cache
+    (a flag in /proc/kpageflags), charged as before. Only the kernel's own reclaim finds
+    it there: of the memcgs of these ``directories``, for just as much, with the
+    ``key`` of memory.reclaim.
+    """
+    touch = (
+        f'f=open(sys.argv[1],"rb");m=mmap.mmap(f.fileno(),0,prot=1);m[::{page_size}];'
     )
-    return f"python3 -c '{script}' {file}"
+    page_out = f"m.madvise({MADV_PAGEOUT})"
+    places = [quote(f"{directory}/memory.reclaim") for directory in directories]
+    if not places:
+        return f"python3 -c 'import mmap,sys;{touch}{page_out}' {file}"
+    script = (
+        f"import mmap,os,sys,time;{touch}"
+        "i=str(os.fstat(f.fileno()).st_ino);"
+        f'a,z=[int(x,16)//{page_size} for l in open("/proc/self/maps")'
+        'if l.split()[4]==i for x in l.split()[0].split("-")][:2];'
+        'p=os.pread(os.open("/proc/self/pagemap",0),8*(z-a),8*a);'
+        'n=[t&(1<<55)-1 for t in memoryview(p).cast("Q")];'
+        f'{page_out};k=os.open("/proc/kpageflags",0);'
+        'g=lambda x:int.from_bytes(os.pread(k,8,8*x),"little");'
+        "q=lambda:sum(g(x)>>13&1 for x in n if x);"
+        "[(time.sleep(1),(b:=q())and "
+        f'open(d,"w").write(f"{{b*{page_size}}}{key}"))for d in sys.argv[2:]]'
+    )
+    return f"python3 -c '{script}' {file} {' '.join(places)}"
 
 
 def _advise(pid: int, memcg_ids: Iterable[int], advice: int, page_size: int) -> str:

@@ -359,10 +359,18 @@ def _reach_shmem(part: Part, world: World) -> Reach:
 def _page_out_file(key: Hashable, served: Served, world: World) -> Action:
     backing = _group(served).backing
     assert backing
+    here = world.census.kernel.interfaces
+    reclaims = "memory.reclaim" in here
+    ancestors = sorted({world.room.ancestor(part.memcg) for part, _ in served})
     return Action(
         world.file(backing),
         file_words(backing),
-        commands.page_out_file(world.word(backing) or "", world.page_size),
+        commands.page_out_file(
+            world.word(backing) or "",
+            world.page_size,
+            [world.directory(one) for one in ancestors if reclaims],
+            " swappiness=200" if "memory.reclaim swappiness" in here else "",
+        ),
         max(0, (backing.cached_bytes or 0) - world.known[key]),
         "whoever reads it next waits for the swap device",
     )
@@ -564,7 +572,8 @@ INTERFACES: tuple[Interface, ...] = (
         requires="root or the file's owner, Python 3.8, swap",
         effect="the nearest online ancestor is charged for the swap",
         touches="what others are charged for of the same file",
-        cannot="locked and pinned pages, a tmpfs mounted with noswap",
+        cannot="locked and pinned pages, a tmpfs mounted with noswap; what a disk has "
+        "not written at once stays in the swap cache where there is no memory.reclaim",
         reach=_reach_shmem,
         action=_page_out_file,
     ),

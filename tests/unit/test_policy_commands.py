@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -79,6 +80,8 @@ def test_a_deleted_file_is_found_by_who_has_it_open(user: tuple[int, Path]) -> N
     assert bash(f"cat {word}") == b"\1" * 8192
     bash(commands.forget_file(word, dirty=True))
     bash(commands.page_out_file(word, 4096))
+    (path.parent / "memory.reclaim").touch()
+    bash(commands.page_out_file(word, 4096, [str(path.parent)]))
 
 
 @needs_bash
@@ -101,11 +104,12 @@ def test_a_process_is_read_from_within_its_memcg(
         commands.collapse(7, [1], 65536),
         commands.swap_in(7, "/sys/fs/cgroup/a", 4096),
         commands.page_out_file("/x", 4096),
+        commands.page_out_file("/x", 4096, ["/sys/fs/cgroup/a b"], " swappiness=200"),
     ],
 )
 def test_scripts_are_python_in_one_line(command: str) -> None:
     """Lost: a command that cannot be copied, or is a syntax error on the machine."""
-    _, script, *_ = command.split("'")
+    script = shlex.split(command)[2]
     compile(script, "command", "exec")
     assert "\n" not in command
     assert command.isascii()
