@@ -636,7 +636,7 @@ class StepResult:
     """What became of the ``n``-th step of a plan, counted from 1.
 
     ``moved_bytes`` is None where the action cannot tell; ``why`` says why it was
-    skipped, failed or done in part. ``freed`` are those of ``step.frees`` that are gone.
+    skipped, failed or done in part. ``freed`` are those of ``step.frees`` that went.
     """
 
     n: int
@@ -698,3 +698,51 @@ class Result:
     def complete(self) -> bool:
         """Whether all that the plan promised is gone."""
         return not self.stopped and set(self.plan.freed) <= set(self.freed)
+
+
+@dataclass(frozen=True)
+class PastStep:
+    """What the journal says of one step; None where the line does not tell.
+
+    ``status`` is that of ``StepResult``, or ``unfinished``: it began and the journal
+    does not say how it ended.
+    """
+
+    n: int | None
+    action: str
+    target: str
+    status: str
+    why: str
+    moved_bytes: int | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """One run of reclaim by its journal; ``time`` is its first line's, ISO 8601.
+
+    ``planned`` is how many steps it was to take, ``ended`` whether it came to its end;
+    ``freed`` and ``left`` count memcgs, None where it did not.
+    """
+
+    run: str
+    time: str
+    pid: int | None
+    policy: str
+    release: str
+    planned: int | None
+    steps: tuple[PastStep, ...]
+    ended: bool
+    stopped: str
+    moved_bytes: int
+    freed: int | None
+    left: int | None
+
+
+@dataclass(frozen=True)
+class History:
+    """A journal's runs, oldest first; ``damaged`` lines of it could not be read."""
+
+    path: str
+    runs: tuple[PastRun, ...]
+    damaged: int

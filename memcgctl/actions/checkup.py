@@ -6,40 +6,15 @@ Counters, mounts and privileges come from /proc and /sys. Nothing is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from memcgctl.actions import (
-    collapse,
-    device,
-    drop_caches,
-    fadvise,
-    force_empty,
-    memory_reclaim,
-    pageout,
-    pageout_file,
-    stock,
-    swapin,
-    writeback,
-)
+from memcgctl.actions.executor import ACTIONS
 from memcgctl.actions.machine import CAPABILITIES, Machine, read_text
 from memcgctl.actions.thresholds import count_zombies
 from memcgctl.model import Ability, Checkup, Kernel
 
-PROBES: Mapping[str, Callable[[Machine], str | None]] = {
-    "fadvise": fadvise.probe,
-    "pageout": pageout.probe,
-    "pageout-file": pageout_file.probe,
-    "collapse": collapse.probe,
-    "swapin": swapin.probe,
-    "writeback-cleanup": writeback.probe,
-    "charge-on-cpu": stock.probe,
-    "flush-device": device.probe,
-    "memory.reclaim": memory_reclaim.probe,
-    "memory.force_empty": force_empty.probe,
-    "drop_caches": drop_caches.probe,
-}
 # What names out of ``Kernel.interfaces`` mean to a person.
 _WORDS = {
     "one stock": "this kernel's charge stocks are for several memcgs, since 6.16",
@@ -97,7 +72,7 @@ def _ability(wanted: Wanted, machine: Machine, kernel: Kernel | None) -> Ability
     if absent:
         why = _WORDS.get(absent[0], f"this kernel has no {absent[0]}")
         return Ability(action, why, "kernel", ask)
-    why = PROBES[action](machine)
+    why = ACTIONS[action].probe(machine)
     return Ability(action, why, "machine" if why else None, ask)
 
 

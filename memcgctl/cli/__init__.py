@@ -16,6 +16,7 @@ from memcgctl import __version__
 from memcgctl.cli.audit import audit_memcgs
 from memcgctl.cli.doctor import doctor
 from memcgctl.cli.explain import explain_memcg
+from memcgctl.cli.journal import journal
 from memcgctl.cli.list import list_memcgs
 from memcgctl.cli.reclaim import reclaim
 from memcgctl.cli.simulate import simulate_policies
@@ -38,6 +39,7 @@ app.command("reclaim")(reclaim)
 app.command("simulate")(simulate_policies)
 app.command("snapshot")(snapshot)
 app.command("doctor")(doctor)
+app.command("journal")(journal)
 app.command("systemd-units")(systemd_units)
 
 

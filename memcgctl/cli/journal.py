@@ -1,0 +1,50 @@
+"""``memcgctl journal``: what did reclaim do on this machine, and where did it stop?"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memcgctl.cli.terminal import fail, write
+
+
+def journal(
+    path: Annotated[
+        Path | None,
+        typer.Option(
+            "--journal",
+            metavar="PATH",
+            help="The journal to read, if not the one that reclaim keeps by itself.",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Show the last N runs.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write JSON (memcgctl/runs/1).")
+    ] = False,
+) -> None:
+    """Show what reclaim has done: its runs, their steps and how each one ended."""
+    from memcgctl.actions.history import read_history
+    from memcgctl.actions.journal import default_path
+    from memcgctl.model import History
+    from memcgctl.report.journal import screen, to_json
+
+    place = path or default_path()
+    try:
+        history = read_history(place)
+    except OSError as error:
+        if path or not isinstance(error, FileNotFoundError):
+            fail(f"error: the journal {place} cannot be read: {error.strerror}", 1)
+        history = History(str(place), (), 0)  # reclaim has never run here
+    if as_json:
+        write(to_json(history, limit))
+        return
+    width = shutil.get_terminal_size().columns
+    encoding = sys.stdout.encoding if sys.stdout else "ascii"
+    write(screen(history, limit=limit, width=width, encoding=encoding))

@@ -1,0 +1,123 @@
+"""What does ``memcgctl journal`` show? Each run with its steps, the last one last."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from rich.text import Text
+
+from memcgctl.model import History, PastRun, PastStep
+from memcgctl.report.text import counted, escape, size
+
+SCHEMA = "memcgctl/runs/1"
+STATUS = {
+    "done": "done",
+    "part": "done in part",
+    "failed": "failed",
+    "skipped": "skipped",
+    "unfinished": "no end: killed in it, or still at work",
+}
+
+
+def screen(
+    history: History,
+    *,
+    limit: int | None = None,
+    width: int = 80,
+    encoding: str = "utf-8",
+) -> Text:
+    """The last ``limit`` runs as a person reads them."""
+    text = Text()
+    shown = history.runs[-limit:] if limit else history.runs
+    for sentence in headline(history):
+        text.append(_wrapped(sentence, 0, width, encoding), "bold")
+    if omitted := len(history.runs) - len(shown):
+        text.append(f"{counted(omitted, 'earlier run')}, not shown.\n")
+    for run in shown:
+        text.append("\n" + _wrapped(_title(run), 0, width, encoding), "bold")
+        for step in run.steps:
+            text.append(_wrapped(_step(step), 4, width, encoding))
+        for line in _ending(run):
+            text.append(_wrapped(line, 4, width, encoding))
+    return text
+
+
+def headline(history: History) -> Iterator[str]:
+    """How many runs, how many without an end, and what could not be read."""
+    unended = sum(not run.ended for run in history.runs)
+    lines = counted(len(history.runs), "run")
+    without = f", without an end: {unended:,}" if unended else ""
+    yield f"{lines} in {history.path}{without}."
+    if history.damaged:
+        damaged = counted(history.damaged, "damaged line")
+        yield f"{damaged} of it passed over: what they told is not shown."
+
+
+def _title(run: PastRun) -> str:
+    time = run.time.partition(".")[0].replace("T", " ")
+    parts = [
+        f"{time} UTC" if time else "at an unknown time",
+        f"policy {run.policy}" if run.policy else "",
+        run.release,
+        "" if run.pid is None else f"pid {run.pid}",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _step(step: PastStep) -> str:
+    number = "?" if step.n is None else step.n
+    words = [STATUS.get(step.status, step.status or "unknown")]
+    if step.moved_bytes is not None:
+        words.append(f"{size(step.moved_bytes, long=True)} moved")
+    if step.seconds is not None and step.seconds >= 0.1:
+        words.append(f"{step.seconds:,.1f} s")
+    why = f": {step.why}" if step.why else ""
+    return f"{number}. {step.action} {step.target}: {', '.join(words)}{why}"
+
+
+def _ending(run: PastRun) -> Iterator[str]:
+    if not run.ended:
+        yield "This run has no end: it was killed, or is still at work."
+        return
+    steps = counted(len(run.steps), "step")
+    planned = len(run.steps) if run.planned is None else run.planned
+    of_all = f" of {planned:,}" if planned != len(run.steps) else ""
+    moved = size(run.moved_bytes, long=True)
+    line = f"{steps}{of_all}, {moved} moved"
+    if run.freed is not None:
+        line += f"; {counted(run.freed, 'zombie')} freed"
+    if run.left:
+        line += f", {run.left:,} left of those that were to go"
+    yield f"{line}."
+    if run.stopped:
+        yield f"Stopped before the end: {run.stopped}."
+
+
+def _wrapped(line: str, indent: int, width: int, encoding: str) -> str:
+    """A paragraph that is never cut: a path stays whole."""
+    filled = textwrap.fill(
+        escape(line, encoding),
+        width,
+        initial_indent=" " * max(0, indent - 2),
+        subsequent_indent=" " * (indent + 2 if indent else 0),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return filled + "\n"
+
+
+def to_json(history: History, limit: int | None = None) -> str:
+    """``memcgctl/runs/1``; ASCII, names as the journal has them."""
+    shown = history.runs[-limit:] if limit else history.runs
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "path": history.path,
+        "runs": [asdict(run) for run in shown],
+        "omitted": len(history.runs) - len(shown),
+        "damaged": history.damaged,
+    }
+    return json.dumps(document, indent=1) + "\n"
