@@ -21,7 +21,7 @@ def drain(machine: Machine) -> None:
     with mmap.mmap(-1, machine.page_size) as page:
         try:
             for cpu in sorted(machine.cpus):
-                with suppress(OSError):  # it went offline
+                with suppress(OSError):  # offline, or not in our cpuset
                     os.sched_setaffinity(0, {cpu})
                     page.madvise(MADV_COLD)
         finally:

@@ -59,10 +59,10 @@ class Machine:
     """The facts of the running host that decide what can be done.
 
     ``cgroup1`` and ``cgroup2`` are the mounts of the memory controller's hierarchy (of
-    v2: of the unified one), None where there is none. ``capabilities`` are the
-    effective ones, by the names in ``CAPABILITIES``. ``lockdown`` is none, integrity
-    or confidentiality, None where the kernel has no lockdown. ``proc``, ``sys`` and
-    ``dev`` are where these file systems are.
+    v2: of the unified one), None where there is none. ``cpus`` are those that are
+    online, ``capabilities`` the effective ones, by the names in ``CAPABILITIES``.
+    ``lockdown`` is none, integrity or confidentiality, None where the kernel has no
+    lockdown. ``proc``, ``sys`` and ``dev`` are where these file systems are.
     """
 
     release: str
@@ -103,7 +103,7 @@ def read_machine(
     return Machine(
         release=os.uname().release,
         page_size=os.sysconf("SC_PAGE_SIZE"),
-        cpus=frozenset(os.sched_getaffinity(0)),
+        cpus=_online(read_text(sys / "devices/system/cpu/online")),
         mounts=mounts,
         cgroup1=v1[0] if v1 else None,
         cgroup2=v2[0] if v2 else None,
@@ -162,6 +162,18 @@ def _capabilities(status: str) -> frozenset[str]:
     found = re.search(r"^CapEff:\s+([0-9a-f]+)$", status, re.M)
     bits = int(found[1], 16) if found else 0
     return frozenset(name for name, bit in CAPABILITIES.items() if bits >> bit & 1)
+
+
+def _online(text: str) -> frozenset[int]:
+    """The CPUs of a list like 0-3,8; our own where there is none."""
+    spans = [part.partition("-") for part in text.strip().split(",") if part]
+    if not spans:
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(
+        cpu
+        for first, _, last in spans
+        for cpu in range(int(first), int(last or first) + 1)
+    )
 
 
 def _lockdown(text: str) -> str | None:

@@ -42,11 +42,15 @@ def probe(machine: Machine) -> str | None:
 
 @dataclass(frozen=True)
 class Found:
-    """Pages' addresses, the frames that they are in, whether of a file or shmem."""
+    """Pages' addresses, the frames that they are in, whether of a file or shmem.
+
+    ``refused`` counts pages of mappings that the kernel leaves alone.
+    """
 
     addresses: U64
     frames: U64
     shared: Bools
+    refused: int = 0
 
 
 def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
@@ -65,7 +69,7 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
             left = _still(meant, step, machine)
             if not len(left.frames):
                 break
-    rest = len(left.frames) * machine.page_size
+    rest = (len(left.frames) + meant.refused) * machine.page_size
     return Outcome(
         gone(meant, step, machine), f"{rest} bytes stay in memory" if rest else ""
     )
@@ -75,17 +79,24 @@ def find(pid: int, aim: Aim, machine: Machine) -> Found:
     addresses: list[U64] = [pages.NONE]
     frames: list[U64] = [pages.NONE]
     shared: list[Bools] = [pages.NONE != 0]
+    refused = 0
     for area in pages.areas(pid, machine):
-        if not area.resident_bytes or not area.maps(aim.file) or area.flags & _REFUSED:
+        if not area.resident_bytes or not area.maps(aim.file):
             continue
         for at, values in pages.entries(pid, area, machine):
             pfns = pages.frames(values)
             here = pages.of_memcgs(pfns, aim.shown_ids, machine)
+            if area.flags & _REFUSED:
+                refused += int(here.sum())
+                continue
             addresses.append(at[here])
             frames.append(pfns[here])
             shared.append(pages.shared(values[here]))
     return Found(
-        np.concatenate(addresses), np.concatenate(frames), np.concatenate(shared)
+        np.concatenate(addresses),
+        np.concatenate(frames),
+        np.concatenate(shared),
+        refused,
     )
 
 

@@ -27,6 +27,6 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     """Charge a megabyte on the CPU, in a memcg that is gone afterwards."""
     cpu = step.aim.cpu
     if cpu not in machine.cpus:
-        raise ActionError(f"CPU {cpu} is offline or not for us to run on")
+        raise ActionError(f"CPU {cpu} is offline")
     helper.use(machine, cpu)
     return Outcome(None)
