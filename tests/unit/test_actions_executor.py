@@ -1,0 +1,367 @@
+"""The executor with actions that only pretend: its order, guards, journal and lock."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memcgctl.actions import journal
+from memcgctl.actions.executor import Limits, Locked, carry_out
+from memcgctl.actions.machine import (
+    ActionError,
+    Guard,
+    Machine,
+    Mount,
+    Outcome,
+    Prediction,
+    predict,
+)
+from memcgctl.model import Kernel, Plan, Remaining, Result, Step
+
+KERNEL = Kernel("live", None, "6.12", "btf", 2, 4096, 2, 1)
+QUICK = Limits(settle_seconds=0.0, look_seconds=0.0)
+
+
+@dataclass
+class Pretend:
+    """An action that frees what its step says, and notes that it was called."""
+
+    offline: set[int]
+    done: list[int] = field(default_factory=list)
+    during: Callable[[Step], None] = lambda step: None
+    outcome: Outcome = field(default_factory=lambda: Outcome(4096))
+    unable: str | None = None
+
+    def probe(self, machine: Machine) -> str | None:
+        return self.unable
+
+    def predict(self, step: Step) -> Prediction:
+        return predict(step)
+
+    def apply(self, step: Step, machine: Machine, guard: Guard) -> Outcome:
+        self.done += step.memcgs
+        self.during(step)
+        self.offline.difference_update(step.frees)
+        return self.outcome
+
+
+def step(memcg: int, **changes: Any) -> Step:
+    made = Step(
+        memcgs=(memcg,),
+        action="pretend",
+        option="evict",
+        target=f"file {memcg}",
+        command=f"true {memcg}",
+        bytes=4096,
+        charged_to=(),
+        collateral_bytes=0,
+        risk="",
+        frees=(memcg,),
+    )
+    return replace(made, **changes)
+
+
+def plan(*steps: Step, remaining: tuple[Remaining, ...] = ()) -> Plan:
+    freed = tuple(one for step in steps for one in step.frees)
+    return Plan(KERNEL, "test", steps, (), freed, remaining, ())
+
+
+@dataclass
+class Bench:
+    """A host of files in a directory, and a run on it."""
+
+    root: Path
+    action: Pretend
+
+    def machine(self) -> Machine:
+        mount = Mount(
+            1,
+            "0:1",
+            "/",
+            str(self.root / "cgroup"),
+            "cgroup2",
+            frozenset(),
+            frozenset(),
+        )
+        return Machine(
+            release="6.12",
+            page_size=4096,
+            cpus=frozenset({0}),
+            mounts=(mount,),
+            cgroup1=None,
+            cgroup2=mount,
+            swap_total_bytes=1 << 20,
+            swap_free_bytes=1 << 20,
+            euid=0,
+            capabilities=frozenset(),
+            lockdown=None,
+            proc=self.root / "proc",
+            sys=self.root / "sys",
+            dev=self.root / "dev",
+        )
+
+    def memcg(self, path: str, **files: str) -> None:
+        directory = self.root / "cgroup" / path.lstrip("/")
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (directory / name.replace("_", ".", 1)).write_text(text)
+
+    def pressure(self, percent: float) -> None:
+        file = self.root / "proc/pressure/memory"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"some avg10={percent:.2f} avg60=0.00 avg300=0.00 total=1\n")
+
+    def run(self, wanted: Plan, limits: Limits = QUICK) -> Result:
+        return carry_out(
+            wanted,
+            lambda: set(self.action.offline),
+            limits=limits,
+            journal=self.root / "state/journal",
+            lock=self.root / "state/lock",
+            machine=self.machine,
+            actions={"pretend": self.action},
+        )
+
+    def journal(self) -> list[dict[str, Any]]:
+        return list(journal.entries(self.root / "state/journal"))
+
+    def events(self) -> list[str]:
+        return [entry["event"] for entry in self.journal()]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path, Pretend({1, 2, 3}))
+
+
+def test_all_steps_in_order(bench: Bench) -> None:
+    """A person would see a parent's step fail for a child that was not done yet."""
+    result = bench.run(plan(step(2), step(1)))
+    assert bench.action.done == [2, 1]
+    assert result.freed == (2, 1)
+    assert [one.freed for one in result.steps] == [(2,), (1,)]
+    assert result.complete
+    assert result.moved_bytes == 8192
+    assert result.remaining == ()
+
+
+def test_a_line_before_and_after_each_step(bench: Bench) -> None:
+    """After a crash nobody could say what was being done."""
+    seen: list[str] = []
+    bench.action.during = lambda step: seen.append(bench.events()[-1])
+    bench.run(plan(step(1), step(2)))
+    assert seen == ["before", "before"]
+    assert bench.events() == ["begin", *["before", "after"] * 2, "end"]
+    before = bench.journal()[1]
+    assert (before["n"], before["action"], before["memcgs"]) == (1, "pretend", [1])
+    assert before["command"] == "true 1"
+
+
+def test_who_is_gone_is_left_alone(bench: Bench) -> None:
+    """A file's cache would be dropped for a zombie that is not there any more."""
+    bench.action.offline.remove(1)
+    result = bench.run(plan(step(1), step(2)))
+    assert bench.action.done == [2]
+    assert result.steps[0].status == "skipped"
+    assert "gone already" in result.steps[0].why
+    assert result.complete
+
+
+def test_a_failure_is_told_and_the_rest_is_done(bench: Bench) -> None:
+    """One unwritable file would keep a hundred zombies, or go unnoticed."""
+
+    def fail(step: Step) -> None:
+        if step.memcgs == (1,):
+            raise ActionError("file 1: writing: Input/output error")
+        if step.memcgs == (2,):
+            raise OSError(13, "Permission denied")
+
+    bench.action.during = fail
+    result = bench.run(plan(step(1), step(2), step(3)))
+    assert [one.status for one in result.steps] == ["failed", "failed", "done"]
+    assert result.remaining == (
+        Remaining(1, "step 1: file 1: writing: Input/output error"),
+        Remaining(2, "step 2: file 2: Permission denied"),
+    )
+    assert not result.complete
+    assert bench.journal()[2]["why"] == "file 1: writing: Input/output error"
+
+
+def test_done_in_part(bench: Bench) -> None:
+    """A person would be told that all is done while something is left."""
+    bench.action.outcome = Outcome(100, "4096 bytes stay in memory")
+    bench.action.during = lambda step: bench.action.offline.add(9)
+    result = bench.run(plan(step(1, frees=())))
+    assert result.steps[0].status == "part"
+    assert result.steps[0].why == "4096 bytes stay in memory"
+
+
+def test_the_plans_reason_for_who_stays(bench: Bench) -> None:
+    """A person would not know why a zombie that nothing was done for is there."""
+    result = bench.run(plan(step(1), remaining=(Remaining(3, "locked pages"),)))
+    assert result.remaining == (Remaining(3, "locked pages"),)
+    assert result.complete  # the plan had not promised it
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_step_in_hand_finish(bench: Bench, number: int) -> None:
+    """Ctrl-C would leave a half-done step that the journal knows nothing of."""
+    bench.action.during = lambda step: os.kill(os.getpid(), number)
+    before = signal.getsignal(number)
+    result = bench.run(plan(step(1), step(2)))
+    assert bench.action.done == [1]
+    assert result.stopped == f"stopped by {signal.Signals(number).name}"
+    assert result.freed == (1,)
+    assert result.remaining == (Remaining(2, result.stopped),)
+    assert bench.events() == ["begin", "before", "after", "end"]
+    assert bench.journal()[-1]["left"] == [2]
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_signal_ends_between_windows(bench: Bench) -> None:
+    """A long step could not be ended but by kill -9."""
+    went_on: list[bool] = []
+
+    class Slow(Pretend):
+        def apply(self, step: Step, machine: Machine, guard: Guard) -> Outcome:
+            for _ in range(3):
+                went_on.append(guard.allows(4096))
+                os.kill(os.getpid(), signal.SIGINT)
+            return Outcome(0, "stopped")
+
+    bench.action = Slow({1})
+    bench.run(plan(step(1)))
+    assert went_on == [True, True, False]
+
+
+def test_no_time_left(bench: Bench) -> None:
+    """A run from a timer would go into working hours."""
+    bench.action.during = lambda step: time.sleep(0.06)
+    result = bench.run(plan(step(1), step(2)), replace(QUICK, max_seconds=0.05))
+    assert bench.action.done == [1]
+    assert result.stopped == "--max-seconds are over"
+
+
+def test_max_bytes_counts_what_was_moved(bench: Bench) -> None:
+    """More would be evicted than was allowed."""
+    bench.action.outcome = Outcome(6000)
+    result = bench.run(plan(step(1), step(2)), replace(QUICK, max_bytes=9000))
+    assert bench.action.done == [1]
+    assert "--max-bytes" in result.steps[1].why
+
+
+def test_short_memory_is_waited_for(bench: Bench) -> None:
+    """A host that thrashes would be made to thrash more."""
+    bench.pressure(35)
+    result = bench.run(plan(step(1)), replace(QUICK, max_seconds=0.1))
+    assert bench.action.done == []
+    assert result.stopped == "memory stayed short"
+    bench.pressure(5)
+    assert bench.run(plan(step(1))).complete
+
+
+def test_room_is_looked_at_again(bench: Bench) -> None:
+    """A memcg that has filled up since the plan would be driven into its limit."""
+    bench.memcg("app")
+    bench.memcg("app/holder", memory_current="8192", memory_max="12287")
+    into = step(1, option="recharge-mapper", charged_to=("/app/holder",))
+    result = bench.run(plan(into))
+    assert bench.action.done == []
+    assert result.steps[0].why == "/app/holder would be pushed over a limit"
+    bench.memcg("app/holder", memory_max="12288")
+    bench.memcg("app", memory_current="8192", memory_high="9000")
+    assert bench.run(plan(into)).steps[0].why.startswith("/app would")
+    assert bench.run(plan(replace(into, over_limit=("/app",)))).complete
+
+
+def test_no_room_in_swap(bench: Bench) -> None:
+    """Pages would be scanned and written in vain."""
+    out = step(1, charged_to=("/app",), bytes=2 << 20)
+    assert bench.run(plan(out)).steps[0].why == "no room in swap"
+
+
+def test_what_the_machine_does_not_allow(bench: Bench) -> None:
+    """A person would see a traceback instead of the privilege that is missing."""
+    bench.action.unable = "needs CAP_SYS_ADMIN"
+    assert bench.run(plan(step(1))).steps[0].why == "needs CAP_SYS_ADMIN"
+    assert bench.action.done == []
+
+
+def test_the_second_run_says_who_holds_the_lock(bench: Bench) -> None:
+    """Two runs would count each other's work, and move twice what was allowed."""
+    errors: list[str] = []
+
+    def again(_: Step) -> None:
+        with pytest.raises(Locked) as raised:
+            bench.run(plan(step(2)))
+        errors.append(str(raised.value))
+
+    bench.action.during = again
+    assert bench.run(plan(step(1))).complete
+    assert errors == [f"pid {os.getpid()} is at work: it holds {bench.root}/state/lock"]
+
+
+def test_a_killed_run_leaves_the_lock_free_and_its_place(bench: Bench) -> None:
+    """After kill -9 no run would ever start again, or nobody knew what was in hand."""
+    program = """
+import os, signal, sys
+sys.path[:0] = sys.argv[2:]
+from pathlib import Path
+from tests.unit.test_actions_executor import Bench, Pretend, plan, step
+bench = Bench(Path(sys.argv[1]), Pretend({1, 2}))
+bench.action.during = lambda step: os.kill(os.getpid(), signal.SIGKILL)
+bench.run(plan(step(1), step(2)))
+"""
+    checkout = str(Path(__file__).parents[2])
+    command = [sys.executable, "-c", program, str(bench.root), checkout]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert bench.events() == ["begin", "before"]
+    assert bench.run(plan(step(2))).complete
+
+
+def test_no_journal_no_action(bench: Bench) -> None:
+    """Something would be done of which there is no record."""
+    (bench.root / "state").mkdir()
+    (bench.root / "state/journal").symlink_to(bench.root / "elsewhere")
+    with pytest.raises(ActionError, match="the journal"):
+        bench.run(plan(step(1)))
+    assert bench.action.done == []
+    assert not (bench.root / "elsewhere").exists()
+
+
+def test_a_damaged_journal_can_be_read(bench: Bench) -> None:
+    """A line cut short by a crash would hide all the others."""
+    bench.run(plan(step(1)))
+    path = bench.root / "state/journal"
+    path.write_bytes(b'{"cut\n[]\n' + path.read_bytes() + b'{"schema": "memcgctl/jour')
+    assert bench.events() == ["begin", "before", "after", "end"]
+    assert all(json.dumps(entry) for entry in bench.journal())
+
+
+def test_who_was_charged_and_what_was_lost(bench: Bench) -> None:
+    """A person would have to believe the prediction."""
+    bench.memcg("app", memory_current="1000", memory_swap_current="0")
+    bench.memcg("app/living", memory_stat="anon 1\nfile 5000\n")
+
+    def move(_: Step) -> None:
+        (bench.root / "cgroup/app/memory.swap.current").write_text("4096")
+        bench.memcg("app/living", memory_stat="anon 1\nfile 4000\n")
+
+    bench.memcg("app", memory_current="1000")
+    (bench.root / "cgroup/app/memory.swap.current").write_text("0")
+    bench.action.during = move
+    result = bench.run(plan(step(1, charged_to=("/app",))))
+    (usage,) = result.usages
+    assert (usage.before_bytes, usage.after_bytes) == (1000, 1000)
+    assert (usage.swap_before_bytes, usage.swap_after_bytes) == (0, 4096)
+    assert (result.harm.file_before_bytes, result.harm.file_after_bytes) == (5000, 4000)
