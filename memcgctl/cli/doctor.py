@@ -74,9 +74,9 @@ def _wanted() -> list[Wanted]:
     from memcgctl.actions.checkup import Wanted
     from memcgctl.policy.interfaces import INTERFACES
 
-    rows = []
+    rows: dict[str, Wanted] = {}
     for one in INTERFACES:
         ask = one.ask or (None if one.seen else "unverified")
         ask = ask or (None if one.aimed else "unaimed")
-        rows.append(Wanted(one.name, one.needs, ask))
-    return rows
+        rows.setdefault(one.name, Wanted(one.name, one.needs, ask))
+    return list(rows.values())

@@ -8,6 +8,7 @@ block devices, kernel pages, and holders that are references without memory.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from memcgctl.model import (
@@ -110,10 +111,25 @@ def users(part: Part, page_size: int) -> list[Process]:
     """Who maps the folios, or has the swap entries in its page tables."""
     if part.group:
         return list(part.group.mappers)
-    owners = part.device.owners if part.device else ()
+    return _processes([part.device] if part.device else [], page_size)
+
+
+def swapped_users(memcg: Memcg, page_size: int) -> list[Process]:
+    """Who has any of the memcg's swap entries in its page tables, each once."""
+    devices = memcg.details.swap_devices if memcg.details else ()
+    found: dict[int, Process] = {}
+    for process in _processes(devices, page_size):
+        before = found.get(process.pid)
+        size = process.bytes + (before.bytes if before else 0)
+        found[process.pid] = replace(process, bytes=size)
+    return list(found.values())
+
+
+def _processes(devices: Iterable[SwapDeviceUse], page_size: int) -> list[Process]:
     return [
         _process(owner, owner.entries * page_size)
-        for owner in owners
+        for device in devices
+        for owner in device.owners
         if owner.pid is not None
     ]
 

@@ -16,7 +16,7 @@ from typing import NamedTuple, cast
 
 from memcgctl.model import Aim, Backing, Census, ChargeGroup, Memcg, Process
 from memcgctl.policy import commands
-from memcgctl.policy.cases import Case, Part, movable, users
+from memcgctl.policy.cases import Case, Part, movable, swapped_users, users
 from memcgctl.policy.effects import WRITTEN, Effect, left
 from memcgctl.policy.headroom import Headroom
 from memcgctl.policy.policies import MapperRule, Option
@@ -25,6 +25,9 @@ _SWAP_BACKED: tuple[Case, ...] = ("swap-backed-unmapped", "swap-backed-mapped")
 _FILES: tuple[Case, ...] = ("file-unmapped", "file-mapped")
 # Swap devices without readahead (SWP_SYNCHRONOUS_IO).
 _SYNCHRONOUS = re.compile(r"/dev/(zram|pmem|ram)\d")
+# What one round of reclaim takes at least (SWAP_CLUSTER_MAX, MAX_LRU_BATCH; of large
+# folios more): asked for one page, it took 786,432 bytes on 6.12.
+_RECLAIM_BATCH = 1 << 20
 _CPU = re.compile(r"CPU (\d+):")
 DEFAULT_MOUNT = {2: "/sys/fs/cgroup", 1: "/sys/fs/cgroup/memory"}
 
@@ -39,6 +42,8 @@ class World:
         self.page_size = census.kernel.page_size
         # Anonymous folios in the swap cache that stay, by the memcg's id, in bytes.
         self.stuck: Counter[int] = Counter()
+        # And those that are mapped again by reading, and paged out then.
+        self.mapped_again: Counter[int] = Counter()
         version = census.kernel.cgroup_version
         self.mount = census.kernel.cgroup_mount or DEFAULT_MOUNT[version]
         self._groups = [
@@ -163,8 +168,9 @@ class Interface:
     did what is said here; ``requires`` what else must be there (privilege, mounts,
     programs); ``effect`` whom it charges, ``touches`` what else it moves, ``cannot``
     what it leaves. One that is not ``aimed`` is only taken where nothing innocent is in
-    its reach, or if it is asked for; one with ``ask`` only if that is asked for. A
-    ``late`` one comes after the others, since what they leave is its own to move. What
+    its reach, or if it is asked for; one with ``ask`` only if that is asked for. Those
+    of a higher ``rank`` move what the others leave, so that they come last; one with
+    ``after`` moves nothing unless that was done to the same process before. What
     ``disturbs`` makes a process wait for memory that it uses.
     """
 
@@ -181,7 +187,8 @@ class Interface:
     action: Callable[[Hashable, Served, World], Action]
     aimed: bool = True
     ask: str | None = None
-    late: bool = False
+    rank: int = 0
+    after: str | None = None
     disturbs: bool = False
 
 
@@ -318,6 +325,29 @@ def _process_words(process: Process) -> str:
     return f"pid {process.pid} ({process.comm})"
 
 
+def _reach_cached(part: Part, world: World) -> Reach:
+    """In the swap cache: mapped again when its entry is read, paged out after that."""
+    found = swapped_users(part.memcg, world.page_size)
+    ancestor = world.room.ancestor(part.memcg)
+    if not part.group or part.group.kind != "anon" or not ancestor:
+        return _cannot(part, "")
+    if len(found) != 1 or found[0].bytes < part.bytes:
+        return _cannot(part, "it is in the swap cache, of not just one process")
+    return _evicted(part, (found[0].pid, ancestor, "again"), world)
+
+
+def _page_out_again(key: Hashable, served: Served, world: World) -> Action:
+    pid, ancestor, _ = cast("tuple[int, int, str]", key)
+    (process,) = swapped_users(served[0][0].memcg, world.page_size)
+    return Action(
+        Aim(processes=(process,), shown_ids=(ancestor,)),
+        _process_words(process),
+        commands.page_out(pid, [ancestor], world.page_size),
+        world.charged_to(ancestor),
+        "it waits for the device when it touches them next",
+    )
+
+
 def _reach_collapse(part: Part, world: World) -> Reach:
     if not part.group or part.group.kind != "anon":
         return _cannot(part, "it is no anonymous memory")
@@ -350,7 +380,7 @@ def _collapse(key: Hashable, served: Served, world: World) -> Action:
 def _reach_shmem(part: Part, world: World) -> Reach:
     backing = _backing(part)
     if backing is None or not part.group or part.group.kind != "shmem":
-        return _cannot(part, "it is in the swap cache, which no call reaches")
+        return _cannot(part, "it is in the swap cache")
     if world.word(backing) is None:
         return _cannot(part, "no path leads to its file")
     return _evicted(part, _identity(backing), world)
@@ -360,19 +390,23 @@ def _page_out_file(key: Hashable, served: Served, world: World) -> Action:
     backing = _group(served).backing
     assert backing
     here = world.census.kernel.interfaces
-    reclaims = "memory.reclaim" in here
     ancestors = sorted({world.room.ancestor(part.memcg) for part, _ in served})
+    if "memory.reclaim" not in here:
+        ancestors = []
+    others = max(0, (backing.cached_bytes or 0) - world.known[key])
+    others += sum(min(world.innocent[one], _RECLAIM_BATCH) for one in ancestors)
     return Action(
         world.file(backing),
         file_words(backing),
         commands.page_out_file(
             world.word(backing) or "",
             world.page_size,
-            [world.directory(one) for one in ancestors if reclaims],
+            [world.directory(one) for one in ancestors],
             " swappiness=200" if "memory.reclaim swappiness" in here else "",
         ),
-        max(0, (backing.cached_bytes or 0) - world.known[key]),
-        "whoever reads it next waits for the swap device",
+        others,
+        "whoever reads it next waits for the swap device; what a disk has not written "
+        "at once is left to memory.reclaim, which takes more than it is asked for",
     )
 
 
@@ -384,8 +418,13 @@ def _reach_swap(part: Part, world: World) -> Reach:
     if not found:
         return _cannot(part, "no process has them in its page tables")
     cached = min(part.bytes, world.stuck[part.memcg.id])
-    left_over = part.bytes - cached
+    world.stuck[part.memcg.id] -= cached
+    again = min(part.bytes - cached, world.mapped_again[part.memcg.id])
+    world.mapped_again[part.memcg.id] -= again
+    left_over = part.bytes - cached - again
     deeds, charged = [], Counter[int]()
+    if again:  # the entry goes, its page stays the zombie's until it is paged out
+        deeds.append(Deed(found[0].pid, again))
     if world.rule == "first":
         found.sort(key=lambda process: process.start_ticks)
     for process in found:
@@ -401,6 +440,7 @@ def _reach_swap(part: Part, world: World) -> Reach:
     done = Effect(
         part,
         "recharge-mapper",
+        evicted_bytes=again,
         charged=tuple(charged.items()),
         left_bytes=left_over + cached,
         why=", ".join(whys),
@@ -578,6 +618,23 @@ INTERFACES: tuple[Interface, ...] = (
         action=_page_out_file,
     ),
     Interface(
+        # After swapin, which maps them.
+        name="pageout",
+        options=("evict",),
+        cases=("swap-backed-unmapped",),
+        needs=("process_madvise", "pageout", "pagemap", "kpagecgroup"),
+        seen=("6.12",),
+        requires="root, Python 3.9, swap",
+        effect="the nearest online ancestor is charged for the swap",
+        touches="what the process maps that is charged to the ancestor itself",
+        cannot="locked and pinned pages, pages that several map",
+        reach=_reach_cached,
+        action=_page_out_again,
+        rank=2,
+        after="swapin",
+        disturbs=True,
+    ),
+    Interface(
         name="swapin",
         options=("recharge-mapper",),
         cases=("swap",),
@@ -589,7 +646,7 @@ INTERFACES: tuple[Interface, ...] = (
         cannot="entries of shmem that nobody maps, entries without an owner",
         reach=_reach_swap,
         action=_swap_in,
-        late=True,
+        rank=1,
         disturbs=True,
     ),
     Interface(

@@ -86,6 +86,8 @@ def work_out(
     steps, left_out = [], []
     room, budget = Headroom(census), max_bytes
 
+    dropped: set[tuple[str | None, Hashable]] = set()
+
     def vain(step: Step) -> bool:
         return hopeful.isdisjoint(step.memcgs)
 
@@ -97,6 +99,8 @@ def work_out(
             step = replace(step, over_limit=tuple(map(room.path, over)))
         if over and "over-limit" not in allow:
             why = f"{room.path(over[0])} would be pushed over a limit"
+        elif _first(draft) in dropped:
+            why = "it has to be read from swap first"
         elif policy.least_harm and draft.interface.disturbs and vain(step):
             why = IN_VAIN
         elif budget is not None and disturbed > budget:
@@ -106,6 +110,7 @@ def work_out(
             budget = None if budget is None else budget - disturbed
             continue
         left_out.append(step)
+        dropped.add((draft.interface.name, draft.key))
         _leave(draft, effects, why)
         room.charge([(memcg, -memory, -swap) for memcg, memory, swap in moves])
     freed, remaining = fates(memcgs, effects, children)
@@ -119,6 +124,12 @@ def work_out(
         warnings=(*census.warnings, *_unknown(census)),
     )
     return Worked(made, effects)
+
+
+def _first(draft: _Draft) -> tuple[str | None, Hashable]:
+    """The step that has to be done before; its key is the process."""
+    after = draft.interface.after
+    return after, draft.key[0] if after and isinstance(draft.key, tuple) else None
 
 
 def _unknown(census: Census) -> Iterator[str]:
@@ -158,7 +169,7 @@ def _ordered(
     memcgs: Sequence[Memcg],
     children: Children,
 ) -> list[tuple[_Draft, Step]]:
-    """Children first; among these what is aimed, what is not, what is late; the return.
+    """Children first; among these by rank, what is aimed, and what it gives back.
 
     That is the bytes and structures that a step gives back for each byte it disturbs;
     a memcg's own structures are shared out among all its steps.
@@ -171,14 +182,14 @@ def _ordered(
     pairs = list(pairs)
     steps = Counter(memcg_id for _, step in pairs for memcg_id in step.memcgs)
 
-    def place(pair: tuple[_Draft, Step]) -> tuple[int, bool, bool, float]:
+    def place(pair: tuple[_Draft, Step]) -> tuple[int, int, bool, float]:
         draft, step = pair
         structures = sum(overheads.get(one, 0) / steps[one] for one in step.memcgs)
         disturbed = max(step.bytes + step.collateral_bytes, 1)
         height = max(heights[memcg_id] for memcg_id in step.memcgs)
         given_back = (step.bytes + structures) / disturbed
         interface = draft.interface
-        return height, interface.late, not interface.aimed, -given_back
+        return height, interface.rank, not interface.aimed, -given_back
 
     return sorted(pairs, key=place)
 
@@ -233,7 +244,7 @@ def _leave(draft: _Draft, effects: Effects, why: str) -> None:
         whys = [one for one in (effect.why, why) if one]
         if IN_VAIN in whys:
             whys = whys[:1]
-        evicted = effect.evicted_bytes - (deed.bytes if effect.evicted_bytes else 0)
+        evicted = effect.evicted_bytes - (deed.bytes if deed.charged is None else 0)
         effects[memcg.id][index] = effect._replace(
             evicted_bytes=evicted,
             written_bytes=min(effect.written_bytes, evicted),
