@@ -24,8 +24,15 @@ WORDS: dict[Case, str] = {
 
 
 def offline(census: Census) -> list[Memcg]:
-    """The offline memcgs of a census, parents before their children."""
-    return [memcg for memcg in census.memcgs if memcg.state == "offline"]
+    """The offline memcgs of a census, parents before their children.
+
+    In a damaged kernel two can have one id: the first is taken.
+    """
+    found: dict[int, Memcg] = {}
+    for memcg in census.memcgs:
+        if memcg.state == "offline":
+            found.setdefault(memcg.id, memcg)
+    return list(found.values())
 
 
 def with_descendants(census: Census, wanted: Iterable[int] | None) -> list[Memcg]:

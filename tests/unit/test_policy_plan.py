@@ -441,6 +441,20 @@ def test_names_of_interfaces_are_unique_and_all_is_told() -> None:
         assert all((one.requires, one.effect, one.touches, one.cannot, one.cases))
 
 
+def test_a_damaged_tree_is_no_traceback() -> None:
+    """Lost: the plan for all others to two ids that are one, or to a circle."""
+    many = zombie(100, group("file-unmapped"), group("metadata"), swap=swapped())
+    same = replace(zombie(100), address=1)
+    circle = [
+        zombie(101, group("file-unmapped"), parent_id=102),
+        zombie(102, group("file-unmapped"), parent_id=101),
+        zombie(103, group("file-unmapped"), parent_id=103),
+    ]
+    made = plan(world(many, same, *circle), LEAST, [100, 101])
+    assert {one for step in made.steps for one in step.memcgs} >= {100, 101}
+    assert not {101, 102, 103} & set(made.freed)
+
+
 def test_an_ancestor_that_is_not_in_the_census_takes_no_command() -> None:
     """Lost: a damaged census that makes memcgctl write to a wrong cgroup."""
     lost = replace(held_by("file-mapped"), ancestor="/gone")
