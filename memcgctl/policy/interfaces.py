@@ -416,6 +416,9 @@ def _page_out_file(key: Hashable, served: Served, world: World) -> Action:
 def _reach_swap(part: Part, world: World) -> Reach:
     found = [u for u in users(part, world.page_size) if u.memcg_id in world.room.memcgs]
     if not found:
+        owners = part.device.owners if part.device else ()
+        if any(owner.pid is None for owner in owners):
+            return _cannot(part, "a file's, whoever reads it next is charged for them")
         return _cannot(part, "no process has them in its page tables")
     cached = min(part.bytes, world.stuck[part.memcg.id])
     world.stuck[part.memcg.id] -= cached
