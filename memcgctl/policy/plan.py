@@ -85,34 +85,30 @@ def work_out(
     pairs = [(draft, _step(draft, effects, world)) for draft in drafts]
     steps, left_out = [], []
     room, budget = Headroom(census), max_bytes
-
     dropped: set[tuple[str | None, Hashable]] = set()
-
-    def vain(step: Step) -> bool:
-        return hopeful.isdisjoint(step.memcgs)
-
     for draft, step in _ordered(pairs, hopeful, memcgs, children):
         moves = _moves(draft, effects, room)
-        disturbed = step.bytes + step.collateral_bytes
         over = room.charge(moves)
         if over:
             step = replace(step, over_limit=tuple(map(room.path, over)))
+        disturbed = step.bytes + step.collateral_bytes
+        why = ""
         if over and "over-limit" not in allow:
             why = f"{room.path(over[0])} would be pushed over a limit"
         elif _first(draft) in dropped:
             why = "it has to be read from swap first"
-        elif policy.least_harm and draft.interface.disturbs and vain(step):
+        elif policy.least_harm and _in_vain(draft, step, hopeful):
             why = IN_VAIN
         elif budget is not None and disturbed > budget:
             why = "it takes more than --max-bytes leaves"
+        if why:
+            left_out.append(step)
+            dropped.add((draft.interface.name, draft.key))
+            _leave(draft, effects, why)
+            room.charge([(memcg, -memory, -swap) for memcg, memory, swap in moves])
         else:
             steps.append(step)
             budget = None if budget is None else budget - disturbed
-            continue
-        left_out.append(step)
-        dropped.add((draft.interface.name, draft.key))
-        _leave(draft, effects, why)
-        room.charge([(memcg, -memory, -swap) for memcg, memory, swap in moves])
     freed, remaining = fates(memcgs, effects, children)
     made = Plan(
         kernel=census.kernel,
@@ -124,6 +120,11 @@ def work_out(
         warnings=(*census.warnings, *_unknown(census)),
     )
     return Worked(made, effects)
+
+
+def _in_vain(draft: _Draft, step: Step, hopeful: set[int]) -> bool:
+    """Whether processes would be disturbed, and no memcg would go."""
+    return draft.interface.disturbs and hopeful.isdisjoint(step.memcgs)
 
 
 def _first(draft: _Draft) -> tuple[str | None, Hashable]:

@@ -461,3 +461,27 @@ def test_an_ancestor_that_is_not_in_the_census_takes_no_command() -> None:
     made = plan(world(lost), LEAST, allow=["unaimed"])
     assert not made.steps
     assert "ancestor" in made.remaining[0].why
+
+
+@pytest.mark.parametrize(("living", "said"), [(PAGE, PAGE), (1 << 30, 1 << 20)])
+def test_what_reclaim_takes_beside_is_collateral(living: int, said: int) -> None:
+    """Lost: that a tmpfs file's last pages cost somebody else's page cache."""
+    busy = online(6, "/app/busy", APP, charges=Charges(file_bytes=living))
+    (step,) = steps(world(busy, held_by("swap-backed-unmapped")))
+    assert step.collateral_bytes == said
+    assert step.command.endswith("/mnt/t /sys/fs/cgroup/app/memory.reclaim")
+    (step,) = steps(
+        world(busy, held_by("swap-backed-unmapped"), interfaces=("pageout",))
+    )
+    assert step.collateral_bytes == 0
+    assert "memory.reclaim" not in step.command
+
+
+def test_swap_entries_of_a_file_are_its_next_readers() -> None:
+    """Lost: whom a swapped tmpfs file waits for."""
+    (device,) = swapped(3)
+    owner = replace(device.owners[0], pid=None, comm="/mnt/t", memcg="", memcg_id=0)
+    held = zombie(100, swap=(replace(device, owners=(owner,)),))
+    made = plan(world(held), LEAST)
+    assert not made.steps
+    assert "whoever reads it" in made.remaining[0].why
