@@ -55,7 +55,7 @@ def _gather(path: Path, runs: dict[str, list[Entry]]) -> int:
 
 def _opener(path: str, flags: int) -> int:
     """Open regular files only: a FIFO would never answer, /dev/zero never end."""
-    fd = os.open(path, flags | os.O_CLOEXEC)
+    fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
     if stat.S_ISREG(os.fstat(fd).st_mode):
         return fd
     os.close(fd)
