@@ -50,9 +50,9 @@ def page_out_file(
     """Map a file of shmem, touch it, page it out.
 
     What a device has not yet written when MADV_PAGEOUT returns stays in the swap cache
-    (a flag in /proc/kpageflags), charged as before. Only the kernel's own reclaim finds
-    it there: of the memcgs of these ``directories``, for just as much, with the
-    ``key`` of memory.reclaim.
+    (a flag in /proc/kpageflags), charged as before. If touching it and paging it out
+    again doesn't help, only the kernel's own reclaim finds it there: of the memcgs of
+    these ``directories``, for just as much, with the ``key`` of memory.reclaim.
     """
     touch = (
         f'f=open(sys.argv[1],"rb");m=mmap.mmap(f.fileno(),0,prot=1);m[::{page_size}];'
@@ -68,10 +68,11 @@ def page_out_file(
         'if l.split()[4]==i for x in l.split()[0].split("-")][:2];'
         'p=os.pread(os.open("/proc/self/pagemap",0),8*(z-a),8*a);'
         'n=[t&(1<<55)-1 for t in memoryview(p).cast("Q")];'
-        f'{page_out};k=os.open("/proc/kpageflags",0);'
+        'k=os.open("/proc/kpageflags",0);'
         'g=lambda x:int.from_bytes(os.pread(k,8,8*x),"little");'
         "q=lambda:sum(g(x)>>13&1 for x in n if x);"
-        "[(time.sleep(1),(b:=q())and "
+        f"[(m[::{page_size}],{page_out},time.sleep(1))for r in range(3)if q()or not r];"
+        "[(b:=q())and(time.sleep(1),"
         f'open(d,"w").write(f"{{b*{page_size}}}{key}"))for d in sys.argv[2:]]'
     )
     return f"python3 -c '{script}' {file} {' '.join(places)}"

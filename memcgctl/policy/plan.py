@@ -85,7 +85,7 @@ def work_out(
     pairs = [(draft, _step(draft, effects, world)) for draft in drafts]
     steps, left_out = [], []
     room, budget = Headroom(census), max_bytes
-    dropped: set[tuple[str | None, Hashable]] = set()
+    done: set[tuple[str | None, Hashable]] = {(None, None)}
     for draft, step in _ordered(pairs, hopeful, memcgs, children):
         moves = _moves(draft, effects, room)
         over = room.charge(moves)
@@ -95,7 +95,7 @@ def work_out(
         why = ""
         if over and "over-limit" not in allow:
             why = f"{room.path(over[0])} would be pushed over a limit"
-        elif _first(draft) in dropped:
+        elif _first(draft) not in done:
             why = "it has to be read from swap first"
         elif policy.least_harm and _in_vain(draft, step, hopeful):
             why = IN_VAIN
@@ -103,11 +103,11 @@ def work_out(
             why = "it takes more than --max-bytes leaves"
         if why:
             left_out.append(step)
-            dropped.add((draft.interface.name, draft.key))
             _leave(draft, effects, why)
             room.charge([(memcg, -memory, -swap) for memcg, memory, swap in moves])
         else:
             steps.append(step)
+            done.add((draft.interface.name, draft.key))
             budget = None if budget is None else budget - disturbed
     freed, remaining = fates(memcgs, effects, children)
     made = Plan(

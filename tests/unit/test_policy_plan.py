@@ -185,6 +185,8 @@ def test_folios_in_the_swap_cache_are_mapped_and_paged_out() -> None:
         *[("pageout", PAGE), ("swapin", 6 * PAGE), ("pageout", 4 * PAGE)]
     ]
     assert made.freed == (100,)
+    # A policy that leaves swap as it is has no way to them.
+    assert len(plan(census, POLICIES["evict"]).steps) == 1
     # Only what is not in the cache is charged to who reads it.
     tight = online(HOLDER, "/holder", ROOT, limits=Limits(max_bytes=2 * PAGE))
     assert plan(world(tight, *census.memcgs[3:]), LEAST).freed == (100,)
