@@ -20,7 +20,7 @@ from memcgctl.model import (
     SwapUse,
 )
 
-from . import folios, memcgs, percpu, swap
+from . import memcgs, percpu
 from .limits import MEMBERS, limits, swap_bytes
 from .records import Warnings, sentences
 
@@ -56,6 +56,8 @@ def take_census(
     swap_total = swap_free = None
     page_size = kernel.memory.page_size
     if scan:
+        from . import folios, swap  # a list without a scan does without their imports
+
         bounds = [*limits(tree, page_size)]
         swap_total, swap_free = swap_bytes(kernel)
         found = folios.count_folios(kernel, tree.address, warnings, progress)
@@ -63,8 +65,8 @@ def take_census(
             _charges(f, p * page_size)
             for f, p in zip(found.folios[:count], found.pages[:count], strict=True)
         ]
-        entries = _swap_entries(kernel, tree, warnings)
-        swaps = [SwapUse(n, n * page_size) for n in entries.tolist()]
+        entries = swap.entries(kernel, tree, warnings).tolist()
+        swaps = [SwapUse(n, n * page_size) for n in entries]
     census = Census(
         kernel=Kernel(
             kind=kernel.kind,
@@ -153,15 +155,3 @@ def _charges(
         anon_folios=anon_folios,
         kernel_folios=kernel_folios,
     )
-
-
-def _swap_entries(
-    kernel: OpenedKernel, tree: memcgs.Tree, warnings: Warnings
-) -> NDArray[np.int64]:
-    """Swap entries of each memcg of the tree."""
-    counts = swap.count_swap(kernel, warnings)
-    ids = tree.memcg["id.id"].astype(np.int64) & (swap.IDS - 1)
-    entries: NDArray[np.int64] = counts[ids]
-    if lost := int(counts.sum() - counts[np.unique(ids)].sum()):
-        warnings["a swap entry is charged to a memcg that is not in the tree"] += lost
-    return entries

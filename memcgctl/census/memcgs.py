@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Literal, NamedTuple
 
 import drgn
@@ -38,6 +39,9 @@ MAX_MEMCGS = 1 << 20
 MAX_DEPTH = 1024
 NAME_MAX = 255  # include/uapi/linux/limits.h
 SHORT_NAME = 64
+# The largest slab that a struct mem_cgroup is in, and how many of a dump are kept.
+BLOCK = 1 << 15
+MAX_BLOCKS = 1 << 10
 # On a live kernel a list of children that changes while it is read is read again.
 LIVE_TRIES = 5
 
@@ -154,24 +158,45 @@ class _CssReader:
             return offset_of(prog, "struct mem_cgroup", path)
 
         self._memory = memory
+        self._blocks: dict[int, bytes] | None = None if memory.live else {}
         self._size = drgn.sizeof(prog.type("struct mem_cgroup"))
         self.css = at("css")
         # In the order of _Css.
-        self._links = tuple(
-            at(f"css.{path}")
-            for path in ("parent", "ss", "children.next", "sibling.next")
-        )
-        self._pointer = struct.Struct("<Q")
+        paths = ("parent", "ss", "children.next", "sibling.next")
+        links = [at(f"css.{path}") for path in paths]
+        self._first = min(links)
+        words = (max(links) - self._first) // 8 + 1
+        self._words = struct.Struct(f"<{words}Q").unpack_from
+        self._links = itemgetter(*((link - self._first) // 8 for link in links))
         # Distances from a css to its list heads.
         self.children = at("css.children") - self.css
         self.sibling = at("css.sibling") - self.css
 
     def __call__(self, address: int) -> tuple[_Css, bytes] | None:
-        data = self._memory.try_read(address - self.css, self._size)
+        data = self._read(address - self.css)
         if data is None:
             return None
-        unpack = self._pointer.unpack_from
-        return _Css(address, *[unpack(data, at)[0] for at in self._links]), data
+        links = self._links(self._words(data, self._first))
+        return _Css(address, *links), data
+
+    def _read(self, start: int) -> bytes | None:
+        """A structure; of a dump, which stays as it is, with its slab's others."""
+        if self._blocks is None:
+            return self._memory.try_read(start, self._size)
+        at = start % BLOCK
+        block = self._blocks.get(start - at)
+        if block is None:
+            if len(self._blocks) == MAX_BLOCKS:
+                self._blocks.clear()
+            try:
+                block = self._memory.read(start - at, BLOCK)
+            except drgn.FaultError:
+                block = b""
+            self._blocks[start - at] = block
+        data = block[at : at + self._size]
+        if len(data) == self._size:
+            return data
+        return self._memory.try_read(start, self._size)
 
 
 def _walk(
@@ -186,6 +211,8 @@ def _walk(
     found, parents = [root[0]], [-1]
     raw, records = [root[1]], []
     for index, parent in enumerate(found):  # which grows
+        if parent.first_child == parent.address + read_css.children:
+            continue
         room = MAX_MEMCGS - len(found)
         for child, memcg in _children(read_css, parent, room, tries, warnings):
             found.append(child)

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 
 import drgn
 import numpy as np
-from numpy.lib.recfunctions import repack_fields
 from numpy.typing import NDArray
 
 from memcgctl.kernel.layout import dtype_of, has_member
@@ -54,9 +53,14 @@ def first_member(prog: drgn.Program, type_name: str, *paths: str) -> str:
     raise LookupError(f"{type_name} has none of the members {', '.join(paths)}")
 
 
+def packed(dtype: np.dtype[np.void]) -> np.dtype[np.void]:
+    """The fields of ``dtype`` without what lies between them."""
+    return np.dtype([(name, dtype[name]) for name in dtype.names or ()])
+
+
 def decode(parts: Sequence[bytes], dtype: np.dtype[np.void]) -> Records:
     """Structures of equal size as packed records: only the fields are kept."""
-    return repack_fields(np.frombuffer(b"".join(parts), dtype))
+    return np.frombuffer(b"".join(parts), dtype).astype(packed(dtype))
 
 
 def gather_records(

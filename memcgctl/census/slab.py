@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import drgn
 import numpy as np
 from drgn.helpers.linux.mm import pfn_to_virt
-from numpy.lib.recfunctions import repack_fields
 
 from memcgctl.census.bulk import U64, Rows, addresses, read_structs, unique
 from memcgctl.census.memmap import page_ranges
-from memcgctl.census.records import present
+from memcgctl.census.records import packed, present
 from memcgctl.kernel.layout import dtype_of, has_member, offset_of
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ def slab_structs(
     )
     wanted = unique(caches)
     known = read_structs(kernel, "struct kmem_cache", wanted, layout)
-    places, rows = [], [np.zeros(0, repack_fields(lying))]
+    places, rows = [], [np.zeros(0, packed(lying))]
     for cache, its in zip(wanted, known, strict=True):
         size, pad = int(its["size"]), int(its["pad"]) if "pad" in layout else 0
         (mine,) = (slabs.cache == cache).nonzero()
@@ -97,7 +96,7 @@ def slab_structs(
             data = kernel.memory.try_read(at, objects * size)
             if data is not None:
                 strided: Rows = np.ndarray(objects, lying, data, pad, (size,))
-                found: Rows = repack_fields(strided)
+                found: Rows = strided.astype(packed(lying))
                 (used,) = (found != np.zeros((), found.dtype)).nonzero()
                 places.append(np.uint64(at + pad) + addresses(size * used))
                 rows.append(found[used])

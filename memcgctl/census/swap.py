@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from memcgctl.kernel.layout import dtype_of, has_member
 from memcgctl.kernel.program import OpenedKernel
 
+from .memcgs import Tree
 from .records import BATCH, Records, Warnings, gather_records, read_variable
 
 IDS = 1 << 16
@@ -39,6 +40,16 @@ def count_swap(kernel: OpenedKernel, warnings: Warnings) -> NDArray[np.int64]:
     for _, _, ids in entry_ids(kernel, warnings):
         counts += np.bincount(ids[ids != 0], minlength=IDS)
     return counts
+
+
+def entries(kernel: OpenedKernel, tree: Tree, warnings: Warnings) -> NDArray[np.int64]:
+    """Charged swap entries of each memcg of the tree."""
+    counts = count_swap(kernel, warnings)
+    ids = tree.memcg["id.id"].astype(np.int64) & (IDS - 1)
+    found: NDArray[np.int64] = counts[ids]
+    if lost := int(counts.sum() - counts[np.unique(ids)].sum()):
+        warnings["a swap entry is charged to a memcg that is not in the tree"] += lost
+    return found
 
 
 def entry_ids(

@@ -21,29 +21,34 @@ _MAX_GROUP = 1 << 20
 
 
 class Memory:
-    """Bulk reads of kernel virtual memory; ``faults`` counts what stayed unreadable."""
+    """Bulk reads of kernel virtual memory; ``faults`` counts what stayed unreadable.
+
+    What is read of a ``live`` kernel can be another thing the next time.
+    """
 
     def __init__(self, prog: drgn.Program) -> None:
         self._prog = prog
-        self._tries = _LIVE_TRIES if prog.flags & drgn.ProgramFlags.IS_LIVE else 1
+        self.live = bool(prog.flags & drgn.ProgramFlags.IS_LIVE)
+        self._tries = _LIVE_TRIES if self.live else 1
         self._page_size: int | None = None
         self.faults = 0
 
     def read(self, address: int, size: int) -> bytes:
         """Read ``size`` bytes; raises drgn.FaultError where there is no memory."""
-        for tries_left in reversed(range(self._tries)):
+        tries_left = self._tries
+        while True:
             try:
-                data: bytes = self._prog.read(address, size)
-                return data
+                return self._prog.read(address, size)  # type: ignore[no-any-return]
             except drgn.FaultError:
+                tries_left -= 1
                 if not tries_left:
                     raise
             except (OSError, ValueError, OverflowError) as error:
                 # /proc/kcore has EIO and EFAULT for holes; drgn refuses addresses
                 # beyond the address space as values.
+                tries_left -= 1
                 if not tries_left:
                     raise drgn.FaultError(str(error), address & (2**64 - 1)) from error
-        raise AssertionError("unreachable")
 
     def try_read(self, address: int, size: int) -> bytes | None:
         """Read ``size`` bytes, or count a fault and return None."""

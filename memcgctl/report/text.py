@@ -22,6 +22,7 @@ STEADY_BIDI = frozenset({"L", "EN", "ES", "ET", "CS", "ON"})
 JOINING = (range(0x1160, 0x1200), range(0x1F1E6, 0x1F200), range(0x1F3FB, 0x1F400))
 
 
+@lru_cache(maxsize=4096)
 def size(count_bytes: int | None, *, long: bool = False) -> str:
     """Bytes in at most five characters, ``115K``; ``long`` makes it ``115 KiB``.
 
@@ -59,6 +60,8 @@ def escape(text: str, encoding: str = "utf-8") -> str:
 
 def shorten(text: str, width: int, encoding: str = "utf-8") -> str:
     """``text`` escaped and cut in the middle to at most ``width`` columns."""
+    if len(text) <= width and text.isascii() and text.isprintable():
+        return text
     pieces = _pieces(text, encoding)
     whole = "".join(pieces)
     if cell_count(whole) <= width:
