@@ -15,9 +15,16 @@ ALLOWED = ("over-limit", "unaimed", "drop-caches", "unverified")
 class Chooser:
     """The interfaces that a policy may use on the kernel at hand, by case."""
 
-    def __init__(self, world: World, policy: Policy, allow: Collection[str]):
+    def __init__(
+        self,
+        world: World,
+        policy: Policy,
+        allow: Collection[str],
+        only: Collection[str] = (),
+    ):
         self._world = world
         self._allow = allow
+        self._only = only
         self._usable: dict[Case, list[Interface]] = {}
         self._without: dict[Case, str] = {}
         for case in CASES:
@@ -60,6 +67,8 @@ class Chooser:
 
     def _bar(self, interface: Interface) -> str:
         """Why it is not used although the kernel has it."""
+        if self._only and interface.name not in self._only:
+            return "is not among --only"
         if interface.ask and interface.ask not in self._allow:
             return f"is only used with --allow {interface.ask}"
         if not interface.seen and "unverified" not in self._allow:

@@ -50,9 +50,9 @@ def page_out_file(
     """Map a file of shmem, touch it, page it out.
 
     What a device has not yet written when MADV_PAGEOUT returns stays in the swap cache
-    (a flag in /proc/kpageflags), charged as before. If touching it and paging it out
-    again doesn't help, only the kernel's own reclaim finds it there: of the memcgs of
-    these ``directories``, for just as much, with the ``key`` of memory.reclaim.
+    (a flag in /proc/kpageflags), charged as before. Touched, it would leave the swap
+    cache and be dirty again; only the kernel's own reclaim finds it there: of the
+    memcgs of these ``directories``, for just as much, with the ``key`` of memory.reclaim.
     """
     touch = (
         f'f=open(sys.argv[1],"rb");m=mmap.mmap(f.fileno(),0,prot=1);m[::{page_size}];'
@@ -71,8 +71,8 @@ def page_out_file(
         'k=os.open("/proc/kpageflags",0);'
         'g=lambda x:int.from_bytes(os.pread(k,8,8*x),"little");'
         "q=lambda:sum(g(x)>>13&1 for x in n if x);"
-        f"[(m[::{page_size}],{page_out},time.sleep(1))for r in range(3)if q()or not r];"
-        "[(b:=q())and(time.sleep(1),"
+        f"{page_out};"
+        "[(time.sleep(1),(b:=q())and "
         f'open(d,"w").write(f"{{b*{page_size}}}{key}"))for d in sys.argv[2:]]'
     )
     return f"python3 -c '{script}' {file} {' '.join(places)}"

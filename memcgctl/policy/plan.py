@@ -55,6 +55,7 @@ def plan(
     wanted: Iterable[int] | None = None,
     *,
     allow: Collection[str] = (),
+    only: Collection[str] = (),
     max_bytes: int | None = None,
 ) -> Plan:
     """The steps that carry out ``policy`` for all offline memcgs, or wanted ones.
@@ -62,9 +63,13 @@ def plan(
     ``wanted`` are cgroup ids; the offline memcgs below them count as wanted too.
     Steps that could push a memcg over a limit, or that move more than is left of
     ``max_bytes``, are left out; with ``least-harm`` also those that disturb processes
-    for nothing. ``allow`` lets in what is barred otherwise (``choice.ALLOWED``).
+    for nothing. ``allow`` lets in what is barred otherwise (``choice.ALLOWED``);
+    ``only``, unless it is empty, names the interfaces that may be used.
     """
-    return work_out(census, policy, wanted, allow=allow, max_bytes=max_bytes).plan
+    worked = work_out(
+        census, policy, wanted, allow=allow, only=only, max_bytes=max_bytes
+    )
+    return worked.plan
 
 
 def work_out(
@@ -73,6 +78,7 @@ def work_out(
     wanted: Iterable[int] | None = None,
     *,
     allow: Collection[str] = (),
+    only: Collection[str] = (),
     max_bytes: int | None = None,
 ) -> Worked:
     """As ``plan``, with what becomes of each part."""
@@ -80,7 +86,8 @@ def work_out(
     children = children_of(every)
     memcgs = with_descendants(census, wanted)
     world = World(census, every, policy.mapper)
-    effects, drafts = _drafts(memcgs, policy, Chooser(world, policy, allow), world)
+    chooser = Chooser(world, policy, allow, only)
+    effects, drafts = _drafts(memcgs, policy, chooser, world)
     hopeful = set(fates(memcgs, effects, children)[0])
     pairs = [(draft, _step(draft, effects, world)) for draft in drafts]
     steps, left_out = [], []
