@@ -39,7 +39,7 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     """Page the file out, window by window; what stays is what others map or lock."""
     file = step.aim.file
     assert file
-    moved, left, why = 0, 0, ""
+    moved, left, wait, why = 0, 0, 0, ""
     with open_file(file, step.aim.processes, machine) as fd:
         size = os.fstat(fd).st_size
         for offset in range(0, size, _WINDOW):
@@ -53,9 +53,11 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
                     break
                 lru.drain(machine)
                 mapping.advise(MADV_PAGEOUT)
-                swapcache.let_go(frames, machine)
+                cached = len(swapcache.let_go(frames, machine)) * machine.page_size
                 rest = sum(mapping.resident(machine.page_size)) * machine.page_size
-                moved, left = moved + there - rest, left + rest
+                moved, left, wait = moved + there - rest, left + rest, wait + cached
+    if wait:
+        why = why or f"{wait} bytes stay in the swap cache until memory is short"
     return Outcome(moved, why or (f"{left} bytes stay in memory" if left else ""))
 
 

@@ -25,8 +25,14 @@ Bools = NDArray[np.bool_]
 # Documentation/admin-guide/mm/pagemap.rst
 _PRESENT, _SWAPPED, _SHARED = (np.uint64(1 << bit) for bit in (63, 62, 61))
 _PFN = (1 << 55) - 1
-SWAPCACHE, WRITEBACK = 13, 8  # include/uapi/linux/kernel-page-flags.h
+SWAPCACHE, WRITEBACK, _HEAD, _TAIL = (
+    13,
+    8,
+    15,
+    16,
+)  # include/uapi/linux/kernel-page-flags.h
 NONE: U64 = np.zeros(0, np.uint64)
+_MAX_ORDER = 10
 # A block of /proc/kpage*: 32 KiB.
 _FRAMES = 4096
 # Pagemap entries at a time: 8 MiB, for 4 GiB of addresses.
@@ -130,8 +136,21 @@ def of_memcgs(pfns: U64, memcg_ids: Collection[int], machine: Machine) -> Bools:
 
 
 def shown(pfns: U64, machine: Machine) -> U64:
-    """The id of the memcg that the kernel shows each page frame to be charged to."""
-    return _by_frame("kpagecgroup", pfns, machine)
+    """The id of the memcg that the kernel shows each page frame to be charged to.
+
+    Up to 5.10, and on some kernels after it, only the first page of a compound one
+    has it: the others take it from that, which is the next head before them.
+    """
+    ids = _by_frame("kpagecgroup", pfns, machine)
+    without = (ids == 0) & flagged(pfns, _TAIL, machine)
+    for order in range(1, _MAX_ORDER + 1):
+        if not without.any():
+            break
+        heads = pfns >> np.uint64(order) << np.uint64(order)
+        found = np.flatnonzero(without)[flagged(heads[without], _HEAD, machine)]
+        ids[found] = _by_frame("kpagecgroup", heads[found], machine)
+        without[found] = False
+    return ids
 
 
 def flagged(pfns: U64, bit: int, machine: Machine) -> Bools:
