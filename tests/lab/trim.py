@@ -1,13 +1,14 @@
 """Makes a core small: contents that no census looks at become zeros.
 
 Zeroed are the pages on an LRU list (page cache, anonymous memory, shmem), free pages
-and the kernel's text with its unwind tables. Everything else stays as it was: memory
-map, slab, page tables, per-CPU memory, swap maps, read-only data, the notes.
+and the kernel's text with the tables that describe it. All else stays as it was: memory
+map, slab, page tables, per-CPU memory, swap maps, other read-only data, the notes.
 Types and symbols come from memcgctl's opener; the walk over the memory map is its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,10 +27,17 @@ PAGE = 4096
 Array = NDArray[Any]
 # include/linux/page-flags.h up to 6.11: page_type counts down, PG_buddy cleared.
 OLD_BUDDY, OLD_BUDDY_MASK = 0xF0000000, 0xF0000080
-TEXT = [
+# Of the kernel's image: text, what describes it, and what modules are linked against.
+UNREAD = [
     ("_stext", "_etext"),
     ("__start_orc_unwind", "__stop_orc_unwind"),
     ("__start_orc_unwind_ip", "__stop_orc_unwind_ip"),
+    ("__start___ex_table", "__stop___ex_table"),
+    ("__start___bug_table", "__stop___bug_table"),
+    ("__start___ksymtab", "__stop___ksymtab"),
+    ("__start___ksymtab_gpl", "__stop___ksymtab_gpl"),
+    ("__start___kcrctab", "__stop___kcrctab"),
+    ("__start___kcrctab_gpl", "__stop___kcrctab_gpl"),
 ]
 
 
@@ -114,12 +122,26 @@ def dead_ranges(kernel: OpenedKernel, core: Path) -> Iterator[tuple[int, int]]:
             dead = dead_pages(kernel, start // PAGE, size // PAGE)
             for index in np.flatnonzero(dead):
                 yield load.offset + start - load.physical + int(index) * PAGE, PAGE
-    for names in TEXT:
-        start, end = (kernel.symbol(name) for name in names)
+    for start, end in unread(kernel):
         physical = int(follow_phys(kernel.prog["init_mm"].address_of_(), start))
         for load in loads:
             if load.physical <= physical < load.physical + load.size:
                 yield load.offset + physical - load.physical, end - start
+
+
+def unread(kernel: OpenedKernel) -> Iterator[tuple[int, int]]:
+    """(start, end) of parts of the kernel's image that nobody reads."""
+    for names in UNREAD:
+        with contextlib.suppress(LookupError):
+            start, end = (kernel.symbol(name) for name in names)
+            yield start, end
+    with contextlib.suppress(LookupError):
+        # Since 6.2: three bytes for each symbol, to find names by halving.
+        start = kernel.symbol("kallsyms_seqs_of_names")
+        count = int.from_bytes(
+            kernel.memory.read(kernel.symbol("kallsyms_num_syms"), 4), "little"
+        )
+        yield start, start + 3 * count
 
 
 def trim(core: Path, out: Path) -> None:
