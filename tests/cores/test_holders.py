@@ -23,6 +23,7 @@ from memcgctl.census import take_census
 from memcgctl.census.objcgs import inherited
 from memcgctl.census.records import Warnings
 from memcgctl.census.references import holders
+from memcgctl.cli import app
 from memcgctl.kernel import elf
 from memcgctl.kernel.compressed import is_compressed, unpacked
 from memcgctl.kernel.program import Sources, open_kernel
@@ -38,6 +39,7 @@ each_core = pytest.mark.parametrize("core", CORES, ids=lambda core: core.stem)
 # charged, and an inode that stays attached after a write.
 UNTOLD = {"folio", "kernel"}
 MAYBE = {*UNTOLD, "writeback"}
+LEAKED = 3
 
 
 class Found(NamedTuple):
@@ -198,7 +200,11 @@ def test_writeback_names_device_and_inodes(core: Path) -> None:
         its = [holder.detail for holder in found.holders if holder.kind == "writeback"]
         if "writeback" not in said["held_by"]:
             continue
-        stem = {"/app/dirty": "/dirty", "/app/writeback": "/attached"}[said["path"]]
+        stem = {
+            "/app/dirty": "/dirty",
+            "/app/writeback": "/attached",
+            "/app/writing": "/writing",
+        }[said["path"]]
         (detail,) = its
         device, _, inodes = detail.partition(": ")
         assert device == "vda"
@@ -232,27 +238,78 @@ def test_what_online_memcgs_inherited(core: Path) -> None:
             assert not memcg.inherited
 
 
-def test_a_leaked_reference_is_counted_to_the_last(tmp_path: Path) -> None:
-    """Lost: the kernel bug that audit exists for; it would be hidden or miscounted."""
+@pytest.fixture(scope="module")
+def leaked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Found]]:
+    """A core with 3 more css references to the first of its offline memcgs."""
     assert SMALLEST is not None
     magic = SMALLEST.read_bytes()[:16]
     source = unpacked(SMALLEST, magic) if is_compressed(magic) else SMALLEST
-    core = tmp_path / "core"
+    core = tmp_path_factory.mktemp("leaked") / "core"
     shutil.copyfile(source, core)
-    victim, other = [found for _, found in offline(SMALLEST)][:2]
+    victims = [found for _, found in offline(SMALLEST)]
     with open_kernel(Sources(core=core)) as kernel:
         memcg = kernel.prog.type("struct mem_cgroup")
-        css = drgn.Object(kernel.prog, memcg, address=victim.memcg.address).css
+        css = drgn.Object(kernel.prog, memcg, address=victims[0].memcg.address).css
         count = css.refcnt.data.count.counter
         mm = kernel.prog["init_mm"].address_of_()
         place = int(follow_phys(mm, count.address_of_().value_()))
-        more = (int(count) + 3).to_bytes(8, "little")
+        more = (int(count) + LEAKED).to_bytes(8, "little")
     with core.open("r+b") as file:
         for load in elf.read(file).segments:
             if load.physical <= place < load.physical + load.size:
                 file.seek(load.offset + place - load.physical)
                 file.write(more)
+    return core, victims
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
+    """Exit code and output, JSON, of the program."""
+    capsys.readouterr()
+    try:
+        code = app([*arguments, "--json"], standalone_mode=False) or 0
+    except SystemExit as end:
+        code = end.code
+    out, err = capsys.readouterr()
+    assert err == ""
+    return code, json.loads(out)
+
+
+def test_a_leaked_reference_is_counted_to_the_last(
+    leaked: tuple[Path, list[Found]],
+) -> None:
+    """Lost: the kernel bug that audit exists for; it would be hidden or miscounted."""
+    core, (victim, *others) = leaked
     found, _ = look(core)
-    assert found[victim.memcg.id].unexplained == 3
+    assert found[victim.memcg.id].unexplained == LEAKED
     assert found[victim.memcg.id].holders == victim.holders
-    assert found[other.memcg.id].unexplained == 0
+    assert all(found[other.memcg.id].unexplained == 0 for other in others)
+
+
+def test_audit_points_at_the_leak_and_fails(
+    leaked: tuple[Path, list[Found]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lost: a script that watches for leaks would be told that all is well."""
+    core, (victim, *others) = leaked
+    code, audit = run(capsys, "audit", "--core", str(core))
+    assert code == 4
+    assert audit["totals"]["unexplained"] == LEAKED
+    assert audit["totals"]["missing"] == audit["totals"]["unknown"] == 0
+    first, *rest = audit["memcgs"]
+    assert (first["id"], first["unexplained"]) == (victim.memcg.id, LEAKED)
+    assert [memcg["unexplained"] for memcg in rest] == [0] * len(others)
+    assert SMALLEST is not None
+    code, audit = run(capsys, "audit", "--core", str(SMALLEST))
+    assert (code, audit["totals"]["unexplained"]) == (0, 0)
+
+
+def test_explain_says_that_nobody_accounts_for_the_leak(
+    leaked: tuple[Path, list[Found]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lost: a verdict that blames the memory when it is the kernel."""
+    core, (victim, *_) = leaked
+    code, said = run(capsys, "explain", str(victim.memcg.id), "--core", str(core))
+    assert code == 0
+    references = said["references"]
+    assert references["unexplained"] == LEAKED
+    assert references["explained"] + LEAKED == references["total"]
+    assert f"{LEAKED} references" in said["verdict"]
