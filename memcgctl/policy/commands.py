@@ -52,7 +52,7 @@ def page_out_file(
     What a device has not yet written when MADV_PAGEOUT returns stays in the swap cache
     (a flag in /proc/kpageflags), charged as before. Touched, it would leave the swap
     cache and be dirty again; only the kernel's own reclaim finds it there: of the
-    memcgs of these ``directories``, for just as much, with the ``key`` of memory.reclaim.
+    memcgs of these ``directories``, for as much, with the ``key`` of memory.reclaim.
     """
     touch = (
         f'f=open(sys.argv[1],"rb");m=mmap.mmap(f.fileno(),0,prot=1);m[::{page_size}];'
