@@ -1,11 +1,13 @@
-"""``memcgctl reclaim``: what is to be done so that zombies go?"""
+"""``memcgctl reclaim``: what is to be done so that zombies go, and the doing of it."""
 
 from __future__ import annotations
 
 import gc
 import shutil
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,8 +20,16 @@ from memcgctl.cli.options import (
     Vmlinux,
 )
 from memcgctl.cli.policy import Allow, Mapper, load_policy, parse_size
-from memcgctl.cli.reading import one_memcg, read_census, warn
-from memcgctl.cli.terminal import fail, write
+from memcgctl.cli.reading import one_memcg, opened, read_census, warn
+from memcgctl.cli.terminal import fail, progress_bar, say, write
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from memcgctl.kernel.program import OpenedKernel
+    from memcgctl.model import Census, Plan, Result, Step, StepResult
+
+    Planner = Callable[[Census], Plan]
 
 
 def reclaim(
@@ -35,6 +45,9 @@ def reclaim(
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, do nothing.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Act without asking: needed by cron.")
     ] = False,
     policy: Annotated[
         str,
@@ -54,7 +67,21 @@ def reclaim(
             show_default=False,
         ),
     ] = None,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="S", help="Begin no step after this.", show_default=False
+        ),
+    ] = None,
     mapper: Mapper = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ACTION",
+            help="Only this action, by the name that a plan has for it; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     allow: Annotated[
         list[Allow] | None,
         typer.Option(
@@ -62,6 +89,29 @@ def reclaim(
             help="over-limit: steps that could push a memcg over a limit. unaimed: "
             "actions that also take living cgroups' memory. drop-caches: everybody's "
             "page cache. unverified: interfaces that nobody has yet seen to work.",
+            show_default=False,
+        ),
+    ] = None,
+    min_zombies: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Do nothing if there are fewer.")
+    ] = 0,
+    min_overhead: Annotated[
+        int,
+        typer.Option(
+            metavar="SIZE",
+            parser=parse_size,
+            help="Do nothing if they take less (estimated, without a scan).",
+        ),
+    ] = 0,
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", help="One line if anything was done, else nothing."),
+    ] = False,
+    journal: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Where to write what is done; see memcgctl journal.",
             show_default=False,
         ),
     ] = None,
@@ -75,31 +125,175 @@ def reclaim(
     vmcoreinfo: Vmcoreinfo = None,
     census: CensusFile = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Write JSON (memcgctl/plan/1).")
+        bool,
+        typer.Option(
+            "--json", help="Write JSON (memcgctl/plan/1; after acting, result/1)."
+        ),
     ] = False,
 ) -> None:
-    """Plan how to free zombies, least harm first: each step with its command.
+    """Free zombies, least harm first, or with --dry-run say how.
 
-    What each policy decides is carried out by what user space can do on this kernel;
-    what cannot be done is said. Exit code 0 with --dry-run, whatever the plan leaves.
+    Shows the plan, asks, acts step by step and measures what came of it. Exit code 0:
+    all that the plan promised is gone (or with --dry-run: it is shown); 4: in part.
     """
-    if not dry_run:
-        fail("acting is not built yet; use --dry-run", 2)
     chosen = load_policy(policy, mapper)
     paths = (core, vmlinux, btf, system_map, vmcoreinfo)
-    taken = read_census(paths, census, details="offline")
-    wanted = [one_memcg(taken, text).id for text in memcgs] if memcgs else None
+    _known_actions(only or [])
 
-    gc.disable()  # values alone, no cycles: it would take half of the time
-    from memcgctl.policy.plan import plan
-    from memcgctl.report.plan import screen, to_json
+    def planned(taken: Census) -> Plan:
+        from memcgctl.policy.plan import plan
 
-    allowed = [one.value for one in allow or ()]
-    made = plan(taken, chosen, wanted, allow=allowed, max_bytes=max_bytes)
-    warn(made)
-    if as_json:
-        write(to_json(made, taken))
+        wanted = [one_memcg(taken, text).id for text in memcgs] if memcgs else None
+        gc.disable()  # values alone, no cycles: it would take half of the time
+        made = plan(
+            taken,
+            chosen,
+            wanted,
+            allow=[one.value for one in allow or ()],
+            only=only or (),
+            max_bytes=max_bytes,
+        )
+        gc.enable()
+        warn(made)
+        return made
+
+    if dry_run:
+        taken = read_census(paths, census, details="offline")
+        made = planned(taken)
+        if as_json:
+            from memcgctl.report.plan import to_json
+
+            write(to_json(made, taken))
+        else:
+            write(_plan_screen(made, taken, limit))
         return
-    width = shutil.get_terminal_size().columns
+
+    _must_act_here(core or census, yes)
+    if why := _too_few(min_zombies, min_overhead):
+        if not quiet:
+            say(f"nothing done: {why}")
+        return
+    with opened(paths) as (kernel, progress):
+        from memcgctl.census import take_census
+
+        taken = take_census(kernel, details="offline", progress=progress)
+        made = planned(taken)
+        if not quiet and not as_json:
+            write(_plan_screen(made, taken, limit))
+        if made.steps and not yes and not typer.confirm("Do this?", err=True):
+            say("nothing done")
+            return
+        if not made.steps and not as_json:
+            return
+        result = _act(kernel, made, max_seconds, max_bytes, journal)
+        verdicts = _verdicts(kernel, result)
+    _report(result, taken, verdicts, as_json=as_json, quiet=quiet)
+    if not result.complete:
+        sys.exit(4)
+
+
+def _known_actions(names: list[str]) -> None:
+    from memcgctl.policy.interfaces import INTERFACES
+
+    known = [interface.name for interface in INTERFACES]
+    for name in names:
+        if name not in known:
+            raise typer.BadParameter(
+                f"--only: no action is '{name}'; there are {', '.join(known)}."
+            )
+
+
+def _must_act_here(elsewhere: Path | None, yes: bool) -> None:
+    """Only a running kernel can be acted on, and only if somebody said so."""
+    if elsewhere:
+        fail(f"{elsewhere} is not the running kernel: only --dry-run works on it", 2)
+    if not yes and not (sys.stdin and sys.stdin.isatty()):
+        fail("there is no terminal to ask on: --yes acts without, --dry-run shows", 2)
+
+
+def _too_few(min_zombies: int, min_overhead_bytes: int) -> str | None:
+    """Why there is nothing to do, by the kernel's own counters; None if there is."""
+    if not min_zombies and not min_overhead_bytes:
+        return None
+    from memcgctl.actions.machine import read_machine
+    from memcgctl.actions.thresholds import below, count_zombies
+
+    return below(count_zombies(read_machine()), min_zombies, min_overhead_bytes)
+
+
+def _act(
+    kernel: OpenedKernel,
+    plan: Plan,
+    max_seconds: float | None,
+    max_bytes: int | None,
+    journal: Path | None,
+) -> Result:
+    from memcgctl.actions.executor import Limits, carry_out
+    from memcgctl.actions.machine import ActionError
+    from memcgctl.census import take_census
+
+    def look() -> set[int]:
+        tree = take_census(kernel, scan=False)
+        return {memcg.id for memcg in tree.memcgs if memcg.state == "offline"}
+
+    limits = Limits(max_seconds=max_seconds, max_bytes=max_bytes)
+    try:
+        with progress_bar() as report:
+
+            def progress(n: int, step: Step, done: StepResult | None) -> None:
+                what = f"step {n} of {len(plan.steps)}: {step.action}"
+                report(what, n if done else n - 1, len(plan.steps))
+
+            return carry_out(
+                plan, look, limits=limits, journal=journal, progress=progress
+            )
+    except ActionError as error:
+        fail(f"error: {error}", 1)
+
+
+def _verdicts(kernel: OpenedKernel, result: Result) -> dict[int, str]:
+    """Why what should be gone is still there, by a new census of these."""
+    left = {one.id for one in result.remaining} & set(result.plan.freed)
+    if not left:
+        return {}
+    from memcgctl.census import take_census
+    from memcgctl.census.verdict import explain
+    from memcgctl.report.verdict import verdict
+
+    census = take_census(kernel, details=left)
+    return {
+        memcg.id: verdict(explain(census, memcg))
+        for memcg in census.memcgs
+        if memcg.id in left and memcg.details
+    }
+
+
+def _plan_screen(plan: Plan, census: Census, limit: int | None) -> Text:
+    from memcgctl.report.plan import screen
+
+    width, encoding = _terminal()
+    return screen(plan, census, limit=limit, width=width, encoding=encoding)
+
+
+def _report(
+    result: Result,
+    census: Census,
+    verdicts: dict[int, str],
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from memcgctl.report.result import headline, screen, to_json
+
+    if as_json:
+        write(to_json(result, census, verdicts))
+    elif quiet:
+        write(f"{headline(result, census)}\n")
+    else:
+        width, encoding = _terminal()
+        write(screen(result, census, verdicts, width=width, encoding=encoding))
+
+
+def _terminal() -> tuple[int, str]:
     encoding = sys.stdout.encoding if sys.stdout else "ascii"
-    write(screen(made, taken, limit=limit, width=width, encoding=encoding))
+    return shutil.get_terminal_size().columns, encoding

@@ -139,7 +139,8 @@ def qemu_command(
     if machine.vmcoreinfo:
         command += ["-device", "vmcoreinfo"]
     for name, path in machine.disks.items():
-        drive = f"file={path},if=none,id={name},format=raw,cache=unsafe"
+        # A snapshot, so that several guests can have one image: writes are lost.
+        drive = f"file={path},if=none,id={name},format=raw,cache=unsafe,snapshot=on"
         device = f"virtio-blk-pci,drive={name},serial={name}"
         command += ["-drive", drive, "-device", device]
     return [*command, *machine.qemu]

@@ -1,0 +1,194 @@
+"""What does ``memcgctl reclaim`` show when it has acted? What it came to, and the harm.
+
+Each number that the plan predicted stands beside the one that was measured.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rich.text import Text
+
+from memcgctl.model import Census, Result, StepResult
+from memcgctl.report.listing import aligned, source_json
+from memcgctl.report.text import counted, escape, size
+
+SCHEMA = "memcgctl/result/1"
+SHOWN = 8
+STATUS = {
+    "done": "done",
+    "part": "done in part",
+    "failed": "failed",
+    "skipped": "skipped",
+}
+
+Verdicts = Mapping[int, str]
+
+
+def screen(
+    result: Result,
+    census: Census,
+    verdicts: Verdicts,
+    *,
+    width: int = 80,
+    encoding: str = "utf-8",
+) -> Text:
+    """The result as a person reads it; ``census`` was taken before."""
+    text = Text()
+    text.append(f"\n{_wrapped(headline(result, census), 0, width, encoding)}\n", "bold")
+    for step in result.steps:
+        if step.status != "done":
+            text.append(f"{_wrapped(_trouble(step), 2, width, encoding)}\n")
+    text.append("\n")
+    for line in _compared(result, width, encoding):
+        text.append(f"{line}\n")
+    for sentence in _harm(result):
+        text.append(f"{_wrapped(sentence, 0, width, encoding)}\n")
+    for sentence in _left(result, census, verdicts):
+        text.append(f"{_wrapped(sentence, 2, width, encoding)}\n")
+    text.append(f"{_wrapped(f'Journal: {result.journal}', 0, width, encoding)}\n")
+    return text
+
+
+def headline(result: Result, census: Census) -> str:
+    """How many are gone of those promised, what came back, and why it ended early."""
+    promised = len(result.plan.freed)
+    gone = len(set(result.plan.freed) & set(result.freed))
+    back = size(_overhead(result, census), long=True)
+    moved = size(result.moved_bytes, long=True)
+    words = (
+        f"{gone:,} of {counted(promised, 'zombie')} that were to go are gone: {back} "
+        f"of structures came back, {moved} of memory moved, in {result.seconds:.1f} s"
+    )
+    return f"{words}; {result.stopped}." if result.stopped else f"{words}."
+
+
+def _overhead(result: Result, census: Census) -> int:
+    gone = set(result.freed)
+    return sum(m.overhead.total_bytes for m in census.memcgs if m.id in gone)
+
+
+def _trouble(step: StepResult) -> str:
+    what = f"step {step.n}, {step.step.action} {step.step.target}"
+    return f"{what}: {STATUS[step.status]}{f': {step.why}' if step.why else ''}"
+
+
+def _compared(result: Result, width: int, encoding: str) -> list[str]:
+    """A table: what was predicted, what was measured."""
+    plan = result.plan
+    predicted, measured = ["predicted"], ["measured"]
+    names = ["", "zombies gone", "memory moved"]
+    predicted += [f"{len(plan.freed):,}", size(sum(s.bytes for s in plan.steps))]
+    measured += [f"{len(result.freed):,}", size(result.moved_bytes)]
+    if result.dying_before is not None and result.dying_after is not None:
+        names.append("the kernel's count of dying cgroups")
+        predicted.append(f"{result.dying_before - len(plan.freed):,}")
+        measured.append(f"{result.dying_after:,}")
+    names.append("file cache of living memcgs, at most lost")
+    predicted.append(size(sum(step.collateral_bytes for step in plan.steps)))
+    measured.append(size(max(0, _file_lost(result))))
+    for usage in result.usages:
+        names.append(f"{usage.path}: memory and swap")
+        predicted.append("")
+        measured.append(
+            f"{_signed(usage.after_bytes - usage.before_bytes)} "
+            f"{_signed(usage.swap_after_bytes - usage.swap_before_bytes)}"
+        )
+    return aligned([predicted, measured], names, 0, width, encoding)
+
+
+def _file_lost(result: Result) -> int:
+    return result.harm.file_before_bytes - result.harm.file_after_bytes
+
+
+def _signed(number_bytes: int) -> str:
+    return f"{'-' if number_bytes < 0 else '+'}{size(abs(number_bytes))}"
+
+
+def _harm(result: Result) -> Iterator[str]:
+    harm = result.harm
+    pages = harm.refaulted_file_pages + harm.refaulted_anon_pages
+    yield (
+        f"Meanwhile {counted(pages, 'evicted page')} came back at once (refaults: "
+        f"{harm.refaulted_file_pages:,} file, {harm.refaulted_anon_pages:,} anon)."
+    )
+
+
+def _left(result: Result, census: Census, verdicts: Verdicts) -> Iterator[str]:
+    paths = {memcg.id: memcg.path for memcg in census.memcgs}
+    promised = set(result.plan.freed)
+    late = [one for one in result.remaining if one.id in promised]
+    for one in late[:SHOWN]:
+        why = verdicts.get(one.id, "")
+        name = paths.get(one.id, "?")
+        yield f"{name} (id {one.id}) is still there: {one.why}. {why}".rstrip()
+    if (more := len(late) - SHOWN) > 0:
+        yield f"{more:,} more are still there; --json shows all"
+    if stay := len(result.remaining) - len(late):
+        yield f"{counted(stay, 'zombie')} stayed as the plan said."
+
+
+def _wrapped(words: str, indent: int, width: int, encoding: str) -> str:
+    return textwrap.fill(
+        escape(words, encoding),
+        width,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * (indent + 2 if indent else 0),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def to_json(result: Result, census: Census, verdicts: Verdicts) -> str:
+    """``memcgctl/result/1``; ASCII, names as the kernel has them."""
+    plan = result.plan
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "source": source_json(plan.kernel),
+        "policy": plan.policy,
+        "complete": result.complete,
+        "stopped": result.stopped or None,
+        "steps": [_step_json(step) for step in result.steps],
+        "predicted": {
+            "freed": plan.freed,
+            "remaining": [asdict(one) for one in plan.remaining],
+            "bytes": sum(step.bytes for step in plan.steps),
+            "collateral_bytes": sum(step.collateral_bytes for step in plan.steps),
+        },
+        "measured": {
+            "freed": result.freed,
+            "remaining": [
+                {**asdict(one), "verdict": verdicts.get(one.id)}
+                for one in result.remaining
+            ],
+            "bytes": result.moved_bytes,
+            "freed_overhead_bytes": _overhead(result, census),
+            "dying_before": result.dying_before,
+            "dying_after": result.dying_after,
+            "seconds": round(result.seconds, 3),
+        },
+        "charged": [asdict(usage) for usage in result.usages],
+        "harm": asdict(result.harm),
+        "journal": result.journal,
+        "warnings": plan.warnings,
+    }
+    return json.dumps(document, indent=1) + "\n"
+
+
+def _step_json(result: StepResult) -> dict[str, Any]:
+    return {
+        "n": result.n,
+        "action": result.step.action,
+        "target": result.step.target,
+        "memcgs": result.step.memcgs,
+        "status": result.status,
+        "why": result.why or None,
+        "bytes": result.step.bytes,
+        "moved_bytes": result.moved_bytes,
+        "freed": result.freed,
+        "seconds": round(result.seconds, 3),
+    }
