@@ -39,11 +39,11 @@ def make_once(series: str, scenario: str, out: Path, *, raw: bool) -> list[Path]
     name = out / f"{series}-{scenario}"
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="memcgctl-lab-") as directory:
-        xfs = ("xfs",) if shape.needs_xfs else ()
+        xfs = run.uses_xfs(chosen, shape)
         machine = replace(
             chosen.machine,
-            disks=run.make_disks(Path(directory), shape),
-            modules=(*chosen.machine.modules, *xfs),
+            disks=run.make_disks(Path(directory), xfs),
+            modules=(*chosen.machine.modules, *(("xfs",) if xfs else ())),
         )
         core = Path(directory) / "core"
         with boot(kernel.path, machine) as guest:

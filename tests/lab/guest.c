@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
@@ -444,6 +445,49 @@ static void leave_parent(void)
 		pause();
 }
 
+static void *wait_forever(void *nothing)
+{
+	for (;;)
+		pause();
+	return nothing;
+}
+
+static void start_threads(int n)
+{
+	pthread_t thread;
+
+	while (n--)
+		if (pthread_create(&thread, NULL, wait_forever, NULL))
+			die("pthread_create");
+}
+
+static int stay(void *nothing)
+{
+	for (int i = 0; i < 3; i++)
+		close(i);
+	wait_forever(nothing);
+	return 0;
+}
+
+/* Another process with the same memory. */
+static void share_memory(void)
+{
+	static char stack[1 << 14] __attribute__((aligned(16)));
+
+	if (clone(stay, stack + sizeof(stack), CLONE_VM | SIGCHLD, NULL) < 0)
+		die("clone");
+}
+
+/* References that are no pins: pages of the region wait in a pipe. */
+static void splice_region(void)
+{
+	struct iovec data = { region, region_size };
+	int fds[2];
+
+	if (pipe(fds) || vmsplice(fds[1], &data, 1, 0) != (ssize_t)region_size)
+		die("vmsplice");
+}
+
 /* argument: FROM:TO */
 static void bind_mount(char *argument)
 {
@@ -561,6 +605,16 @@ static void perform(char *word)
 		advise(MADV_FREE);
 	else if (IS("fork"))
 		leave_parent();
+	else if (IS("split")) {
+		/* A huge page is mapped page by page then. */
+		if (mprotect(region, region_size / 2, PROT_READ))
+			die("mprotect");
+	} else if (IS("share-memory"))
+		share_memory();
+	else if (IS("splice"))
+		splice_region();
+	else if (IS("threads"))
+		start_threads(atoi(arg));
 	else if (IS("mountns")) {
 		if (unshare(CLONE_NEWNS) || mount("", "/", NULL, MS_REC | MS_PRIVATE, NULL))
 			die("unshare");

@@ -162,10 +162,11 @@ def live(
     chosen = SCENARIOS[scenario]
     with tempfile.TemporaryDirectory(prefix="memcgctl-lab-") as name:
         directory = Path(name)
-        disks = run.make_disks(directory, shape)
+        xfs = run.uses_xfs(chosen, shape)
+        disks = run.make_disks(directory, xfs)
         disks["python"] = python_disk()
         disks["checkout"] = checkout_disk(directory)
-        modules = ("xfs",) if shape.needs_xfs else ()
+        modules = (*chosen.machine.modules, *(("xfs",) if xfs else ()))
         machine = replace(
             chosen.machine, cpu=cpu, memory=memory, disks=disks, modules=modules
         )

@@ -27,6 +27,7 @@ from tests.lab.scenarios import (
     Made,
     Scenario,
     Scene,
+    large_folios,
 )
 from tests.lab.truth import Count, Files
 
@@ -61,11 +62,15 @@ def shape_of(release: str) -> Shape:
     )
 
 
-def make_disks(directory: Path, shape: Shape) -> dict[str, Path]:
+def uses_xfs(scenario: Scenario, shape: Shape) -> bool:
+    return shape.needs_xfs and large_folios in scenario.steps
+
+
+def make_disks(directory: Path, xfs: bool) -> dict[str, Path]:
     """File systems and room for swap, all sparse."""
     sizes = {"ext4": 32 << 20, "swap1": 64 << 20, "swap2": 16 << 20}
     programs = {"ext4": "mke2fs"}
-    if shape.needs_xfs:
+    if xfs:
         sizes["xfs"], programs["xfs"] = 304 << 20, "mkfs.xfs"
     disks = {}
     path = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])

@@ -380,6 +380,21 @@ def writeback(scene: Scene) -> None:
     scene.finish.append((scene.made[-1], clean))
 
 
+def under_writeback(scene: Scene) -> None:
+    """Being written at the dump. The disk takes a byte a second from here on.
+
+    The first request goes through, and what it is over its share delays all others.
+    """
+    memcg = scene.memcg("app/writing", "pages under writeback", ("folio", "writeback"))
+    first, *others = attach(scene, memcg, "writing")
+    names = ("bps", "bps_rd", "iops", "iops_rd", "iops_wr")
+    limits = dict.fromkeys(names, 0)
+    scene.guest.qmp("block_set_io_throttle", device="ext4", bps_wr=1, **limits)
+    for path in (first, *others):
+        scene.guest.sh(f"lab do fsync={path} > /dev/null 2>&1 &")
+        scene.do("sleep=500")
+
+
 def opened(scene: Scene) -> None:
     path = scene.file("128K", f"{EXT4}/opened")
     memcg = scene.memcg("app/opened", "page cache of a file that is open in /holder")
@@ -411,6 +426,40 @@ def shared_by_fork(scene: Scene) -> None:
     words = [f"join={memcg}", "anon=200K", "touch", f"join={CGROUPS}/holder", "fork"]
     words.append(f"join={there}")
     scene.held.append(Held(int(scene.do(*words, "hold")), (*words,)))
+
+
+def threads(scene: Scene) -> None:
+    """One process, one address space, however many tasks there are."""
+    memcg = scene.memcg("app/threads", "anonymous memory of a process with threads")
+    scene.hold(f"join={memcg}", "anon=140K", "touch", "threads=3")
+
+
+def same_memory(scene: Scene) -> None:
+    memcg = scene.memcg("app/same", "anonymous memory of two processes that are one")
+    words = [f"join={memcg}", "anon=72K", "touch", f"join={CGROUPS}/holder"]
+    scene.hold(*words, "share-memory")
+
+
+def spliced(scene: Scene) -> None:
+    memcg = scene.memcg("app/spliced", "anonymous memory that waits in a pipe")
+    scene.hold(f"join={memcg}", "anon=40K", "touch", "splice")
+
+
+def huge_in_parts(scene: Scene) -> None:
+    """The parent maps a huge page as one, the child its pages one by one."""
+    memcg = scene.memcg("app/huge-parts", "a huge page that is mapped in both ways")
+    words = [f"join={memcg}", "anon=2M", "huge", "touch", f"join={CGROUPS}/holder"]
+    scene.hold(*words, "fork", "split")
+
+
+def charged_to_two(scene: Scene) -> None:
+    """The first wrote the beginning of the file, the second all of it."""
+    path = f"{TMPFS}/two"
+    for name, size in (("first", "40K"), ("second", "100K")):
+        memcg = scene.memcg(f"app/two-{name}", f"a file on tmpfs, {name} of two")
+        scene.do(f"join={memcg}", f"write={size}:{path}")
+    scene.files.append(path)
+    scene.hold(f"join={CGROUPS}/holder", f"map={path}", "look")
 
 
 def swapped_by_fork(scene: Scene) -> None:
@@ -524,9 +573,11 @@ ZOO: list[Step] = [
 USERS: list[Step] = [
     *(read_file, mapped_file, tmpfs_mapped, shared_anonymous, moved_process),
     *(private_copy, locked, huge_pages, pinned, swapped, swap_cached, swapped_shmem),
-    *(opened, deleted, memory_object, segment, shared_by_fork, swapped_by_fork),
-    *(swapped_mapping, mapped_twice, locked_file, pinned_huge, merged, lazily_freed),
-    *(in_container, on_overlay, guarded, online, dirty),
+    *(opened, deleted, memory_object, segment, threads, same_memory, spliced),
+    *(huge_in_parts, charged_to_two),
+    *(shared_by_fork, swapped_by_fork, swapped_mapping, mapped_twice, locked_file),
+    *(pinned_huge, merged, lazily_freed, in_container, on_overlay, guarded, online),
+    *(second_swap, dirty, under_writeback),
 ]
 
 
