@@ -48,6 +48,8 @@ class Live:
     status: int
     listing: dict[str, Any]
     stderr: str
+    audit_status: int
+    audit: dict[str, Any]
 
 
 @pytest.fixture(scope="module", params=KERNELS)
@@ -57,7 +59,9 @@ def guest(request: pytest.FixtureRequest) -> Iterator[Live]:
         with live(request.param) as (booted, truth):
             ran = run_in(booted, "memcgctl", "list", "--all", "--json")
             listing = json.loads(ran.stdout) if ran.status in (0, 4) else {}
-            yield Live(truth, ran.status, listing, ran.stderr)
+            checked = run_in(booted, "memcgctl", "audit", "--json")
+            audit = json.loads(checked.stdout) if checked.status in (0, 4) else {}
+            yield Live(truth, ran.status, listing, ran.stderr, checked.status, audit)
     except PackageError as error:
         give_up(f"no kernel packages: {error}")
 
@@ -75,6 +79,15 @@ def test_as_many_as_the_kernel_counts(guest: Live) -> None:
     states = [memcg["state"] for memcg in guest.listing["memcgs"]]
     assert states.count("offline") == guest.truth["offline"]
     assert guest.listing["totals"]["offline"] == guest.truth["offline"]
+
+
+def test_every_reference_is_accounted_for(guest: Live) -> None:
+    """A person would be shown a kernel bug where there is none."""
+    assert guest.audit_status == 0
+    totals = guest.audit["totals"]
+    assert totals["offline"] == guest.truth["offline"]
+    assert (totals["unexplained"], totals["missing"], totals["unknown"]) == (0, 0, 0)
+    assert guest.audit["warnings"] == []
 
 
 def test_every_memcg_and_class_to_the_page(guest: Live) -> None:
