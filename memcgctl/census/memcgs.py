@@ -369,7 +369,7 @@ def _kernfs_nodes(
         addresses = list(wanted)
         records, read = gather_records(memory, addresses, dtype)
         rows = zip(addresses, records.tolist(), read.tolist(), strict=True)
-        found = {address: _Node(*row) for address, row, ok in rows if ok}
+        found = {address: _Node._make(row) for address, row, ok in rows if ok}
         known |= found
         wanted = {node.parent for node in found.values()} - known.keys() - {0}
     return known

@@ -5,6 +5,7 @@ Commands import drgn and NumPy when they run, never when their help is asked for
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -69,6 +70,9 @@ def main() -> None:
     """The console script."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    # A run is short, and a census is values without cycles: to look for these would
+    # take up to half of the time.
+    gc.disable()
     try:
         app()
     except KernelError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 import sys
 from collections.abc import Callable
@@ -144,7 +143,6 @@ def reclaim(
         from memcgctl.policy.plan import plan
 
         wanted = [one_memcg(taken, text).id for text in memcgs] if memcgs else None
-        gc.disable()  # values alone, no cycles: it would take half of the time
         made = plan(
             taken,
             chosen,
@@ -153,7 +151,6 @@ def reclaim(
             only=only or (),
             max_bytes=max_bytes,
         )
-        gc.enable()
         warn(made)
         return made
 

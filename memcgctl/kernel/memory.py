@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import drgn
+import numpy as np
 
 # A live kernel's fault may be a race with a free or a remap: ask again.
 _LIVE_TRIES = 3
 
+_LAST = 2**64 - 1
 # Reading this much in vain costs less than one more read.
 _GAP = 4096
 _MAX_GROUP = 1 << 20
@@ -48,7 +50,7 @@ class Memory:
                 # beyond the address space as values.
                 tries_left -= 1
                 if not tries_left:
-                    raise drgn.FaultError(str(error), address & (2**64 - 1)) from error
+                    raise drgn.FaultError(str(error), address & _LAST) from error
 
     def try_read(self, address: int, size: int) -> bytes | None:
         """Read ``size`` bytes, or count a fault and return None."""
@@ -85,19 +87,17 @@ class Memory:
         Neighbours, as slab objects mostly are, come with one read. None where there
         was a fault.
         """
-        wanted = list(addresses)
+        wanted = [address & _LAST for address in addresses]
         found: dict[int, bytes | None] = {}
-        for group in _neighbours(sorted({*wanted}), size):
+        for group in _neighbours(wanted, size):
             start = group[0]
             try:
                 block = self.read(start, group[-1] + size - start)
             except drgn.FaultError:
-                found.update(
-                    (address, self.try_read(address, size)) for address in group
-                )
+                parts = [self.try_read(address, size) for address in group]
             else:
-                for address in group:
-                    found[address] = block[address - start : address - start + size]
+                parts = [block[at - start : at - start + size] for at in group]
+            found.update(zip(group, parts, strict=True))
         return [found[address] for address in wanted]
 
     @property
@@ -109,14 +109,12 @@ class Memory:
 
 
 def _neighbours(addresses: list[int], size: int) -> Iterator[list[int]]:
-    """Sorted addresses in groups that are worth one read each."""
-    group: list[int] = []
-    for address in addresses:
-        if group and (
-            address - group[-1] > size + _GAP or address - group[0] > _MAX_GROUP
-        ):
-            yield group
-            group = []
-        group.append(address)
-    if group:
-        yield group
+    """Addresses, sorted and each once, in groups that are worth one read each."""
+    ordered = np.unique(np.array(addresses, np.uint64))
+    far = np.diff(ordered) > size + _GAP
+    far |= np.diff(ordered // np.uint64(_MAX_GROUP)) != 0
+    start, values = 0, ordered.tolist()
+    for end in [*(far.nonzero()[0] + 1).tolist(), len(values)]:
+        if end > start:
+            yield values[start:end]
+        start = end

@@ -69,6 +69,39 @@ def scan(core: Path | None, _: argparse.Namespace) -> dict[str, float]:
     }
 
 
+def explaining(core: Path | None, _: argparse.Namespace) -> dict[str, float]:
+    """The details of the memcg with the most charged pages, and the scan, in turns."""
+    from memcgctl.census import take_census
+    from memcgctl.census.charges import details_for
+    from memcgctl.census.folios import count_folios
+    from memcgctl.census.memcgs import read_tree
+    from memcgctl.census.records import Warnings
+    from memcgctl.kernel.program import Sources, open_kernel
+
+    with open_kernel(Sources(core)) as kernel:
+        tree = read_tree(kernel, Warnings())
+        charged = {
+            m.address: m.charges.total_bytes
+            for m in take_census(kernel).memcgs
+            if m.charges
+        }
+        largest = max(charged, key=lambda address: charged[address])
+        scans, details = [], []
+        for _try in range(TRIES):
+            scans.append(
+                best(lambda: count_folios(kernel, tree.address, Warnings()), 1)
+            )
+            details.append(
+                best(lambda: details_for(kernel, tree, [largest], Warnings()), 1)
+            )
+        page_size = kernel.memory.page_size
+    return {
+        "pages": charged[largest] // page_size,
+        "scan": min(scans),
+        "explain": min(details),
+    }
+
+
 def _read(file: int, extents: list[tuple[int, int]]) -> None:
     for offset, size in extents:
         for at in range(offset, offset + size, CHUNK):
@@ -126,6 +159,7 @@ def opening(core: Path | None, options: argparse.Namespace) -> dict[str, float]:
             pass
 
     sources = Sources(core, vmlinux=options.vmlinux)
+    gc.disable()  # as the command does
     return {"open": best(alone), "list": best(tree)}
 
 
