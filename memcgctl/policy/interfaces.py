@@ -333,7 +333,9 @@ def _reach_cached(part: Part, world: World) -> Reach:
         return _cannot(part, "")
     if len(found) != 1 or found[0].bytes < part.bytes:
         return _cannot(part, "it is in the swap cache, of not just one process")
-    return _evicted(part, (found[0].pid, ancestor, "again"), world)
+    reach = _evicted(part, (found[0].pid, ancestor, "again"), world)
+    # Half of it would only make a zombie's entries a zombie's pages.
+    return _cannot(part, reach.effect.why) if reach.effect.why else reach
 
 
 def _page_out_again(key: Hashable, served: Served, world: World) -> Action:

@@ -20,6 +20,7 @@ from memcgctl.model import (
     SwapUse,
 )
 from memcgctl.policy.effects import Effect
+from memcgctl.policy.outcome import IN_VAIN
 from memcgctl.policy.plan import Worked
 from tests.unit import zombies
 from tests.unit.zombies import KERNEL
@@ -130,16 +131,20 @@ def _reduced(memcg: Memcg, effects: list[Effect]) -> Memcg:
     if details is None:
         return memcg
     groups, devices, holders = [], [], []
+    # Whose entries were read has their pages mapped, if these were in the swap cache.
+    read = [one for one in effects if one.part.case == "swap" and one.evicted_bytes]
     for one in effects:
         part, moved = one.part, one.part.bytes - one.left_bytes
         if part.group and one.left_bytes:
-            groups.append(
-                replace(
-                    part.group,
-                    bytes=one.left_bytes,
-                    evictable_bytes=0 if moved else part.group.evictable_bytes,
-                )
+            group = replace(
+                part.group,
+                bytes=one.left_bytes,
+                evictable_bytes=0 if moved else part.group.evictable_bytes,
             )
+            if read and part.case == "swap-backed-unmapped" and IN_VAIN in one.why:
+                user = replace(USER, bytes=one.left_bytes)
+                group = replace(group, mapped=True, mappers=(user,))
+            groups.append(group)
         elif part.device and one.left_bytes:
             owners = () if moved else part.device.owners
             entries = one.left_bytes // PAGE
