@@ -185,6 +185,9 @@ def test_folios_in_the_swap_cache_are_mapped_and_paged_out() -> None:
         *[("pageout", PAGE), ("swapin", 6 * PAGE), ("pageout", 4 * PAGE)]
     ]
     assert made.freed == (100,)
+    locked = replace(cached, evictable_bytes=0, obstacles=(("locked (mlock)", PAGE),))
+    half = world(zombie(100, locked, swap=swapped(6)), interfaces=AIMED)
+    assert not plan(half, LEAST).steps
     # A policy that leaves swap as it is has no way to them.
     assert len(plan(census, POLICIES["evict"]).steps) == 1
     # Only what is not in the cache is charged to who reads it.
