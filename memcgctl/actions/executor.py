@@ -334,12 +334,18 @@ class _Run:
         return self._seen
 
     def _settled(self) -> set[int]:
-        """Who is offline when all that is to go had time to: RCU, then a work item."""
+        """Who is offline when all that is to go had time to: RCU, then a work item.
+
+        That is when all are gone that were promised, and no other goes any more.
+        """
+        wanted = {*self.plan.freed, *(left.id for left in self.plan.remaining)}
         deadline = time.monotonic() + self.limits.settle_seconds
-        while (there := self.look()) & {*self.plan.freed}:
-            if time.monotonic() > deadline:
+        last, there = None, self.look()
+        while (left := there & wanted) and time.monotonic() < deadline:
+            if left == last and not left & {*self.plan.freed}:
                 break
-            time.sleep(min(0.5, self.limits.look_seconds))
+            time.sleep(self.limits.look_seconds)
+            last, there = left, self.look()
         return there
 
     def _end(self, there: set[int]) -> None:

@@ -1,0 +1,199 @@
+"""Plans carried out on running kernels, against the kernels' own counters and files.
+
+A guest makes zombies (scenario "basic"), plans and acts by the modules of this
+checkout. How many zombies there are is cgroup.stat's word; that nothing was lost is
+told by checksums of all files and by what the scenario's processes wrote into their
+memory. Faults come between plan and step: a process ends, files are replaced, deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.lab import run
+from tests.lab.guest import Guest
+from tests.lab.live import ROOT, live, run_in
+from tests.lab.packages import PackageError
+from tests.lab.scenarios import CGROUPS, EXT4, HUGE, TMPFS
+from tests.vm.test_live import KERNELS, give_up, require_programs
+
+ACT = """
+import dataclasses, json, sys
+from pathlib import Path
+sys.path.insert(0, "/checkout")
+from memcgctl.actions.executor import Limits, carry_out
+from memcgctl.actions.journal import entries
+from memcgctl.census import take_census
+from memcgctl.cli.policy import load_policy
+from memcgctl.cli.reading import opened
+from memcgctl.policy.plan import plan
+
+journal = Path("/run/journal")
+with opened((None,) * 5) as (kernel, _):
+    def look():
+        memcgs = take_census(kernel, scan=False).memcgs
+        return {memcg.id for memcg in memcgs if memcg.state == "offline"}
+
+    census = take_census(kernel, details="offline")
+    made = plan(census, load_policy("least-harm"))
+    print(json.dumps(dataclasses.asdict(made)), flush=True)
+    input()
+    result = carry_out(made, look, journal=journal, lock=Path("/run/lock"))
+    print(json.dumps(dataclasses.asdict(result)))
+    print(json.dumps(list(entries(journal))))
+"""
+# Pages that "touch" wrote begin with their number; the rest of each is zero.
+CHECK = """
+import re, sys
+wrong = []
+for pid, kib in (map(int, word.split(":")) for word in sys.argv[1:]):
+    pages, found = kib // 4, False
+    expected = b"".join(bytes([1 + n & 255]) + bytes(4095) for n in range(pages))
+    with open(f"/proc/{pid}/mem", "rb") as memory:
+        for line in open(f"/proc/{pid}/maps"):
+            start, end = (int(n, 16) for n in line.split()[0].split("-"))
+            if "rw" in line and end - start >= len(expected):
+                memory.seek(start)
+                found = found or expected in memory.read(end - start)
+    if not found:
+        wrong.append(pid)
+print(wrong)
+"""
+
+
+@dataclass(frozen=True)
+class Acted:
+    """A guest before and after: what was planned, what came of it, what it says."""
+
+    plan: dict[str, Any]
+    result: dict[str, Any]
+    journal: list[dict[str, Any]]
+    stderr: str
+    dying: tuple[int, int]
+    checksums: tuple[str, str]
+    innocent: tuple[dict[str, int], dict[str, int]]
+    wrong_memory: str
+    cgroups: str
+
+
+def checksums(guest: Guest) -> str:
+    return guest.sh(f"find {EXT4} {TMPFS} {HUGE} -type f | sort | xargs md5sum")
+
+
+def innocent(guest: Guest) -> dict[str, int]:
+    """What a living memcg has, by memory.stat."""
+    wanted = ("anon", "file", "shmem")
+    lines = guest.read(f"{CGROUPS}/app/online/memory.stat").splitlines()
+    stat = dict(line.split() for line in lines)
+    return {name: int(stat[name]) for name in wanted}
+
+
+def bind(guest: Guest) -> None:
+    """Show the guest's file systems where Python is."""
+    guest.sh(f"""
+        for place in {EXT4} {TMPFS} {HUGE} {CGROUPS}; do
+            mkdir -p {ROOT}$place; mount --bind $place {ROOT}$place
+        done
+    """)
+
+
+def touched(truth: dict[str, Any]) -> list[str]:
+    """Processes that wrote to one piece of anonymous memory, and its size in KiB."""
+    found = []
+    for process in truth["processes"]:
+        words = process["words"]
+        sizes = [w.removeprefix("anon=") for w in words if w.startswith("anon=")]
+        if len(sizes) == 1 and "touch" in words:
+            scale = {"K": 1, "M": 1024}[sizes[0][-1]]
+            found.append(f"{process['pid']}:{int(sizes[0][:-1]) * scale}")
+    return found
+
+
+def act(guest: Guest, truth: dict[str, Any]) -> Acted:
+    bind(guest)
+    guest.write(f"{ROOT}/run/act.py", ACT)
+    before = run.dying(guest), checksums(guest), innocent(guest)
+    script = f'echo | chroot {ROOT} env HOME=/run "$@" 2> /tmp/stderr'
+    words = ["sh", "-c", script, "sh", sys.executable, "/run/act.py"]
+    output = guest.run(*words).decode()
+    plan, result, journal = map(json.loads, output.splitlines())
+    after = run.dying(guest), checksums(guest), innocent(guest)
+    check = run_in(guest, sys.executable, "-c", CHECK, *touched(truth))
+    return Acted(
+        plan,
+        result,
+        journal,
+        guest.read("/tmp/stderr"),
+        (before[0], after[0]),
+        (before[1], after[1]),
+        (before[2], after[2]),
+        check.stdout.strip(),
+        guest.sh(f"find {CGROUPS} -type d -name 'memcgctl*'"),
+    )
+
+
+@pytest.fixture(scope="module", params=KERNELS)
+def acted(request: pytest.FixtureRequest) -> Iterator[Acted]:
+    require_programs()
+    try:
+        with live(request.param) as (guest, truth):
+            yield act(guest, truth)
+    except PackageError as error:
+        give_up(f"no kernel packages: {error}")
+
+
+def test_the_kernel_counts_as_many_fewer_as_promised(acted: Acted) -> None:
+    """A person would be promised zombies that stay, or shown ones as gone."""
+    promised, freed = acted.plan["freed"], acted.result["freed"]
+    assert promised
+    assert set(freed) >= set(promised)
+    assert acted.dying[0] - acted.dying[1] == len(freed)
+    assert acted.dying[1] == len(acted.result["remaining"])
+
+
+def test_each_step_did_what_it_said(acted: Acted) -> None:
+    """A step would move less or more than the plan had said.
+
+    It may find nothing to do: reclaim for an earlier one took offline memcgs' memory.
+    """
+    for result in acted.result["steps"]:
+        step, moved = result["step"], result["moved_bytes"]
+        if result["status"] == "skipped":
+            assert result["why"] == "what it serves is gone already"
+            continue
+        assert result["status"] == "done", (step["command"], result["why"])
+        if step["bytes"] and moved:
+            assert moved <= step["bytes"] + (64 << 10), step["command"]
+            assert moved >= step["bytes"] * 0.95, step["command"]
+
+
+def test_nothing_is_lost(acted: Acted) -> None:
+    """A file or a process would have other contents than before."""
+    assert acted.checksums[0] == acted.checksums[1]
+    assert acted.wrong_memory == "[]"
+
+
+def test_the_living_keep_what_they_have(acted: Acted) -> None:
+    """A living cgroup's page cache would go as with drop_caches."""
+    assert acted.innocent[0] == acted.innocent[1]
+
+
+def test_it_leaves_nothing_but_the_journal(acted: Acted) -> None:
+    """A helper cgroup would stay, or a step be missing from the journal."""
+    assert acted.cgroups == ""
+    assert acted.stderr == ""
+    events = [entry["event"] for entry in acted.journal]
+    steps = [
+        event
+        for result in acted.result["steps"]
+        for event in (
+            ["skipped"] if result["status"] == "skipped" else ["before", "after"]
+        )
+    ]
+    assert events == ["begin", *steps, "end"]
