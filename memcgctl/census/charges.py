@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -204,15 +204,23 @@ def group_folios(found: Folios) -> Groups:
     # A movable page's mapping is no address space's.
     mapping = np.where(found.mapping & _FLAGS, np.uint64(0), found.mapping)
     mapping[found.kind == KINDS.index("kernel")] = 0
-    mappings, which = np.unique(mapping, return_inverse=True)
+    mappings, which = _unique(mapping)
     mapped = found.mapcount > 0
     key = (found.memcg * len(KINDS) + found.kind) * 2 + mapped
     key = key * max(len(mappings), 1) + which
-    key, of = np.unique(key, return_inverse=True)
+    key, of = _unique(key)
     of_memcg, place = np.divmod(key, max(len(mappings), 1))
     of_memcg, mapped = np.divmod(of_memcg, 2)
     memcg, kind = np.divmod(of_memcg, len(KINDS))
     return Groups(of, memcg, kind, mapped.astype(np.bool_), addresses(mappings[place]))
+
+
+def _unique(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """``np.unique`` with the inverse: runs of one value are sorted as one."""
+    first = np.ones(len(values), np.bool_)
+    first[1:] = values[1:] != values[:-1]
+    distinct, which = np.unique(values[first], return_inverse=True)
+    return distinct, which[np.cumsum(first) - 1].astype(np.int64)
 
 
 @dataclass(frozen=True)

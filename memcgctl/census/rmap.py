@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # A red-black tree of n nodes is at most 2 log2(n + 1) high.
 _HEIGHT_LIMIT = 96
+# So many counters at once are quicker than sorting.
+_DENSE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -95,11 +97,16 @@ def mapped_pages(
     for leaves in walk(kernel, mms, ranges):
         mm, pfn = frames(kernel, leaves)
         place, hit, count = _overlaps(wanted, pfn, leaves.pages)
-        key, where = np.unique(
-            mm[hit] * groups + wanted.group[place], return_inverse=True
-        )
+        cell = mm[hit] * groups + wanted.group[place]
+        if len(mms) * groups <= _DENSE:
+            found = np.bincount(cell, count)
+            (key,) = found.nonzero()
+            found = found[key]
+        else:
+            key, where = np.unique(cell, return_inverse=True)
+            found = np.bincount(where, count, len(key))
         keys.append(key)
-        pages.append(np.bincount(where, count, len(key)).astype(np.int64))
+        pages.append(found.astype(np.int64))
     if not keys:
         return []
     key, where = np.unique(np.concatenate(keys), return_inverse=True)
@@ -120,6 +127,11 @@ def _overlaps(
     """Where [pfn, pfn + pages) meets frames of interest: (place, which pfn, pages)."""
     ends = wanted.pfn + wanted.pages
     first = np.searchsorted(ends, pfn, side="right")
+    if pages == 1 and len(ends):
+        # Most are of this kind; a page is in one folio or in none.
+        place = np.minimum(first, len(ends) - 1)
+        (hit,) = ((first < len(ends)) & (wanted.pfn[place] <= pfn)).nonzero()
+        return place[hit], hit, np.ones(len(hit), np.int64)
     last = np.searchsorted(wanted.pfn, pfn + np.uint64(pages), side="left")
     many = np.maximum(last - first, 0)
     hit = np.repeat(np.arange(len(pfn)), many)

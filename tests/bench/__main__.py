@@ -101,6 +101,7 @@ def rows(core: Path, small: Path, vmlinux: Path, tools: Path | None) -> list[Row
     btf = measure("open", core)
     dwarf = measure("open", core, "--vmlinux", str(vmlinux))
     peak, small_peak = peak_bytes(core), peak_bytes(small)
+    explain = measure("explain", core)
     ours = scan["scan"] / scan["pages"]
     print(f"{core}: {scan['pages']:,} pages, {scan['memcgs']:,} memcgs")
     opening = process_seconds(OPEN, str(core))
@@ -112,6 +113,13 @@ def rows(core: Path, small: Path, vmlinux: Path, tools: Path | None) -> list[Row
             ms(scan["read"]),
             scan["scan"] / scan["read"],
             "at most 3",
+        ),
+        Row(
+            f"explain of {explain['pages']:,} pages: scan",
+            ms(explain["explain"]),
+            ms(explain["scan"]),
+            explain["explain"] / explain["scan"],
+            "at most 5",
         ),
         Row(
             "list --no-scan: opening, processes",

@@ -215,6 +215,7 @@ def command() -> None:
         "scan": scan,
         "open": opening,
         "drgn-tools": drgn_tools,
+        "explain": explaining,
         "plan": planning,
     }
     parser.add_argument("kind", choices=kinds)

@@ -29,7 +29,7 @@ BATCH = 250
 def big(series: str, gib: int, zombies: int, out: Path | None = None) -> Path:
     """Make (or find in the lab's cache) the core of a guest with so much memory.
 
-    An eighth of the memory is in use by a living cgroup; each zombie is held by 16 KiB
+    A quarter of the memory is in use by a living cgroup; each zombie is held by 16 KiB
     of tmpfs.
     """
     kernel = packages.get(series)
@@ -49,7 +49,7 @@ def big(series: str, gib: int, zombies: int, out: Path | None = None) -> Path:
             ),
         )
         with boot(kernel.path, machine) as guest:
-            fill(guest, gib * GIB // 8, zombies)
+            fill(guest, gib * GIB // 4, zombies)
             address, size = guest.read("/sys/kernel/vmcoreinfo").split()
             guest.qmp("stop")
             note = int(address, 16), int(size, 16)
