@@ -192,7 +192,7 @@ def reclaim(
 def _known_actions(names: list[str]) -> None:
     from memcgctl.policy.interfaces import INTERFACES
 
-    known = [interface.name for interface in INTERFACES]
+    known = dict.fromkeys(interface.name for interface in INTERFACES)
     for name in names:
         if name not in known:
             raise typer.BadParameter(

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
     from rich.text import Text
 
 
@@ -63,20 +64,32 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
 
     Only where stderr is a terminal; the bar is gone at the end.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    bar = Progress(console=Console(stderr=True), transient=True)
-    task = bar.add_task("")
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda what, done, total: None
+        return
+    bar: Progress | None = None
     begin = time.monotonic()
 
     def report(what: str, done: int, total: int) -> None:
-        if bar.console.is_terminal and time.monotonic() - begin > 1:
-            bar.start()
-        bar.update(task, description=what, completed=done, total=total)
+        nonlocal bar
+        if bar is None:
+            if time.monotonic() - begin <= 1:
+                return
+            bar = _started_bar()
+        bar.update(bar.task_ids[0], description=what, completed=done, total=total)
 
     try:
         yield report
     finally:
-        if bar.live.is_started:
+        if bar is not None:
             bar.stop()
+
+
+def _started_bar() -> Progress:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar = Progress(console=Console(stderr=True), transient=True)
+    bar.add_task("")
+    bar.start()
+    return bar
