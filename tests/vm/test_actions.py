@@ -43,7 +43,7 @@ with opened((None,) * 5) as (kernel, _):
     census = take_census(kernel, details="offline")
     made = plan(census, load_policy("least-harm"))
     print(json.dumps(dataclasses.asdict(made)), flush=True)
-    input()
+    exec(sys.argv[1])
     result = carry_out(made, look, journal=journal, lock=Path("/run/lock"))
     print(json.dumps(dataclasses.asdict(result)))
     print(json.dumps(list(entries(journal))))
@@ -115,21 +115,21 @@ def touched(truth: dict[str, Any]) -> list[str]:
     return found
 
 
-def act(guest: Guest, truth: dict[str, Any]) -> Acted:
+def act(guest: Guest, truth: dict[str, Any], meanwhile: str = "") -> Acted:
+    """Plan, do something (Python) meanwhile, and carry the plan out."""
     bind(guest)
     guest.write(f"{ROOT}/run/act.py", ACT)
     before = run.dying(guest), checksums(guest), innocent(guest)
-    script = f'echo | chroot {ROOT} env HOME=/run "$@" 2> /tmp/stderr'
-    words = ["sh", "-c", script, "sh", sys.executable, "/run/act.py"]
-    output = guest.run(*words).decode()
-    plan, result, journal = map(json.loads, output.splitlines())
+    ran = run_in(guest, sys.executable, "/run/act.py", meanwhile)
+    assert ran.status == 0, ran.stderr
+    plan, result, journal = map(json.loads, ran.stdout.splitlines())
     after = run.dying(guest), checksums(guest), innocent(guest)
     check = run_in(guest, sys.executable, "-c", CHECK, *touched(truth))
     return Acted(
         plan,
         result,
         journal,
-        guest.read("/tmp/stderr"),
+        ran.stderr,
         (before[0], after[0]),
         (before[1], after[1]),
         (before[2], after[2]),
@@ -152,9 +152,21 @@ def test_the_kernel_counts_as_many_fewer_as_promised(acted: Acted) -> None:
     """A person would be promised zombies that stay, or shown ones as gone."""
     promised, freed = acted.plan["freed"], acted.result["freed"]
     assert promised
-    assert set(freed) >= set(promised)
+    assert set(promised) - set(freed) == waiting(acted)
     assert acted.dying[0] - acted.dying[1] == len(freed)
     assert acted.dying[1] == len(acted.result["remaining"])
+
+
+def waiting(acted: Acted) -> set[int]:
+    """Those whose shmem is written, but that only a kernel short of memory lets go of.
+
+    That is so where there is no memory.reclaim (before 5.19).
+    """
+    if not acted.plan["kernel"]["release"].startswith("5.10"):
+        return set()
+    why = " stay in the swap cache until memory is short"
+    left = acted.result["remaining"]
+    return {memcg["id"] for memcg in left if memcg["why"].endswith(why)}
 
 
 def test_each_step_did_what_it_said(acted: Acted) -> None:
@@ -166,6 +178,9 @@ def test_each_step_did_what_it_said(acted: Acted) -> None:
         step, moved = result["step"], result["moved_bytes"]
         if result["status"] == "skipped":
             assert result["why"] == "what it serves is gone already"
+            continue
+        if waiting(acted) & set(step["memcgs"]):
+            assert result["status"] == "part"
             continue
         assert result["status"] == "done", (step["command"], result["why"])
         if step["bytes"] and moved:
@@ -197,3 +212,61 @@ def test_it_leaves_nothing_but_the_journal(acted: Acted) -> None:
         )
     ]
     assert events == ["begin", *steps, "end"]
+
+
+# Of the files that zombies are charged for, one gets another name and a new file its
+# own, one is gone, a FIFO takes one's place; a process ends, and one's pid is taken to
+# be another's, as if it had been reused.
+FAULTS = f"""
+import os, signal
+from dataclasses import replace
+os.rename("{EXT4}/read", "{EXT4}/renamed")
+with open("{EXT4}/read", "wb") as file:
+    file.write(bytes(65536))
+    os.fsync(file.fileno())
+os.remove("{TMPFS}/plain")
+os.rename("{TMPFS}/name0", "{TMPFS}/kept")
+os.mkfifo("{TMPFS}/name0")
+users = [step.aim.processes[0].pid for step in made.steps if step.action == "pageout"]
+os.kill(users[0], signal.SIGKILL)
+steps = []
+for step in made.steps:
+    if step.action == "pageout" and step.aim.processes[0].pid == users[1]:
+        earlier = replace(step.aim.processes[0], start_ticks=1)
+        step = replace(step, aim=replace(step.aim, processes=(earlier,)))
+    steps.append(step)
+made = replace(made, steps=tuple(steps))
+"""
+
+
+def test_targets_that_changed_meanwhile() -> None:
+    """A wrong file or process would be acted on, or a traceback end the run."""
+    require_programs()
+    try:
+        with live("6.12") as (guest, truth):
+            acted = act(guest, truth, FAULTS)
+            resident = guest.run("lab", "do", f"resident={EXT4}/read").decode().strip()
+    except PackageError as error:
+        give_up(f"no kernel packages: {error}")
+    assert acted.stderr == ""
+    assert acted.cgroups == ""
+    assert resident == "16"  # the new file of the old name
+    pids: dict[int, list[dict[str, Any]]] = {}
+    whys: dict[str, tuple[str, str]] = {}
+    for result in acted.result["steps"]:
+        step = result["step"]
+        whys[step["target"]] = result["status"], result["why"]
+        if step["action"] == "pageout":
+            pids.setdefault(step["aim"]["processes"][0]["pid"], []).append(result)
+    assert whys[f"{EXT4}/read"] == ("done", "")  # found by its handle
+    ended, other = list(pids.values())[:2]
+    assert {result["status"] for result in ended} <= {"failed", "skipped"}
+    assert other[0]["status"] == "failed"
+    assert "another process now" in other[0]["why"]
+    before, after = (
+        {path: digest for digest, path in map(str.split, text.splitlines())}
+        for text in acted.checksums
+    )
+    for path in before.keys() & after.keys() - {f"{EXT4}/read"}:
+        assert before[path] == after[path]
+    assert after[f"{EXT4}/renamed"] == before[f"{EXT4}/read"]
