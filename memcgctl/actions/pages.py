@@ -72,6 +72,8 @@ def areas(pid: int, machine: Machine) -> list[Area]:
         raise ActionError(f"pid {pid}: {error.strerror}") from error
     head = r"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ ([0-9a-f]+):([0-9a-f]+) (\d+)"
     starts = [*re.finditer(head, text, re.M)]
+    if not starts:  # it has exited meanwhile
+        return []
     ends = [match.start() for match in starts[1:]] + [len(text)]
     return [
         _area(match, text[match.end() : end])

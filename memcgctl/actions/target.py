@@ -31,6 +31,7 @@ _INO32_GEN = 0x01
 _INO64_GEN = 0x81
 _BTRFS_WITHOUT_PARENT = 0x4D
 _KERNFS = 0xFE
+_DEAD = "ZXx"  # exited; a parent may not yet have asked how
 _LOOK = os.O_PATH | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -192,7 +193,10 @@ def hold(process: Process, machine: Machine) -> Iterator[int]:
         raise ActionError(f"{name} is gone") from error
     try:
         # Read after the pidfd is open: as long as it lives, the pid is its own.
-        if start_ticks(process.pid, machine) != process.start_ticks:
+        started = start_ticks(process.pid, machine)
+        if started is None:
+            raise ActionError(f"{name} is gone")
+        if started != process.start_ticks:
             raise ActionError(f"{name} is gone: that pid is another process now")
         yield pidfd
     finally:
@@ -200,9 +204,11 @@ def hold(process: Process, machine: Machine) -> Iterator[int]:
 
 
 def start_ticks(pid: int, machine: Machine) -> int | None:
-    """When a process started (proc(5), field 22 of stat); None: there is none."""
+    """When a process started (proc(5), field 22 of stat); None: it lives no more."""
     text = read_text(machine.proc / str(pid) / "stat").rpartition(")")[2].split()
-    return int(text[19]) if len(text) > 19 else None
+    if len(text) <= 19 or text[0] in _DEAD:
+        return None
+    return int(text[19])
 
 
 @contextmanager
