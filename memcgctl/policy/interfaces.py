@@ -332,7 +332,7 @@ def _reach_cached(part: Part, world: World) -> Reach:
     if not part.group or part.group.kind != "anon" or not ancestor:
         return _cannot(part, "")
     if len(found) != 1 or found[0].bytes < part.bytes:
-        return _cannot(part, "it is in the swap cache, of not just one process")
+        return _cannot(part, "not just one process has its swap entries")
     reach = _evicted(part, (found[0].pid, ancestor, "again"), world)
     # Half of it would only make a zombie's entries a zombie's pages.
     return _cannot(part, reach.effect.why) if reach.effect.why else reach
@@ -432,10 +432,12 @@ def _reach_swap(part: Part, world: World) -> Reach:
         deeds.append(Deed(found[0].pid, again))
     if world.rule == "first":
         found.sort(key=lambda process: process.start_ticks)
+    shared = 0 < left_over < sum(process.bytes for process in found) - again
     for process in found:
         size = min(process.bytes, left_over)
         left_over -= size
-        if size:
+        # All who share an entry have to read it, though it is charged once.
+        if size or shared:
             payer = world.pays_for_swapin(part, process)
             deeds.append(Deed(process.pid, size, payer))
             charged[payer] += size
@@ -446,7 +448,7 @@ def _reach_swap(part: Part, world: World) -> Reach:
         part,
         "recharge-mapper",
         evicted_bytes=again,
-        charged=tuple(charged.items()),
+        charged=tuple((one, size) for one, size in charged.items() if size),
         left_bytes=left_over + cached,
         why=", ".join(whys),
     )
@@ -685,7 +687,7 @@ INTERFACES: tuple[Interface, ...] = (
         options=("evict", "deferred"),
         cases=("metadata",),
         needs=(),
-        seen=(),
+        seen=("5.10",),
         requires="root, blockdev of util-linux",
         effect="nobody is charged until it is read again",
         touches="all clean metadata of the device",
@@ -712,7 +714,7 @@ INTERFACES: tuple[Interface, ...] = (
         options=("evict",),
         cases=(*_FILES, *_SWAP_BACKED, "metadata"),
         needs=("memory.force_empty",),
-        seen=(),
+        seen=("5.10",),
         requires="root, cgroup v1; swap for what is not a file's",
         effect="what is swapped out is charged to the nearest online ancestor",
         touches="all memory at or below the ancestor",

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memcgctl.policy import commands
@@ -33,6 +33,7 @@ def bash(command: str) -> bytes:
 
 
 @needs_bash
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(1, 255), min_size=1, max_size=8).map(bytes))
 def test_a_name_of_any_bytes_is_one_word(name: bytes) -> None:
     """Lost: a root shell to whoever names a file."""

@@ -153,6 +153,7 @@ def _adds_up(one: Effect) -> None:
     assert one.why or not one.left_bytes
 
 
+@settings(deadline=None)
 @given(censuses(), policies)
 def test_a_policy_loses_no_byte(census: Census, policy: Policy) -> None:
     """Lost: memory that a simulation makes up or makes disappear."""
@@ -175,6 +176,7 @@ def test_a_policy_loses_no_byte(census: Census, policy: Policy) -> None:
     )
 
 
+@settings(deadline=None)
 @given(censuses(), policies, allowed, budgets)
 def test_a_plan_loses_no_byte(census: Any, policy: Any, allow: Any, most: Any) -> None:
     """Lost: what a step really moves, and of what the rest consists."""
@@ -189,6 +191,7 @@ def test_a_plan_loses_no_byte(census: Any, policy: Any, allow: Any, most: Any) -
         assert sum(disturbed) <= most
 
 
+@settings(deadline=None)
 @given(censuses(), policies, allowed)
 def test_steps_are_for_zombies_children_first(
     census: Any, policy: Any, allow: Any
@@ -219,6 +222,7 @@ def test_steps_are_for_zombies_children_first(
     assert all(one.why and one.kinds for one in made.remaining)
 
 
+@settings(deadline=None)
 @given(censuses(), policies)
 def test_no_step_exceeds_a_limit(census: Census, policy: Policy) -> None:
     """Lost: an OOM kill somewhere else, hard to correlate with anything."""
@@ -250,7 +254,7 @@ def test_no_step_exceeds_a_limit(census: Census, policy: Policy) -> None:
 
 
 @given(censuses(limited=False), policies, allowed)
-@settings(max_examples=300)
+@settings(max_examples=200, deadline=None)
 def test_a_plan_of_a_plans_result_is_empty(
     census: Any, policy: Any, allow: Any
 ) -> None:
