@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,7 +118,7 @@ def details_for(
     is_mapped[which[groups.mapped]] = True
     vmas = file_vmas(kernel, np.where(is_mapped, mappings, np.uint64(0)))
     # A swap entry whose folio is in the swap cache belongs to those who map this.
-    cached = _flag(kernel, found, "PG_swapcache") & (found.kind == _ANON_KIND)
+    cached = _flag(kernel, found.flags, "PG_swapcache") & (found.kind == _ANON_KIND)
     mappers, of_cached = _map(
         kernel, found, vmas, cached, groups.of, processes.tasks, warnings
     )
@@ -165,8 +165,10 @@ def _charge_groups(
     free = ~np.any(list(blocking.values()), axis=0)
     obstacles = {name: totals(mask) for name, mask in blocking.items()}
     every, evictable = totals(np.ones(len(free), np.bool_)), totals(free)
-    dirty = totals(_flag(kernel, found, "PG_dirty"))
-    cold = _coldness(kernel, wanted, groups, found, totals)
+    alike = _alike(groups, found)
+    sizes = _Totals(alike.group, alike.pages, len(groups.memcg), page_size)
+    dirty = sizes(_flag(kernel, alike.flags, "PG_dirty"))
+    cold = _coldness(kernel, wanted, groups, alike, sizes)
     folios = np.bincount(groups.of, minlength=len(groups.memcg)).tolist()
     result: list[list[ChargeGroup]] = [[] for _ in wanted]
     for group in sorted(range(len(every)), key=lambda group: -every[group]):
@@ -233,14 +235,33 @@ class _Totals:
     page_size: int
 
     def __call__(self, mask: NDArray[np.bool_]) -> list[int]:
+        if not mask.any():  # as most are
+            return [0] * self.groups
         pages = np.bincount(self.of[mask], self.pages[mask], self.groups)
         sizes: list[int] = (pages.astype(np.int64) * self.page_size).tolist()
         return sizes
 
 
-def _flag(kernel: OpenedKernel, found: Folios, name: str) -> NDArray[np.bool_]:
-    bit = np.uint64(enumerators(kernel, "enum pageflags")[name])
-    return np.asarray(found.flags >> bit & np.uint64(1), np.bool_)
+def _flag(kernel: OpenedKernel, flags: U64, name: str) -> NDArray[np.bool_]:
+    bit = enumerators(kernel, "enum pageflags")[name]
+    mask: NDArray[np.bool_] = flags & np.uint64(1 << bit) != 0
+    return mask
+
+
+class _Alike(NamedTuple):
+    """Pages of one group whose flags are the same: parallel arrays, few for many."""
+
+    group: NDArray[np.int64]
+    flags: U64
+    pages: NDArray[np.int64]
+
+
+def _alike(groups: Groups, found: Folios) -> _Alike:
+    flags, which = _unique(found.flags)
+    key, which = _unique(groups.of * max(len(flags), 1) + which)
+    group, place = np.divmod(key, max(len(flags), 1))
+    pages = np.bincount(which, found.pages, len(key)).astype(np.int64)
+    return _Alike(group, flags[place], pages)
 
 
 def _map(
@@ -320,20 +341,20 @@ def _coldness(
     kernel: OpenedKernel,
     wanted: U64,
     groups: Groups,
-    found: Folios,
+    found: _Alike,
     totals: _Totals,
 ) -> list[Coldness]:
     """How cold each group is."""
     layout = Generations(kernel)
     generation, node = layout.generation(found.flags), layout.node(found.flags)
-    active = _flag(kernel, found, "PG_active")
+    active = _flag(kernel, found.flags, "PG_active")
     by_age: list[dict[float | None, int]] = [{} for _ in groups.memcg]
     (listed,) = (generation >= 0).nonzero()
     if len(listed):
         # Each memcg has its own generations on each node.
         nodes = int(node[listed].max()) + 1
-        lruvec = found.memcg[listed] * nodes + node[listed]
-        lruvecs, of = np.unique(lruvec, return_inverse=True)
+        lruvec = groups.memcg[found.group[listed]] * nodes + node[listed]
+        lruvecs, of = _unique(lruvec)
         ages, young = zip(
             *(
                 generation_ages(kernel, layout, int(wanted[key // nodes]), key % nodes)
@@ -342,10 +363,8 @@ def _coldness(
             strict=True,
         )
         active[listed] |= np.array(young)[of, generation[listed]]
-        key = groups.of[listed] * len(lruvecs) + of
-        key, which = np.unique(
-            key * layout.count + generation[listed], return_inverse=True
-        )
+        key = found.group[listed] * len(lruvecs) + of
+        key, which = _unique(key * layout.count + generation[listed])
         sizes = np.bincount(which, found.pages[listed]) * totals.page_size
         for cell, size in zip(
             key.tolist(), sizes.astype(np.int64).tolist(), strict=True
@@ -356,8 +375,8 @@ def _coldness(
             by_age[group][age] = by_age[group].get(age, 0) + size
     columns = zip(
         totals(active),
-        totals(_flag(kernel, found, "PG_referenced")),
-        totals(_flag(kernel, found, "PG_workingset")),
+        totals(_flag(kernel, found.flags, "PG_referenced")),
+        totals(_flag(kernel, found.flags, "PG_workingset")),
         by_age,
         strict=True,
     )

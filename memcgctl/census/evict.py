@@ -46,7 +46,8 @@ def obstacles(
     bits = enumerators(kernel, "enum pageflags")
 
     def flag(name: str) -> Mask:
-        return np.asarray(found.flags >> np.uint64(bits[name]) & np.uint64(1), np.bool_)
+        mask: Mask = found.flags & np.uint64(1 << bits[name]) != 0
+        return mask
 
     memory = found.kind != folios.KERNEL
     anon, swapcache = found.kind == folios.ANON, flag("PG_swapcache")

@@ -86,13 +86,16 @@ def walk(
             entries = read_rows(kernel, table[some], _TABLE)
             if shift == top:
                 entries[:, 256:] = 0  # the kernel's half
-            row, slot = entries.nonzero()
-            entry = entries[row, slot]
-            at = base[some][row] + (slot.astype(np.uint64) << np.uint64(shift))
+            flat = entries.ravel()
+            (place,) = flat.nonzero()
+            entry = flat[place]
+            row = place >> 9
             owner = mm[some][row]
             if shift == _PAGE_SHIFT:
                 yield Leaves(owner, entry, 1)
                 continue
+            slot = (place & 511).astype(np.uint64)
+            at = base[some][row] + (slot << np.uint64(shift))
             if wanted is not None:
                 keep = wanted.touched(owner, at, 1 << shift)
                 owner, entry, at = owner[keep], entry[keep], at[keep]
@@ -117,14 +120,21 @@ def walk(
 
 def frames(kernel: OpenedKernel, leaves: Leaves) -> tuple[NDArray[np.int64], U64]:
     """Of entries that map memory: position of the mm and (first) page frame number."""
-    maps = leaves.entry & (_PRESENT if leaves.pages > 1 else _MAPS) != 0
+    mm, entry = leaves.mm, leaves.entry
     # A huge entry that is being split is not present, but still maps.
-    maps |= leaves.pages > 1
-    mm, entry = leaves.mm[maps], leaves.entry[maps]
+    if leaves.pages == 1:
+        maps = entry & _MAPS != 0
+        if not maps.all():
+            mm, entry = mm[maps], entry[maps]
     # Frames of entries that are not present are stored inverted, against L1TF (4.19).
-    entry = np.where(entry & _PRESENT != 0, entry, ~entry)
-    frame = (entry & np.uint64(_physical_mask(kernel))) >> np.uint64(_PAGE_SHIFT)
-    return mm, frame & ~np.uint64(leaves.pages - 1)
+    absent = entry & _PRESENT == 0
+    if absent.any():
+        entry = np.where(absent, ~entry, entry)
+    frame: U64 = entry & np.uint64(_physical_mask(kernel))
+    frame >>= np.uint64(_PAGE_SHIFT)
+    if leaves.pages > 1:
+        frame &= ~np.uint64(leaves.pages - 1)
+    return mm, frame
 
 
 def swap_entries(leaves: Leaves) -> tuple[NDArray[np.int64], NDArray[np.int64], U64]:

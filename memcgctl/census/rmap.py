@@ -92,14 +92,15 @@ def mapped_pages(
     ``ranges`` limits the walk to where these frames can be.
     """
     groups = int(wanted.group.max(initial=0)) + 1
+    runs = _runs(wanted)
     keys: list[NDArray[np.int64]] = []
     pages: list[NDArray[np.int64]] = []
     for leaves in walk(kernel, mms, ranges):
         mm, pfn = frames(kernel, leaves)
-        place, hit, count = _overlaps(wanted, pfn, leaves.pages)
-        cell = mm[hit] * groups + wanted.group[place]
+        place, hit, count = _overlaps(runs, pfn, leaves.pages)
+        cell = mm[hit] * groups + runs.group[place]
         if len(mms) * groups <= _DENSE:
-            found = np.bincount(cell, count)
+            found = np.bincount(cell, count if leaves.pages > 1 else None)
             (key,) = found.nonzero()
             found = found[key]
         else:
@@ -119,6 +120,20 @@ def mapped_pages(
             strict=True,
         )
     )
+
+
+def _runs(wanted: Frames) -> Frames:
+    """Neighbours of one group as one range: there are far fewer of these."""
+    if not len(wanted.pfn):
+        return wanted
+    ends = wanted.pfn + wanted.pages
+    first = np.ones(len(ends), np.bool_)
+    first[1:] = wanted.pfn[1:] != ends[:-1]
+    first[1:] |= wanted.group[1:] != wanted.group[:-1]
+    (start,) = first.nonzero()
+    end = ends[np.append(start[1:], len(ends)) - 1]
+    pfn = wanted.pfn[start]
+    return Frames(pfn, end - pfn, wanted.group[start])
 
 
 def _overlaps(
