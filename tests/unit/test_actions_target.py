@@ -104,6 +104,12 @@ def test_a_deleted_file_by_who_has_it_open(path: Path, machine: Machine) -> None
         assert contents(meant, machine, us) == b"the one"
 
 
+def test_another_inode(path: Path, machine: Machine) -> None:
+    """A file that was put in its place would pass for it."""
+    meant = backing(path, machine)
+    refused(replace(meant, inode=meant.inode + (1 << 40)), machine)
+
+
 def test_another_generation(path: Path, machine: Machine) -> None:
     """An inode number that was used again would pass for the file."""
     meant = backing(path, machine)
@@ -128,7 +134,11 @@ def test_a_fifo_is_not_opened(path: Path, machine: Machine) -> None:
         woken.set()
 
     threading.Thread(target=write, daemon=True).start()
-    refused(replace(meant, inode=path.stat().st_ino), machine)
+    fd = os.open(path, os.O_PATH)
+    found, generation = os.fstat(fd), target.generation(fd)
+    os.close(fd)
+    fifo = replace(meant, inode=found.st_ino, generation=generation or 0)
+    refused(fifo, machine)
     assert not woken.wait(0.3)
     os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
 
