@@ -1,10 +1,15 @@
-"""How fast is memcgctl, against what it is compared with? Prints ratios.
+"""How fast and how harmless is memcgctl, against what it is compared with?
 
     python -m tests.bench --drgn-tools DIR
 
 makes a core of a 16 GiB guest and one of a 4 GiB guest in the lab if they are not
 given (``--core``, ``--small``), and takes the lab's debug vmlinux (``--vmlinux``). DIR
-is a checkout of drgn-tools. A benchmark, not a test: it fails at nothing.
+is a checkout of drgn-tools. Then what memcgctl reclaim frees and costs is compared
+with what people do without it, on a kernel given by ``--kernel``. Only that:
+
+    python -m tests.bench --reclaim [--kernel 6.12]
+
+A benchmark, not a test: it fails at nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.bench import reclaim
 from tests.lab import packages
 from tests.lab.big import big
 
@@ -177,7 +183,16 @@ def command() -> None:
     parser.add_argument("--small", type=Path, help="of a 4 GiB guest")
     parser.add_argument("--vmlinux", type=Path, help="of both, with DWARF")
     parser.add_argument("--drgn-tools", type=Path, help="a checkout of drgn-tools")
+    parser.add_argument("--reclaim", action="store_true", help="only reclaim's harm")
+    parser.add_argument("--kernel", default="6.12", help="of the guests for reclaim")
     options = parser.parse_args()
+    if not options.reclaim:
+        speed(options)
+    reclaim.report(options.kernel)
+
+
+def speed(options: argparse.Namespace) -> None:
+    """A line for each comparison of time and of memory."""
     core = options.core or big("6.12", 16, ZOMBIES)
     small = options.small or big("6.12", 4, ZOMBIES)
     vmlinux = options.vmlinux or packages.debug_vmlinux(packages.get("6.12"))

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab import packages, run
-from tests.lab.guest import Guest, boot
+from tests.lab.guest import Guest, Machine, boot
 from tests.lab.scenarios import SCENARIOS
 
 CHECKOUT = Path(__file__).parents[2]
@@ -108,7 +108,8 @@ def stage(files: Iterable[Path], directory: Path) -> None:
 def make_disk(directory: Path, disk: Path, megabytes: int) -> Path:
     """An ext4 image with the contents of ``directory``."""
     command: list[str | Path] = ["mke2fs", "-q", "-t", "ext4", "-d", directory, disk]
-    subprocess.run([*command, f"{megabytes}M"], check=True)
+    # It tells of each file that it makes, even with -q.
+    subprocess.run([*command, f"{megabytes}M"], check=True, stdout=subprocess.DEVNULL)
     return disk
 
 
@@ -153,24 +154,12 @@ def run_in(guest: Guest, *argv: str) -> Ran:
 
 
 @contextlib.contextmanager
-def live(
-    series: str, scenario: str = "basic", *, cpu: str = CPU, memory: str = "512M"
-) -> Iterator[tuple[Guest, dict[str, Any]]]:
-    """A guest in which a scenario was played and memcgctl can run, and its truth."""
-    kernel = packages.get(series)
-    shape = run.shape_of(kernel.release)
-    chosen = SCENARIOS[scenario]
+def boot_with_python(kernel: packages.Kernel, machine: Machine) -> Iterator[Guest]:
+    """A guest in which memcgctl can run, by ``run_in``, and nothing else was done."""
     with tempfile.TemporaryDirectory(prefix="memcgctl-lab-") as name:
-        directory = Path(name)
-        xfs = run.uses_xfs(chosen, shape)
-        disks = run.make_disks(directory, xfs)
-        disks["python"] = python_disk()
-        disks["checkout"] = checkout_disk(directory)
-        modules = (*chosen.machine.modules, *(("xfs",) if xfs else ()))
-        machine = replace(
-            chosen.machine, cpu=cpu, memory=memory, disks=disks, modules=modules
-        )
-        with boot(kernel.path, machine) as guest:
+        disks = dict(machine.disks)
+        disks |= {"python": python_disk(), "checkout": checkout_disk(Path(name))}
+        with boot(kernel.path, replace(machine, disks=disks)) as guest:
             # Not over /tmp: the interpreter's environment can lie there.
             guest.sh(f"""
                 mkdir {ROOT}
@@ -179,6 +168,25 @@ def live(
                 for mount in proc sys dev; do mount --rbind /$mount {ROOT}/$mount; done
                 mount -t tmpfs tmpfs {ROOT}/run
             """)
+            yield guest
+
+
+@contextlib.contextmanager
+def live(
+    series: str, scenario: str = "basic", *, cpu: str = CPU, memory: str = "512M"
+) -> Iterator[tuple[Guest, dict[str, Any]]]:
+    """A guest in which a scenario was played and memcgctl can run, and its truth."""
+    kernel = packages.get(series)
+    shape = run.shape_of(kernel.release)
+    chosen = SCENARIOS[scenario]
+    with tempfile.TemporaryDirectory(prefix="memcgctl-lab-") as name:
+        xfs = run.uses_xfs(chosen, shape)
+        disks = run.make_disks(Path(name), xfs)
+        modules = (*chosen.machine.modules, *(("xfs",) if xfs else ()))
+        machine = replace(
+            chosen.machine, cpu=cpu, memory=memory, disks=disks, modules=modules
+        )
+        with boot_with_python(kernel, machine) as guest:
             truth = run.run(chosen, guest, shape)
             truth["kernel"] = {"release": kernel.release}
             truth["shape"] = asdict(shape)
