@@ -153,8 +153,9 @@ def test_the_kernel_counts_as_many_fewer_as_promised(acted: Acted) -> None:
     promised, freed = acted.plan["freed"], acted.result["freed"]
     assert promised
     assert set(promised) - set(freed) == waiting(acted)
-    assert acted.dying[0] - acted.dying[1] == len(freed)
-    assert acted.dying[1] == len(acted.result["remaining"])
+    # One that was not promised can go after the last look.
+    assert acted.dying[0] - acted.dying[1] >= len(freed)
+    assert acted.dying[1] <= len(acted.result["remaining"])
 
 
 def waiting(acted: Acted) -> set[int]:
