@@ -8,7 +8,9 @@ which drops it without a write.
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -34,6 +36,8 @@ _VECTOR = 512
 _ROUNDS = 4
 # mm/madvise.c, can_madv_lru_vma: locked, huge, without struct pages.
 _REFUSED = {"lo", "ht", "pf", "io"}
+# The process has exited, or is not for us: no other range fares better.
+_HOPELESS = {errno.ESRCH, errno.EPERM, errno.ENOSYS}
 
 
 def probe(machine: Machine) -> str | None:
@@ -117,23 +121,32 @@ def gone(meant: Found, step: Step, machine: Machine) -> int:
 
 def _advise(pidfd: int, at: U64, machine: Machine, guard: Guard) -> bool:
     """Page out in windows; False: the guard ended it."""
-    ranges = pages.runs(at, machine.page_size, _WINDOW)
-    while ranges:
-        batch: list[tuple[int, int]] = []
-        size = 0
-        while ranges and size < _WINDOW and len(batch) < _VECTOR:
-            batch.append(ranges.pop(0))
-            size += batch[-1][1]
-        if not guard.allows(size):
+    for batch in _batches(pages.runs(at, machine.page_size, _WINDOW)):
+        if not guard.allows(sum(size for _, size in batch)):
             return False
         while batch:
             done, error = process_madvise(pidfd, batch, MADV_PAGEOUT)
             if error is None:
                 break
+            if error.errno in _HOPELESS:
+                raise error
             while batch and done >= batch[0][1]:
                 done -= batch.pop(0)[1]
             batch = batch[1:]  # this one was refused: unmapped or locked by now
     return True
+
+
+def _batches(ranges: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    batch: list[tuple[int, int]] = []
+    room = _WINDOW
+    for one in ranges:
+        batch.append(one)
+        room -= one[1]
+        if room <= 0 or len(batch) == _VECTOR:
+            yield batch
+            batch, room = [], _WINDOW
+    if batch:
+        yield batch
 
 
 def _touch_swap_cache(pid: int, left: Found, machine: Machine) -> None:

@@ -165,15 +165,19 @@ def flagged(pfns: U64, bit: int, machine: Machine) -> Bools:
 def _by_frame(name: str, pfns: U64, machine: Machine) -> U64:
     """The word that a file of /proc has for each page frame; 0 where it has none."""
     result = np.zeros(len(pfns), np.uint64)
-    blocks = pfns // np.uint64(_FRAMES)
+    order = np.argsort(pfns)
+    blocks, starts = np.unique(pfns[order] // np.uint64(_FRAMES), return_index=True)
+    ends = [*starts.tolist(), len(pfns)][1:]
     with _opened(machine.proc / name) as file:
-        for block in np.unique(blocks).tolist():
+        for block, start, end in zip(
+            blocks.tolist(), starts.tolist(), ends, strict=True
+        ):
             raw = b""
             with suppress(OSError):
                 raw = os.pread(file, 8 * _FRAMES, 8 * _FRAMES * block)
             words = np.zeros(_FRAMES, np.uint64)
             words[: len(raw) // 8] = np.frombuffer(raw, np.uint64)
-            here = blocks == block
+            here = order[start:end]
             result[here] = words[(pfns[here] % np.uint64(_FRAMES)).astype(np.intp)]
     return result
 
@@ -194,13 +198,15 @@ class _opened:
         os.close(self._fd)
 
 
-def runs(addresses: U64, page_size: int, most: int) -> list[tuple[int, int]]:
-    """Sorted addresses of pages as (address, size) without gaps, each ``most`` long."""
-    if not len(addresses):
-        return []
-    breaks = np.flatnonzero(np.diff(addresses) != page_size) + 1
-    found = []
-    for part in np.split(addresses, breaks):
-        start, end = int(part[0]), int(part[-1]) + page_size
-        found += [(at, min(most, end - at)) for at in range(start, end, most)]
-    return found
+def runs(addresses: U64, page_size: int, most: int) -> Iterator[tuple[int, int]]:
+    """Sorted addresses of pages as (address, size) without gaps, each ``most`` long.
+
+    One at a time: there may be millions.
+    """
+    breaks = np.flatnonzero(np.diff(addresses) != page_size)
+    for first, last in zip(
+        np.append(0, breaks + 1), np.append(breaks, len(addresses) - 1), strict=True
+    ):
+        if first <= last:  # there is one without any address
+            start, end = int(addresses[first]), int(addresses[last]) + page_size
+            yield from ((at, min(most, end - at)) for at in range(start, end, most))

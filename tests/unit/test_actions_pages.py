@@ -99,8 +99,8 @@ def test_runs_of_addresses() -> None:
     """One call for each page would take minutes; a range too long the page between."""
     at = np.array([1, 2, 3, 7, 8, 20], np.uint64) * np.uint64(4096)
     expected = [(4096, 8192), (3 * 4096, 4096), (7 * 4096, 8192), (20 * 4096, 4096)]
-    assert pages.runs(at, 4096, 8192) == expected
-    assert pages.runs(pages.NONE, 4096, 8192) == []
+    assert [*pages.runs(at, 4096, 8192)] == expected
+    assert [*pages.runs(pages.NONE, 4096, 8192)] == []
 
 
 def test_what_a_killed_run_left_is_removed(machine: Machine, tmp_path: Path) -> None:
