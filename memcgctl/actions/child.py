@@ -49,6 +49,9 @@ def cgroup(prefix: str, cpu: str = "") -> int:
                 break
             except OSError:  # its process is not quite gone
                 time.sleep(0.01)
+        else:
+            print(f"{directory} cannot be removed", file=sys.stderr)
+            status = 1
     return int(status != 0)
 
 

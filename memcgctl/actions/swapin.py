@@ -8,20 +8,26 @@ of the process.
 
 from __future__ import annotations
 
+import os
 import select
 import struct
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 
-from memcgctl.actions import helper, pages
+import numpy as np
+
+from memcgctl.actions import helper, measure, pages
 from memcgctl.actions.machine import (
     ENDED,
     ActionError,
     Guard,
     Machine,
     Outcome,
+    meminfo,
     predict,
 )
+from memcgctl.actions.pages import U64
 from memcgctl.actions.target import cgroup_of, hold
 from memcgctl.model import Step
 
@@ -42,16 +48,34 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     (process,) = step.aim.processes
     with hold(process, machine):
         at = _swapped(process.pid, machine)
-        ended = not _touch(process.pid, at, machine, guard)
+        directory = cgroup_of(process.pid, machine)
+        _must_fit(len(at) * machine.page_size, directory, step, machine)
+        ended = not _touch(process.pid, at, directory, machine, guard)
         left = len(_swapped(process.pid, machine)) * machine.page_size
     why = ENDED if ended else f"{left} bytes stay in swap" if left else ""
     return Outcome(max(0, len(at) * machine.page_size - left), why)
 
 
-def _touch(pid: int, at: list[int], machine: Machine, guard: Guard) -> bool:
+def _must_fit(size: int, directory: Path, step: Step, machine: Machine) -> None:
+    """All that it has in swap comes back, which can be more than the plan tells."""
+    if not size:
+        return
+    if meminfo(machine.proc).get("MemAvailable", size) < size:
+        raise ActionError(f"{step.target}: {size} bytes in swap, no room in memory")
+    assert machine.cgroup
+    path = str(directory).removeprefix(machine.cgroup.point)
+    left = measure.room(path, machine, swap=False)
+    if left is not None and left[0] < size and not step.over_limit:
+        raise ActionError(
+            f"{step.target} has {size} bytes in swap: {left[1]} would be pushed over "
+            "a limit"
+        )
+
+
+def _touch(pid: int, at: U64, directory: Path, machine: Machine, guard: Guard) -> bool:
     """Have a child fault these addresses in; False: the guard ended it."""
-    procs = cgroup_of(pid, machine) / "cgroup.procs"
-    words = str(pid), str(procs), str(min(machine.cpus)), str(machine.page_size)
+    cpu = min(os.sched_getaffinity(0))
+    words = str(pid), str(directory / "cgroup.procs"), str(cpu), str(machine.page_size)
     child = subprocess.Popen(
         helper.command("touch", *words),
         stdin=subprocess.PIPE,
@@ -64,7 +88,7 @@ def _touch(pid: int, at: list[int], machine: Machine, guard: Guard) -> bool:
             window = at[first : first + _WINDOW]
             if not guard.allows(len(window) * machine.page_size):
                 return False
-            _tell(child, struct.pack(f"={1 + len(window)}Q", len(window), *window))
+            _tell(child, struct.pack("=Q", len(window)) + window.tobytes())
         return True
     finally:
         _finish(child)
@@ -94,16 +118,18 @@ def _finish(child: subprocess.Popen[bytes]) -> None:
         child.wait(_PATIENCE)
     except subprocess.TimeoutExpired:
         child.kill()
-        child.wait(_PATIENCE)
+        # One that cannot even be killed (v1 freezer) goes when it is let.
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(_PATIENCE)
     for pipe in (child.stdout, child.stderr):
         assert pipe
         pipe.close()
 
 
-def _swapped(pid: int, machine: Machine) -> list[int]:
-    found: list[int] = []
+def _swapped(pid: int, machine: Machine) -> U64:
+    found: list[U64] = [pages.NONE]
     for area in pages.areas(pid, machine):
         if area.swapped_bytes:
             for at, values in pages.entries(pid, area, machine):
-                found += at[pages.swapped(values)].tolist()
-    return found
+                found.append(at[pages.swapped(values)])
+    return np.concatenate(found)

@@ -251,7 +251,8 @@ def cgroup_of(pid: int, machine: Machine) -> Path:
     mount = machine.cgroup
     if mount is None:
         raise ActionError("no cgroup file system with memory is mounted")
-    for line in read_text(machine.proc / str(pid) / "cgroup").splitlines():
+    # A name can hold what splitlines() takes for the end of a line, but no newline.
+    for line in read_text(machine.proc / str(pid) / "cgroup").split("\n")[:-1]:
         number, controllers, path = line.split(":", 2)
         if "memory" in controllers.split(",") if machine.cgroup1 else number == "0":
             return Path(mount.point + path)
