@@ -19,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+import numpy as np
+
 from memcgctl.actions import (
     collapse,
     device,
@@ -31,6 +33,7 @@ from memcgctl.actions import (
     pageout,
     pageout_file,
     stock,
+    swapcache,
     swapin,
     writeback,
 )
@@ -185,6 +188,8 @@ class _Run:
     stopped: str = ""
     deadline: float | None = None
     proc: Path = Path("/proc")
+    # By the step's number: outcomes with page frames that wait in the swap cache.
+    _waiting: dict[int, Outcome] = field(default_factory=dict)
     _seen: set[int] = field(default_factory=set)
     _seen_at: float | None = None
 
@@ -213,6 +218,8 @@ class _Run:
             progress(n, step, None)
             results.append(self._step(n, step))
             progress(n, step, results[-1])
+        if self._waiting and not self.stopped:
+            results = self._let_go(results)
         there = self._settled()
         self._end(there)
         after = measure.look(machine)
@@ -239,6 +246,34 @@ class _Run:
             stopped=self.stopped,
             journal=str(self.journal.path),
         )
+
+    def _let_go(self, results: list[StepResult]) -> list[StepResult]:
+        """Let go of what steps left in the swap cache, all at once."""
+        machine = self.machine()
+        frames = [frame for one in self._waiting.values() for frame in one.waiting]
+        try:
+            left = swapcache.let_go(np.array(frames, np.uint64), machine).tolist()
+        except ActionError:
+            return results
+        stay, found = set(left), []
+        for result in results:
+            if outcome := self._waiting.get(result.n):
+                rest = len(stay.intersection(outcome.waiting)) * machine.page_size
+                moved = len(outcome.waiting) * machine.page_size - rest
+                self.moved += moved
+                why = outcome.left or (
+                    f"{rest} bytes stay in the swap cache until memory is short"
+                    if rest
+                    else ""
+                )
+                result = replace(
+                    result,
+                    status="part" if why else "done",
+                    why=why,
+                    moved_bytes=(result.moved_bytes or 0) + moved,
+                )
+            found.append(result)
+        return found
 
     def _must_stop(self) -> str | None:
         if self.signals.came:
@@ -284,11 +319,16 @@ class _Run:
         except OSError as error:
             failure = f"{step.target}: {error.strerror or error}"
         self.moved += outcome.bytes or 0
+        left = outcome.left
+        if outcome.waiting:
+            self._waiting[n] = outcome
+            wait = len(outcome.waiting) * machine.page_size
+            left = left or f"{wait} bytes wait in the swap cache for the last step"
         result = StepResult(
             n=n,
             step=step,
-            status="failed" if failure else "part" if outcome.left else "done",
-            why=failure or outcome.left,
+            status="failed" if failure else "part" if left else "done",
+            why=failure or left,
             moved_bytes=outcome.bytes,
             seconds=time.monotonic() - began,
         )

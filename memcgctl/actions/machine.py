@@ -199,11 +199,13 @@ def predict(step: Step) -> Prediction:
 class Outcome:
     """What an action did: bytes that it moved, None where it cannot tell.
 
-    ``left`` says in a few words what it could not do; empty: it did all.
+    ``left`` says in a few words what it could not do; empty: it did all. ``waiting``
+    are page frames in the swap cache that are let go of after the last step.
     """
 
     bytes: int | None
     left: str = ""
+    waiting: tuple[int, ...] = ()
 
 
 @dataclass

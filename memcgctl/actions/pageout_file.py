@@ -11,7 +11,7 @@ import os
 
 import numpy as np
 
-from memcgctl.actions import lru, pages, swapcache
+from memcgctl.actions import lru, pages
 from memcgctl.actions.libc import MADV_PAGEOUT, Mapping
 from memcgctl.actions.machine import (
     ENDED,
@@ -39,7 +39,8 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     """Page the file out, window by window; what stays is what others map or lock."""
     file = step.aim.file
     assert file
-    moved, left, wait, why = 0, 0, 0, ""
+    moved, left, why = 0, 0, ""
+    waiting: list[int] = []
     with open_file(file, step.aim.processes, machine) as fd:
         size = os.fstat(fd).st_size
         for offset in range(0, size, _WINDOW):
@@ -53,12 +54,14 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
                     break
                 lru.drain(machine)
                 mapping.advise(MADV_PAGEOUT)
-                cached = len(swapcache.let_go(frames, machine)) * machine.page_size
+                cached = frames[pages.flagged(frames, pages.SWAPCACHE, machine)]
+                waiting += cached.tolist()
+                # mincore has what is in the swap cache, too.
                 rest = sum(mapping.resident(machine.page_size)) * machine.page_size
-                moved, left, wait = moved + there - rest, left + rest, wait + cached
-    if wait:
-        why = why or f"{wait} bytes stay in the swap cache until memory is short"
-    return Outcome(moved, why or (f"{left} bytes stay in memory" if left else ""))
+                moved += there - rest
+                left += max(0, rest - len(cached) * machine.page_size)
+    why = why or (f"{left} bytes stay in memory" if left else "")
+    return Outcome(moved, why, tuple(waiting))
 
 
 def _touch(mapping: Mapping, machine: Machine) -> U64:

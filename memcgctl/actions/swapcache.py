@@ -3,23 +3,25 @@
 A device that writes asynchronously has not finished when MADV_PAGEOUT returns, so that
 the page stays where it is, charged as before, until memory gets short. Of anonymous
 memory it can be mapped again and paged out once more; of shmem only the kernel's own
-reclaim finds it. That looks at offline memcgs first (``get_scan_count``,
-``get_nr_to_scan``), and is asked for no more than there is.
+reclaim finds it. That scans offline memcgs whole (``get_scan_count``,
+``get_nr_to_scan``), but each call also passes by living ones, and none takes less than
+SWAP_CLUSTER_MAX pages: so it is asked once for all, and for no more than there is.
 """
 
 from __future__ import annotations
 
+import errno
 import time
 from collections import Counter
 from contextlib import suppress
 
-from memcgctl.actions import pages
+from memcgctl.actions import lru, pages
 from memcgctl.actions.machine import ActionError, Machine
 from memcgctl.actions.pages import U64
 from memcgctl.actions.target import open_cgroup, write_at
 
 _WRITTEN_WITHIN = 5.0
-_ROUNDS = 3
+_ROUNDS = 2
 
 
 def wait_written(frames: U64, machine: Machine) -> None:
@@ -32,24 +34,36 @@ def wait_written(frames: U64, machine: Machine) -> None:
 
 
 def let_go(frames: U64, machine: Machine) -> U64:
-    """Reclaim what of the frames is in the swap cache; what still is then."""
+    """Reclaim what of the frames is in the swap cache; what still is then.
+
+    A page that was written is in a batch of the CPU that heard of it, to be moved to
+    the end of its list (``folio_rotate_reclaimable``): that reference keeps it.
+    """
     wait_written(frames, machine)
     left = frames[pages.flagged(frames, pages.SWAPCACHE, machine)]
     for _ in range(_ROUNDS):
         if not len(left):
             break
+        lru.drain(machine)
         for memcg_id, count in Counter(pages.shown(left, machine).tolist()).items():
             _reclaim(memcg_id, count * machine.page_size, machine)
-        left = left[pages.flagged(left, pages.SWAPCACHE, machine)]
+        before, left = left, left[pages.flagged(left, pages.SWAPCACHE, machine)]
+        if len(left) == len(before):
+            break
     return left
 
 
 def _reclaim(memcg_id: int, size: int, machine: Machine) -> None:
+    """Ask for anonymous memory and shmem, or for what the kernel likes if it must be.
+
+    Nothing but that: ``max``, 6.16+. Rather that: 200, from 6.11 on. One that cannot
+    have all fails with EAGAIN: asked again without the key, it would take files.
+    """
     with suppress(ActionError), open_cgroup(memcg_id, None, machine) as directory:
-        # swappiness=200, which the key (6.11+) may have: no files, or the fewest.
-        for text in (f"{size} swappiness=200", str(size)):
+        for key in (" swappiness=max", " swappiness=200", ""):
             try:
-                write_at(directory, "memory.reclaim", text)
-            except OSError:
-                continue
+                write_at(directory, "memory.reclaim", f"{size}{key}")
+            except OSError as error:
+                if error.errno == errno.EINVAL:
+                    continue
             break
