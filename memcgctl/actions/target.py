@@ -8,6 +8,7 @@ by the inode number of its directory, which is its id.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -181,6 +182,23 @@ def _reopen(candidate: int, machine: Machine) -> int:
         return os.open(link, _OPEN | os.O_NOATIME)
     except PermissionError:
         return os.open(link, _OPEN)
+
+
+def windows(fd: int, size: int, window: int) -> Iterator[int]:
+    """Offsets of those windows of a file that have data.
+
+    Anybody can make a file of exabytes that is one hole, which nobody can walk.
+    """
+    at = 0
+    while at < size:
+        try:
+            at = os.lseek(fd, at, os.SEEK_DATA) // window * window
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # not: only a hole from here on
+                raise
+            return
+        yield at
+        at += window
 
 
 @contextmanager

@@ -5,14 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from memcgctl.actions import child, swapin, target
-from memcgctl.actions.machine import ActionError, Machine, Mount, read_machine
-from memcgctl.model import Step
+from memcgctl.actions import child, fadvise, swapin, target
+from memcgctl.actions.machine import (
+    ENDED,
+    ActionError,
+    Guard,
+    Machine,
+    Mount,
+    read_machine,
+)
+from memcgctl.model import Aim, Backing, Step
 
 STEP = Step((1,), "swapin", "recharge-mapper", "pid 7 (x)", "", 4096, (), 0, "")
 
@@ -67,3 +76,53 @@ def test_a_cgroup_that_cannot_be_removed_is_told(
     monkeypatch.setattr(os, "mkdir", busy)
     assert child.cgroup(prefix) == 1
     assert "cannot be removed" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(20)
+def test_a_file_that_is_one_hole(tmp_path: Path) -> None:
+    """Anybody could keep root busy for years with ``truncate -s 8E``."""
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(1 << 43)
+        for at in (0, 1 << 42, (1 << 43) - 1):
+            os.pwrite(file.fileno(), b"x", at)
+        file.flush()
+    with path.open("rb") as file:
+        found = [*target.windows(file.fileno(), 1 << 43, 1 << 24)]
+        assert found == [0, 1 << 42, (1 << 43) - (1 << 24)]
+        file.seek(1 << 41)
+        assert [*target.windows(file.fileno(), 4096, 1 << 24)] == [0]
+    made = Backing("file", "?", "", 0, 0, str(path), None, False, 0)
+    seen: list[int] = []
+
+    def stop() -> bool:
+        seen.append(1)
+        return False
+
+    guard = Guard(stop=stop)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fadvise, "open_file", lambda *_: opened(path))
+        outcome = fadvise.apply(
+            replace(STEP, aim=Aim(file=made)), read_machine(), guard
+        )
+    assert outcome.left == ""
+    assert 0 < len(seen) < 100
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    with path.open("rb") as file:
+        yield file.fileno()
+
+
+def test_a_stop_is_heeded_where_nothing_is_in_memory(tmp_path: Path) -> None:
+    """A large file without page cache could not be ended but by kill -9."""
+    path = tmp_path / "empty"
+    with path.open("wb") as file:
+        file.truncate(1 << 36)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fadvise, "open_file", lambda *_: opened(path))
+        made = Backing("file", "?", "", 0, 0, str(path), None, False, 0)
+        step = replace(STEP, aim=Aim(file=made))
+        outcome = fadvise.apply(step, read_machine(), Guard(stop=lambda: True))
+    assert outcome.left == ENDED
