@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from memcgctl.actions import journal
+from memcgctl.actions import journal, swapcache
 from memcgctl.actions.executor import Limits, Locked, carry_out
 from memcgctl.actions.machine import (
     ActionError,
@@ -26,6 +26,7 @@ from memcgctl.actions.machine import (
     Prediction,
     predict,
 )
+from memcgctl.actions.pages import U64
 from memcgctl.model import Kernel, Plan, Remaining, Result, Step
 
 KERNEL = Kernel("live", None, "6.12", "btf", 2, 4096, 2, 1)
@@ -204,6 +205,29 @@ def test_done_in_part(bench: Bench) -> None:
     result = bench.run(plan(step(1, frees=())))
     assert result.steps[0].status == "part"
     assert result.steps[0].why == "4096 bytes stay in memory"
+
+
+def test_the_swap_cache_is_let_go_of_once_after_all(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Living memcgs would lose pages with each step: every reclaim passes by them."""
+    asked: list[tuple[list[int], list[int]]] = []
+
+    def let_go(frames: U64, machine: Machine) -> U64:
+        asked.append(([*bench.action.done], frames.tolist()))
+        return frames[-1:]
+
+    monkeypatch.setattr(swapcache, "let_go", let_go)
+    waiting = iter(((5, 6), (7, 8)))
+    bench.action.during = lambda step: setattr(
+        bench.action, "outcome", Outcome(0, waiting=next(waiting))
+    )
+    result = bench.run(plan(step(1), step(2)))
+    assert asked == [([1, 2], [5, 6, 7, 8])]
+    assert [one.status for one in result.steps] == ["done", "part"]
+    assert [one.moved_bytes for one in result.steps] == [8192, 4096]
+    assert "4096 bytes stay in the swap cache" in result.steps[1].why
+    assert result.moved_bytes == 12288
 
 
 def test_the_plans_reason_for_who_stays(bench: Bench) -> None:
