@@ -18,7 +18,8 @@ class Kernel:
 
     ``interfaces`` are those of user space by which memory can be moved, as this kernel
     was built (``census.interfaces`` has the names); ``cgroup_mount`` is where its
-    memcgs' hierarchy is mounted. Swap is None where it was not looked at.
+    memcgs' hierarchy is mounted. Swap is None where it was not looked at;
+    ``swaps_at_once``: the device that is swapped to next writes without delay, as zram.
     """
 
     kind: Literal["live", "vmcore", "census"]
@@ -33,6 +34,7 @@ class Kernel:
     cgroup_mount: str | None = None
     swap_total_bytes: int | None = None
     swap_free_bytes: int | None = None
+    swaps_at_once: bool | None = None
 
 
 @dataclass(frozen=True)

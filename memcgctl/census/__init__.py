@@ -86,6 +86,7 @@ def take_census(
     if details is not None:
         from .details import with_details  # list does without all that it imports
         from .interfaces import cgroup_mount, interfaces
+        from .swap import swaps_at_once
 
         detailed = with_details(
             kernel, tree, census.memcgs, details, warnings, progress
@@ -93,6 +94,7 @@ def take_census(
         described = replace(
             census.kernel,
             interfaces=interfaces(kernel, tree.cgroup_version),
+            swaps_at_once=swaps_at_once(kernel),
             cgroup_mount=cgroup_mount(kernel, tree, warnings),
         )
         census = replace(census, kernel=described, memcgs=detailed)

@@ -19,13 +19,23 @@ from memcgctl.kernel.layout import dtype_of, has_member
 from memcgctl.kernel.program import OpenedKernel
 
 from .memcgs import Tree
-from .records import BATCH, Records, Warnings, gather_records, read_variable
+from .records import (
+    BATCH,
+    Records,
+    Warnings,
+    first_member,
+    gather_records,
+    read_variable,
+)
 
 IDS = 1 << 16
 ID = np.dtype("<u2")
 
 # MAX_SWAPFILES is below 1 << MAX_SWAPFILES_SHIFT (include/linux/swap.h).
 MAX_DEVICES = 32
+# In an enum without a name; the same from 5.10 to 7.3.
+SWP_WRITEOK = 1 << 1
+SWP_SYNCHRONOUS_IO = 1 << 12
 # A device's map is given up after so many faults.
 MAX_FAULTS = 1024
 
@@ -50,6 +60,34 @@ def entries(kernel: OpenedKernel, tree: Tree, warnings: Warnings) -> NDArray[np.
     if lost := int(counts.sum() - counts[np.unique(ids)].sum()):
         warnings["a swap entry is charged to a memcg that is not in the tree"] += lost
     return found
+
+
+def swaps_at_once(kernel: OpenedKernel) -> bool | None:
+    """Whether the next page to be swapped out is written before the call returns.
+
+    On such a device (zram, pmem) it leaves the swap cache at once. The device is the
+    one of highest priority with room (``swap_avail_heads``); None: not known.
+    """
+    try:
+        devices = min(read_variable(kernel, "nr_swapfiles", 4), MAX_DEVICES)
+        # An atomic_long_t on newer kernels (7.3), a number on older ones (6.12).
+        used = first_member(
+            kernel.prog,
+            *("struct swap_info_struct", "inuse_pages.counter", "inuse_pages"),
+        )
+        info = _devices(
+            kernel,
+            devices,
+            {"flags": "flags", "priority": "prio", "pages": "pages", "used": used},
+        )
+    except (LookupError, ValueError, drgn.FaultError):
+        return None
+    ready = (info["flags"] & SWP_WRITEOK != 0) & (info["used"] < info["pages"])
+    if not ready.any():
+        return None
+    first = info["priority"][ready].max()
+    of_first = info["flags"][ready & (info["priority"] == first)]
+    return bool((of_first & SWP_SYNCHRONOUS_IO != 0).all())
 
 
 def entry_ids(

@@ -385,6 +385,9 @@ def _reach_shmem(part: Part, world: World) -> Reach:
         return _cannot(part, "it is in the swap cache")
     if world.word(backing) is None:
         return _cannot(part, "no path leads to its file")
+    kernel = world.census.kernel
+    if not kernel.swaps_at_once and "memory.reclaim" not in kernel.interfaces:
+        return _cannot(part, "it would wait in the swap cache until memory is short")
     return _evicted(part, _identity(backing), world)
 
 

@@ -50,6 +50,7 @@ def world(*memcgs: Memcg, **changes: Any) -> Census:
         "cgroup_mount": "/sys/fs/cgroup",
         "swap_total_bytes": 1 << 40,
         "swap_free_bytes": 1 << 40,
+        "swaps_at_once": True,
     }
     mine = {memcg.id for memcg in memcgs}
     above = (online(ROOT, "/", 0), online(APP, "/app", 1), online(HOLDER, "/holder", 1))

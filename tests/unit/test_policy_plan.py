@@ -372,6 +372,19 @@ def test_a_file_without_a_path_is_reached_by_who_uses_it() -> None:
     assert "no path leads to its file" in made.remaining[0].why
 
 
+def test_shmem_that_would_wait_in_the_swap_cache_is_not_promised() -> None:
+    """Lost: half of a plan for a kernel that has no memory.reclaim, and a disk."""
+    held = zombie(100, group("swap-backed-unmapped"))
+    for at_once, freed in ((True, (100,)), (False, ()), (None, ())):
+        made = plan(world(held, interfaces=AIMED, swaps_at_once=at_once), LEAST)
+        assert made.freed == freed
+    assert "swap cache" in made.remaining[0].why
+    reclaiming = (*AIMED, "memory.reclaim")
+    assert plan(
+        world(held, interfaces=reclaiming, swaps_at_once=False), LEAST
+    ).freed == (100,)
+
+
 def test_only_what_was_asked_for_and_what_is_below() -> None:
     """Lost: a careful person's plan for one zombie."""
     census = world(
