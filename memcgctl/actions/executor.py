@@ -85,7 +85,8 @@ Progress = Callable[[int, Step, StepResult | None], None]
 class Limits:
     """``rate`` is in bytes a second; ``max_pressure`` in percent, of memory's "some".
 
-    ``settle_seconds`` is how long memcgs may take to go after the last step.
+    ``settle_seconds`` is how long memcgs may take to go after the last step,
+    ``patience_seconds`` how long memory may stay short before that ends the run.
     """
 
     max_seconds: float | None = None
@@ -94,10 +95,15 @@ class Limits:
     max_pressure: float = 10.0
     settle_seconds: float = 5.0
     look_seconds: float = 1.0
+    patience_seconds: float = 600.0
 
 
 class Locked(ActionError):
     """Another run is at work."""
+
+
+class Unreadable(ActionError):
+    """The kernel's memory makes no sense any more: nobody knows who is offline."""
 
 
 def carry_out(
@@ -113,7 +119,8 @@ def carry_out(
 ) -> Result:
     """Do the plan's steps in order and report.
 
-    ``look`` is asked at most every ``look_seconds``. Raises Locked if another run is at
+    ``look`` is asked at most every ``look_seconds``, and may raise Unreadable, which
+    ends the run. Raises Locked if another run is at
     work, ActionError if the journal cannot be written; whatever goes wrong with a step
     is in its result.
     """
@@ -137,11 +144,13 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         except BlockingIOError as error:
             holder = os.pread(fd, 64, 0).decode(errors="replace").strip()
             raise Locked(f"pid {holder} is at work: it holds {path}") from error
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            raise ActionError(f"the lock {path}: {error.strerror}") from error
         yield
     finally:
         os.close(fd)
@@ -156,7 +165,10 @@ class _Signals:
 
 @contextmanager
 def _signals() -> Iterator[_Signals]:
-    """SIGINT and SIGTERM are noted; they do not interrupt a step."""
+    """SIGINT and SIGTERM are noted; they do not interrupt a step.
+
+    So is SIGHUP, a terminal that is gone, unless it is ignored (``nohup``).
+    """
     signals = _Signals()
 
     def note(number: int, _: FrameType | None) -> None:
@@ -165,7 +177,10 @@ def _signals() -> Iterator[_Signals]:
     if threading.current_thread() is not threading.main_thread():
         yield signals
         return
-    before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {n: signal.signal(n, note) for n in numbers}
     try:
         yield signals
     finally:
@@ -185,6 +200,8 @@ class _Run:
     journal: Journal
     signals: _Signals
     moved: int = 0
+    # What counts for --max-bytes: where an action cannot tell, what the plan says.
+    spent: int = 0
     stopped: str = ""
     deadline: float | None = None
     proc: Path = Path("/proc")
@@ -192,6 +209,7 @@ class _Run:
     _waiting: dict[int, Outcome] = field(default_factory=dict)
     _seen: set[int] = field(default_factory=set)
     _seen_at: float | None = None
+    _guard: Guard = field(default_factory=Guard)
 
     def run(self, progress: Progress) -> Result:
         began = time.monotonic()
@@ -199,6 +217,12 @@ class _Run:
         self.deadline = None if seconds is None else began + seconds
         machine = self.machine()
         self.proc = machine.proc
+        self._guard = Guard(
+            rate=self.limits.rate,
+            deadline=self.deadline,
+            stop=lambda: len(self.signals.came) > 1,
+            calm=self._calm,
+        )
         helper.remove_stale(machine)
         before = measure.look(machine)
         names = sorted({path for step in self.plan.steps for path in step.charged_to})
@@ -210,13 +234,18 @@ class _Run:
             release=machine.release,
             steps=len(self.plan.steps),
         )
+        self._seen = {*self.plan.freed, *(left.id for left in self.plan.remaining)}
         results: list[StepResult] = []
         for n, step in enumerate(self.plan.steps, 1):
             self.stopped = self._must_stop() or ""
             if self.stopped:
                 break
             progress(n, step, None)
-            results.append(self._step(n, step))
+            try:
+                results.append(self._step(n, step))
+            except Unreadable as error:
+                self.stopped = str(error)
+                break
             progress(n, step, results[-1])
         if self._waiting and not self.stopped:
             results = self._let_go(results)
@@ -252,8 +281,9 @@ class _Run:
         machine = self.machine()
         frames = [frame for one in self._waiting.values() for frame in one.waiting]
         try:
+            self.journal.write("swap-cache", pages=len(frames))
             left = swapcache.let_go(np.array(frames, np.uint64), machine).tolist()
-        except ActionError:
+        except (ActionError, OSError):
             return results
         stay, found = set(left), []
         for result in results:
@@ -280,15 +310,20 @@ class _Run:
             return f"stopped by {self.signals.came[0]}"
         if self._late():
             return "--max-seconds are over"
-        return None if self._calm() else "memory stayed short"
+        if self._calm():
+            return None
+        came = self.signals.came
+        return f"stopped by {came[0]}" if came else "memory stayed short"
 
     def _late(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline
 
     def _calm(self) -> bool:
         """Wait while memory is short; False if that took all the time there was."""
+        patience = time.monotonic() + self.limits.patience_seconds
         while self._short():
-            if self._late() or self.signals.came:
+            late = self._late() or time.monotonic() >= patience
+            if late or self.signals.came:
                 return False
             time.sleep(0.5)
         return True
@@ -306,19 +341,19 @@ class _Run:
             return StepResult(n, step, "skipped", why, None, 0.0)
         self.journal.write("before", **_facts(n, step))
         outcome, failure = Outcome(None), ""
-        guard = Guard(
-            rate=self.limits.rate,
-            deadline=self.deadline,
-            stop=lambda: len(self.signals.came) > 1,
-            calm=self._calm,
-        )
+        most = self.limits.max_bytes
+        self._guard.most = None if most is None else most - self.spent
         try:
-            outcome = self.actions[step.action].apply(step, machine, guard)
+            outcome = self.actions[step.action].apply(step, machine, self._guard)
         except ActionError as error:
             failure = str(error)
         except OSError as error:
             failure = f"{step.target}: {error.strerror or error}"
+        except Exception as error:  # one odd process is not to end all the rest
+            failure = f"{step.target}: internal error: {type(error).__name__}: {error}"
+        planned = step.bytes + step.collateral_bytes
         self.moved += outcome.bytes or 0
+        self.spent += planned if outcome.bytes is None else outcome.bytes
         left = outcome.left
         if outcome.waiting:
             self._waiting[n] = outcome
@@ -350,7 +385,7 @@ class _Run:
         if step.memcgs and not self._offline() & {*step.memcgs}:
             return "what it serves is gone already"
         most = self.limits.max_bytes
-        if most is not None and self.moved + step.bytes + step.collateral_bytes > most:
+        if most is not None and self.spent + step.bytes + step.collateral_bytes > most:
             return "it takes more than --max-bytes leaves"
         return action.probe(machine) or self._no_room(step, machine)
 
@@ -380,13 +415,19 @@ class _Run:
         """
         wanted = {*self.plan.freed, *(left.id for left in self.plan.remaining)}
         deadline = time.monotonic() + self.limits.settle_seconds
-        last, there = None, self.look()
+        last, there = None, self._there()
         while (left := there & wanted) and time.monotonic() < deadline:
             if left == last and not left & {*self.plan.freed}:
                 break
             time.sleep(self.limits.look_seconds)
-            last, there = left, self.look()
+            last, there = left, self._there()
         return there
+
+    def _there(self) -> set[int]:
+        """Who is offline; of a kernel that cannot be read any more, who last was."""
+        with suppress(Unreadable):
+            self._seen = self.look()
+        return self._seen
 
     def _end(self, there: set[int]) -> None:
         with suppress(ActionError):  # all is done: the report is worth more

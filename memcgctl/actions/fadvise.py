@@ -52,6 +52,8 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
                 return Outcome(moved, ENDED)
             if not before:
                 continue
+            if guard.most is not None and moved + before > guard.most:
+                return Outcome(moved, "the rest is more than --max-bytes leaves")
             os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
             after = _resident(fd, offset, length, machine)
             moved, left = moved + before - after, left + after

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -45,9 +46,13 @@ class Journal:
                 if path.stat().st_size > _SIZE_LIMIT:
                     path.rename(path.with_name(path.name + ".1"))
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-            self._fd = os.open(path, flags | os.O_NOFOLLOW, 0o600)
+            # A FIFO without a reader would never be open.
+            self._fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
         except OSError as error:
             raise ActionError(f"the journal {path}: {error.strerror}") from error
+        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+            os.close(self._fd)
+            raise ActionError(f"the journal {path}: it is not a regular file")
 
     def __enter__(self) -> Journal:
         return self

@@ -98,8 +98,10 @@ def read_machine(
     """Look at the host. What cannot be read counts as not there."""
     mounts = read_mounts(proc)
     swap = meminfo(proc)
-    v1 = [m for m in mounts if m.fs == "cgroup" and "memory" in m.super_options]
-    v2 = [m for m in mounts if m.fs == "cgroup2"]
+    # One of the whole hierarchy first: paths are those below its root.
+    whole = sorted(mounts, key=lambda mount: mount.root != "/")
+    v1 = [m for m in whole if m.fs == "cgroup" and "memory" in m.super_options]
+    v2 = [m for m in whole if m.fs == "cgroup2"]
     return Machine(
         release=os.uname().release,
         page_size=os.sysconf("SC_PAGE_SIZE"),
@@ -135,9 +137,10 @@ def meminfo(proc: Path) -> dict[str, int]:
 def read_mounts(proc: Path) -> tuple[Mount, ...]:
     """The mounts of our own mount namespace, the oldest first."""
     found = []
-    for line in read_text(proc / "self/mountinfo").splitlines():
+    # Only blanks, tabs and newlines are escaped: no splitlines(), no split().
+    for line in read_text(proc / "self/mountinfo").split("\n"):
         before, _, after = line.partition(" - ")
-        first, last = before.split(), after.split()
+        first, last = before.split(" "), after.split(" ")
         with suppress(IndexError, ValueError):
             found.append(
                 Mount(
@@ -214,7 +217,8 @@ class Guard:
 
     ``rate`` is in bytes a second, ``deadline`` of ``time.monotonic``, ``calm`` waits
     until the machine is not under pressure and returns False if that is too late,
-    ``stop`` says that nobody wants to wait any longer.
+    ``stop`` says that nobody wants to wait any longer. ``most`` is how many bytes the
+    step may move, which can find more than the plan knew of; None: any.
     """
 
     rate: int | None = None
@@ -222,6 +226,7 @@ class Guard:
     stop: Callable[[], bool] = lambda: False
     calm: Callable[[], bool] = lambda: True
     sleep: Callable[[float], None] = time.sleep
+    most: int | None = None
     _ready: float = field(default=0.0, repr=False)
 
     def allows(self, size: int) -> bool:
@@ -229,16 +234,22 @@ class Guard:
 
         Called between the windows that an action works in.
         """
+        late = self.deadline is not None and time.monotonic() >= self.deadline
+        if late or self.stop() or not self.calm():
+            return False
         now = time.monotonic()
-        if self.stop() or (self.deadline is not None and now >= self.deadline):
-            return False
-        if not self.calm():
-            return False
         if self.rate:
             if self._ready > now:
                 self.sleep(self._ready - now)
             self._ready = max(self._ready, now) + size / self.rate
         return not self.stop()
+
+    def afford(self, size: int, target: str) -> None:
+        """ActionError if that is more than may be moved."""
+        if self.most is not None and size > self.most:
+            raise ActionError(
+                f"{target}: {size} bytes are more than --max-bytes leaves"
+            )
 
 
 ENDED = "it was stopped before the end"

@@ -20,9 +20,11 @@ from memcgctl.actions import lru, pages, swapcache
 from memcgctl.actions.libc import MADV_PAGEOUT, process_madvise
 from memcgctl.actions.machine import (
     ENDED,
+    ActionError,
     Guard,
     Machine,
     Outcome,
+    meminfo,
     predict,
 )
 from memcgctl.actions.pages import U64, Bools
@@ -61,8 +63,11 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     """Page out, then drop what is left in the swap cache."""
     (process,) = step.aim.processes
     with hold(process, machine) as pidfd:
-        meant = find(process.pid, step.aim, machine)
-        left = meant
+        meant = left = find(process.pid, step.aim, machine)
+        guard.afford(len(meant.frames) * machine.page_size, step.target)
+        anonymous = int((~meant.shared).sum()) * machine.page_size
+        if meminfo(machine.proc).get("SwapFree", anonymous) < anonymous:
+            raise ActionError(f"{step.target}: {anonymous} bytes, no room in swap")
         for number in range(_ROUNDS):
             if number:
                 lru.drain(machine)

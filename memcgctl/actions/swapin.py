@@ -49,7 +49,9 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     with hold(process, machine):
         at = _swapped(process.pid, machine)
         directory = cgroup_of(process.pid, machine)
-        _must_fit(len(at) * machine.page_size, directory, step, machine)
+        size = len(at) * machine.page_size
+        guard.afford(size, step.target)
+        _must_fit(size, directory, step, machine)
         ended = not _touch(process.pid, at, directory, machine, guard)
         left = len(_swapped(process.pid, machine)) * machine.page_size
     why = ENDED if ended else f"{left} bytes stay in swap" if left else ""

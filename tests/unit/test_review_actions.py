@@ -13,17 +13,25 @@ from pathlib import Path
 import pytest
 
 from memcgctl.actions import child, fadvise, swapin, target
+from memcgctl.actions.executor import Unreadable, carry_out
 from memcgctl.actions.machine import (
     ENDED,
     ActionError,
     Guard,
     Machine,
     Mount,
+    Outcome,
     read_machine,
 )
 from memcgctl.model import Aim, Backing, Step
+from tests.unit.test_actions_executor import QUICK, Bench, Pretend, plan, step
 
 STEP = Step((1,), "swapin", "recharge-mapper", "pid 7 (x)", "", 4096, (), 0, "")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path, Pretend({1, 2, 3}))
 
 
 @pytest.fixture
@@ -87,11 +95,10 @@ def test_a_file_that_is_one_hole(tmp_path: Path) -> None:
         for at in (0, 1 << 42, (1 << 43) - 1):
             os.pwrite(file.fileno(), b"x", at)
         file.flush()
-    with path.open("rb") as file:
-        found = [*target.windows(file.fileno(), 1 << 43, 1 << 24)]
+    with opened(path) as fd:
+        found = [*target.windows(fd, 1 << 43, 1 << 24)]
         assert found == [0, 1 << 42, (1 << 43) - (1 << 24)]
-        file.seek(1 << 41)
-        assert [*target.windows(file.fileno(), 4096, 1 << 24)] == [0]
+        assert [*target.windows(fd, 4096, 1 << 24)] == [0]
     made = Backing("file", "?", "", 0, 0, str(path), None, False, 0)
     seen: list[int] = []
 
@@ -126,3 +133,112 @@ def test_a_stop_is_heeded_where_nothing_is_in_memory(tmp_path: Path) -> None:
         step = replace(STEP, aim=Aim(file=made))
         outcome = fadvise.apply(step, read_machine(), Guard(stop=lambda: True))
     assert outcome.left == ENDED
+
+
+def test_the_budget_is_of_what_is_there_now(tmp_path: Path) -> None:
+    """A file that grew since the plan would take more than --max-bytes."""
+    path = tmp_path / "grown"
+    path.write_bytes(bytes(1 << 20))
+    made = Backing("file", "?", "", 0, 0, str(path), None, False, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fadvise, "open_file", lambda *_: opened(path))
+        step = replace(STEP, aim=Aim(file=made))
+        outcome = fadvise.apply(step, read_machine(), Guard(most=4096))
+    assert outcome.bytes == 0
+    assert "--max-bytes" in outcome.left
+    with pytest.raises(ActionError, match="pid 7: 8192 bytes are more"):
+        Guard(most=4096).afford(8192, "pid 7")
+
+
+def test_the_rate_is_kept_from_step_to_step(bench: Bench) -> None:
+    """A thousand files of one window each would be dropped at once."""
+    slept: list[float] = []
+
+    class Small(Pretend):
+        def apply(self, step: Step, machine: Machine, guard: Guard) -> Outcome:
+            guard.sleep = slept.append
+            assert guard.allows(100)
+            self.offline.difference_update(step.frees)
+            return Outcome(100)
+
+    bench.action = Small({1, 2})
+    bench.run(plan(step(1), step(2)), replace(QUICK, rate=10))
+    assert len(slept) == 1
+    assert 9 < slept[0] <= 10
+
+
+def test_an_unforeseen_error_is_of_one_step(bench: Bench) -> None:
+    """One odd process would keep all other zombies, and its step out of the journal."""
+
+    def odd(step: Step) -> None:
+        if step.memcgs == (1,):
+            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "odd")
+
+    bench.action.during = odd
+    result = bench.run(plan(step(1), step(2)))
+    assert [one.status for one in result.steps] == ["failed", "done"]
+    assert "UnicodeDecodeError" in result.steps[0].why
+    assert bench.events() == ["begin", *["before", "after"] * 2, "end"]
+
+
+def test_what_cannot_be_told_counts_as_planned(bench: Bench) -> None:
+    """Actions that cannot tell what they moved would never use up --max-bytes."""
+    bench.action.outcome = Outcome(None)
+    result = bench.run(plan(step(1), step(2)), replace(QUICK, max_bytes=8000))
+    assert bench.action.done == [1]
+    assert "--max-bytes" in result.steps[1].why
+    assert result.moved_bytes == 0
+
+
+def test_a_kernel_that_cannot_be_read_any_more(bench: Bench) -> None:
+    """All would be told to be gone, or the run end without its report."""
+
+    def look() -> set[int]:
+        if bench.action.done:
+            raise Unreadable("the list of cgroups has no end")
+        return {1, 2}
+
+    result = carry_out(
+        plan(step(1), step(2)),
+        look,
+        limits=QUICK,
+        journal=bench.root / "state/journal",
+        lock=bench.root / "state/lock",
+        machine=bench.machine,
+        actions={"pretend": bench.action},
+    )
+    assert bench.action.done == [1]
+    assert (result.freed, result.complete) == ((), False)
+    assert result.stopped == "the list of cgroups has no end"
+    assert bench.events()[-1] == "end"
+
+
+def test_short_memory_does_not_keep_the_lock_for_ever(bench: Bench) -> None:
+    """Each run from cron after it would find the lock held."""
+    bench.pressure(35)
+    limits = replace(QUICK, patience_seconds=0.0)
+    assert bench.run(plan(step(1)), limits).stopped == "memory stayed short"
+
+
+@pytest.mark.timeout(20)
+def test_a_journal_that_is_a_fifo(bench: Bench) -> None:
+    """The run would hang, with the lock held, until somebody reads."""
+    (bench.root / "state").mkdir()
+    os.mkfifo(bench.root / "state/journal")
+    with pytest.raises(ActionError, match="the journal"):
+        bench.run(plan(step(1)))
+
+
+def test_a_mount_of_the_whole_hierarchy_is_taken(tmp_path: Path) -> None:
+    """Limits would be looked up at places that are not there, and not be seen."""
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/mountinfo").write_text(
+        "1 2 0:5 /docker/x /a\u2028b\u00a0c rw - cgroup2 cgroup2 rw\n"
+        "3 2 0:5 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+    )
+    here = read_machine(proc=tmp_path, sys=tmp_path / "sys")
+    assert [mount.point for mount in here.mounts] == [
+        "/a\u2028b\u00a0c",
+        "/sys/fs/cgroup",
+    ]
+    assert here.cgroup2 == here.mounts[1]
