@@ -40,6 +40,7 @@ def near(census: Census, text: str, limit: int = 8) -> tuple[Memcg, ...]:
     spelled: dict[str, list[Memcg]] = {}
     for memcg in census.memcgs:
         spelled.setdefault(spell(memcg), []).append(memcg)
+    spelled.pop(f"{PRIVATE}-", None)  # of those that have none, none is meant
     names = get_close_matches(text, spelled, n=limit, cutoff=0.5)
     return tuple(memcg for name in names for memcg in spelled[name])[:limit]
 

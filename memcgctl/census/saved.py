@@ -183,9 +183,13 @@ def _unpacked(data: bytes) -> bytes:
         return _bounded(io.BytesIO(data))
     decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
     try:
-        return _bounded(decompressor.stream_reader(data))
+        told_bytes = zstandard.frame_content_size(data)  # -1: it is not told
+        unpacked = _bounded(decompressor.stream_reader(data))
     except zstandard.ZstdError as error:
         raise CensusError(f"damaged: {error}") from error
+    if len(unpacked) < told_bytes:  # the reader does not notice
+        raise CensusError("truncated")
+    return unpacked
 
 
 def _parse(data: bytes) -> dict[str, object]:
@@ -241,7 +245,7 @@ def _strings(raw: object) -> list[str]:
         if type(text) is not str or len(text) > MAX_STRING:
             raise CensusError("damaged: text that is not text, or too long")
         try:
-            os.fsencode(text)
+            text.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError as error:
             raise CensusError("damaged: text that no kernel can hold") from error
     return raw

@@ -5,6 +5,7 @@ Commands import drgn and NumPy when they run, never when their help is asked for
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import signal
@@ -78,6 +79,8 @@ def main() -> None:
     except KernelError as error:
         fail(f"error: {error}", 3)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            fail(f"error: cannot write the output: {error.strerror}", 1)  # --help
         if os.environ.get("MEMCGCTL_DEBUG"):
             raise
         fail(

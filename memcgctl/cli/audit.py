@@ -28,7 +28,8 @@ def audit_memcgs(
     vmcoreinfo: Vmcoreinfo = None,
     census: CensusFile = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Show the first N rows.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Show the first N rows, in JSON all."),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write JSON (memcgctl/audit/1).")

@@ -20,6 +20,7 @@ def journal(
             metavar="PATH",
             help="The journal to read, if not the one that reclaim keeps by itself.",
             show_default=False,
+            readable=False,
         ),
     ] = None,
     limit: Annotated[

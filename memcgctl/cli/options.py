@@ -1,4 +1,8 @@
-"""The options that say what to read, shared by all commands that read a kernel."""
+"""The options that say what to read, shared by all commands that read a kernel.
+
+``readable=False``: Typer does not look first. Whether a file can be opened is said by
+what opens it, with its exit code.
+"""
 
 from __future__ import annotations
 
@@ -15,28 +19,43 @@ Core = Annotated[
         help="A vmcore, also one compressed whole (.zst, .xz, .gz). "
         "Without it, the running kernel.",
         show_default=False,
+        readable=False,
     ),
 ]
 Vmlinux = Annotated[
     Path | None,
     typer.Option(
-        "--vmlinux", metavar="PATH", help="The kernel's vmlinux with debug information."
+        "--vmlinux",
+        metavar="PATH",
+        help="The kernel's vmlinux with debug information.",
+        readable=False,
     ),
 ]
 BtfFile = Annotated[
     Path | None,
     typer.Option(
-        "--btf", metavar="PATH", help="The kernel's types, as /sys/kernel/btf/vmlinux."
+        "--btf",
+        metavar="PATH",
+        help="The kernel's types, as /sys/kernel/btf/vmlinux.",
+        readable=False,
     ),
 ]
 SystemMap = Annotated[
     Path | None,
-    typer.Option("--system-map", metavar="PATH", help="The kernel's System.map."),
+    typer.Option(
+        "--system-map",
+        metavar="PATH",
+        help="The kernel's System.map.",
+        readable=False,
+    ),
 ]
 Vmcoreinfo = Annotated[
     Path | None,
     typer.Option(
-        "--vmcoreinfo", metavar="PATH", help="The text of the core's VMCOREINFO note."
+        "--vmcoreinfo",
+        metavar="PATH",
+        help="The text of the core's VMCOREINFO note.",
+        readable=False,
     ),
 ]
 CensusFile = Annotated[
@@ -45,5 +64,6 @@ CensusFile = Annotated[
         "--census",
         metavar="FILE",
         help="A census that memcgctl snapshot saved, instead of a kernel.",
+        readable=False,
     ),
 ]

@@ -48,7 +48,7 @@ Mapper = Annotated[
 def parse_size(text: str | int) -> int:
     """Bytes: ``1048576``, ``1024K``, ``1M`` or ``1MiB``."""
     found = re.fullmatch(
-        rf"(\d+)\s*(?:([{UNITS}])(?:iB|B)?|B)?", str(text).strip(), re.I
+        rf"([0-9]{{1,20}})\s*(?:([{UNITS}])(?:iB|B)?|B)?", str(text).strip(), re.I
     )
     if not found:
         raise typer.BadParameter(f"'{text}' is no size like 1048576, 64K, 100M or 2G.")

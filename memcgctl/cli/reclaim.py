@@ -112,6 +112,7 @@ def reclaim(
             metavar="PATH",
             help="Where to write what is done; see memcgctl journal.",
             show_default=False,
+            readable=False,
         ),
     ] = None,
     limit: Annotated[

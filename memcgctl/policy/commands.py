@@ -7,7 +7,6 @@ without a program of their own are one line of Python.
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterable
 
@@ -23,7 +22,7 @@ def quote(text: str) -> str:
         return shlex.quote(text)
     escaped = "".join(
         f"\\x{byte:02x}" if not 0x20 <= byte < 0x7F else _plain(chr(byte))
-        for byte in os.fsencode(text)
+        for byte in text.encode("utf-8", "surrogateescape")
     )
     return f"$'{escaped}'"
 

@@ -91,7 +91,7 @@ def parse_policy(text: str, name: str) -> Policy:
     """
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise PolicyError(f"not TOML: {error}") from error
     _known("key", document, ("name", "mapper", "cases"))
     cases = document.get("cases")

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from memcgctl.model import Aim, Census, Memcg, Plan, Remaining, Step
 from memcgctl.report.listing import source_json
-from memcgctl.report.text import counted, escape, size
+from memcgctl.report.text import counted, escape, shorten, size
 
 SCHEMA = "memcgctl/plan/1"
 SHOWN = 8
@@ -73,7 +73,8 @@ def headline(plan: Plan, memcgs: Memcgs) -> list[str]:
     if stay:
         kinds = Counter(one.kinds[0] for one in plan.remaining if one.kinds)
         (kind, number), *_ = kinds.most_common(1) or [("no reason known", stay)]
-        lines.append(f"{stay:,} would stay, {number:,} of them for this: {kind}.")
+        part = f", {number:,} of them" if number < stay else ""
+        lines.append(f"{stay:,} would stay{part} for this: {kind}.")
     return lines
 
 
@@ -81,7 +82,9 @@ def _back(plan: Plan, memcgs: Memcgs) -> str:
     """What comes back, and what goes to somebody else."""
     sums: Counter[bool] = Counter()
     for step in plan.steps:
-        sums[step.option == "recharge-mapper"] += step.bytes
+        # what is in memory already is charged to nobody when it leaves swap
+        to_mapper = step.option == "recharge-mapper" and bool(step.charged_to)
+        sums[to_mapper] += step.bytes
     overhead = sum(memcgs[one].overhead.total_bytes for one in plan.freed)
     words = [
         f"{_sized(sums[False])} of their memory" if sums[False] else "",
@@ -155,9 +158,11 @@ def _stays(remaining: Sequence[Remaining], memcgs: Memcgs) -> Iterator[Line]:
 
 
 def _wrapped(line: Line, width: int, encoding: str) -> str:
+    """Paths that are longer than a line are shortened: only commands are not."""
     words, indent = line
+    room = max(width - indent - 2, 8)
     return textwrap.fill(
-        escape(words, encoding),
+        " ".join(shorten(word, room, encoding) for word in words.split(" ")),
         width,
         initial_indent=" " * indent,
         subsequent_indent=" " * (indent + 2 if indent else 0),

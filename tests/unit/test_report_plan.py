@@ -54,8 +54,27 @@ def test_the_outcome_comes_first() -> None:
     text = shown(mixed())
     first, second, *_ = text.splitlines()
     assert first.startswith("4 of 5 zombies would go by 4 steps: 364 KiB of their mem")
-    assert "1 would stay, 1 of them for this: socket reference." in text
+    assert "1 would stay for this: socket reference." in text
     assert "would come back" in first + second
+
+
+def test_a_path_longer_than_a_line_is_shortened() -> None:
+    """Lost: the lines of a terminal, or of a ticket, to one name of 255 bytes."""
+    text = shown(
+        world(zombie(8, path="/app/" + "x" * 255, holders=(Holder("socket", 1, ""),)))
+    )
+    assert max(map(cell_count, text.splitlines())) <= 80
+    assert "\u2026" in text
+
+
+def test_what_nobody_is_charged_for_is_not_said_to_be_charged() -> None:
+    """Lost: the agreement with simulate, for pages that are in memory already."""
+    made = plan(world(zombie(90, swap=swapped(20))), LEAST)
+    (step,) = made.steps
+    memcgs = {90: zombie(90)}
+    assert "be charged to who uses it" in " ".join(report.headline(made, memcgs))
+    to_nobody = replace(made, steps=(replace(step, charged_to=()),))
+    assert "be charged" not in " ".join(report.headline(to_nobody, memcgs))
 
 
 def test_each_step_has_its_command_in_a_line_of_its_own() -> None:
