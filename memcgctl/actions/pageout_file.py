@@ -6,8 +6,8 @@ in swap stays there; then MADV_PAGEOUT. A window at a time is mapped.
 
 from __future__ import annotations
 
-import ctypes
 import os
+from contextlib import suppress
 
 import numpy as np
 
@@ -18,10 +18,11 @@ from memcgctl.actions.machine import (
     Guard,
     Machine,
     Outcome,
+    meminfo,
     predict,
 )
 from memcgctl.actions.pages import U64
-from memcgctl.actions.target import open_file
+from memcgctl.actions.target import open_file, windows
 from memcgctl.model import Step
 
 __all__ = ["apply", "predict", "probe"]
@@ -43,14 +44,17 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     waiting: list[int] = []
     with open_file(file, step.aim.processes, machine) as fd:
         size = os.fstat(fd).st_size
-        for offset in range(0, size, _WINDOW):
+        for offset in windows(fd, size, _WINDOW):
             with Mapping(fd, offset, min(_WINDOW, size - offset)) as mapping:
                 frames = _touch(mapping, machine)
                 there = len(frames) * machine.page_size
-                if not there:
-                    continue
                 if not guard.allows(there):
                     why = ENDED
+                    break
+                if not there:
+                    continue
+                done = moved + len(waiting) * machine.page_size
+                if why := _cannot(there, done, machine, guard):
                     break
                 lru.drain(machine)
                 mapping.advise(MADV_PAGEOUT)
@@ -64,12 +68,29 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     return Outcome(moved, why, tuple(waiting))
 
 
+def _cannot(size: int, moved: int, machine: Machine, guard: Guard) -> str:
+    """Why no more is paged out; the file may have more in memory than was planned."""
+    if guard.most is not None and moved + size > guard.most:
+        return "the rest is more than --max-bytes leaves"
+    free = meminfo(machine.proc).get("SwapFree", size)
+    return "no room in swap" if free < size else ""
+
+
 def _touch(mapping: Mapping, machine: Machine) -> U64:
-    """Map what is in memory, and say in which page frames it is."""
+    """Map what is in memory, and say in which page frames it is.
+
+    The kernel reads for us: where the file has been truncated meanwhile that is an
+    error, and no SIGBUS.
+    """
     size = machine.page_size
-    for page, resident in enumerate(mapping.resident(size)):
-        if resident:
-            ctypes.string_at(mapping.address + page * size, 1)
+    memory = os.open(machine.proc / "self/mem", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for page, resident in enumerate(mapping.resident(size)):
+            if resident:
+                with suppress(OSError):
+                    os.pread(memory, 1, mapping.address + page * size)
+    finally:
+        os.close(memory)
     area = pages.Area.of(mapping.address, mapping.size)
     found = [values for _, values in pages.entries(os.getpid(), area, machine)]
     frames = pages.frames(np.concatenate([pages.NONE, *found]))

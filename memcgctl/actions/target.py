@@ -194,9 +194,8 @@ def windows(fd: int, size: int, window: int) -> Iterator[int]:
         try:
             at = os.lseek(fd, at, os.SEEK_DATA) // window * window
         except OSError as error:
-            if error.errno != errno.ENXIO:  # not: only a hole from here on
-                raise
-            return
+            if error.errno == errno.ENXIO:  # only a hole from here on
+                return
         yield at
         at += window
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from memcgctl.actions import child, fadvise, swapin, target
+from memcgctl.actions import child, fadvise, pageout_file, swapin, target
 from memcgctl.actions.executor import Unreadable, carry_out
+from memcgctl.actions.libc import Mapping
 from memcgctl.actions.machine import (
     ENDED,
     ActionError,
@@ -242,3 +245,46 @@ def test_a_mount_of_the_whole_hierarchy_is_taken(tmp_path: Path) -> None:
         "/sys/fs/cgroup",
     ]
     assert here.cgroup2 == here.mounts[1]
+
+
+SHM = Path("/dev/shm")
+
+
+@pytest.mark.skipif(not os.access(SHM, os.W_OK), reason="no tmpfs here")
+def test_a_tmpfs_file_that_is_truncated_meanwhile() -> None:
+    """SIGBUS would kill the run in the middle of a step."""
+    with tempfile.TemporaryFile(dir=SHM) as file:
+        fd, size = file.fileno(), mmap.PAGESIZE
+        os.ftruncate(fd, 8 * size)
+        os.pwrite(fd, b"x" * 2 * size, 2 * size)
+        with Mapping(fd, 0, 8 * size) as mapping:
+            resident = mapping.resident(size)
+            assert resident == bytes([0, 0, 1, 1, 0, 0, 0, 0])
+            frames = pageout_file._touch(mapping, read_machine())
+            assert len(frames) in (0, 2)  # who is not root does not see which
+            assert mapping.resident(size) == resident  # a hole is a hole still
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Mapping, "resident", lambda *_: resident)
+                os.ftruncate(fd, 0)
+                assert not len(pageout_file._touch(mapping, read_machine()))
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.skipif(not os.access(SHM, os.W_OK), reason="no tmpfs here")
+def test_a_tmpfs_file_of_exabytes(machine: Machine) -> None:
+    """Any user's ``truncate -s 8E`` in /dev/shm would keep root busy for years."""
+    with tempfile.TemporaryFile(dir=SHM) as file:
+        fd, end = file.fileno(), (1 << 62) - 1
+        os.ftruncate(fd, end)
+        os.pwrite(fd, b"x", end - 1)
+        os.pwrite(fd, b"x", 0)
+        found = [*target.windows(fd, end, 1 << 24)]
+        assert found == [0, end >> 24 << 24]
+
+
+def test_paging_out_leaves_room(machine: Machine) -> None:
+    """Swap would be filled up for a page of a file of gigabytes."""
+    (machine.proc / "meminfo").write_text("SwapFree:       8 kB\n")
+    assert pageout_file._cannot(8192, 0, machine, Guard()) == ""
+    assert pageout_file._cannot(8193, 0, machine, Guard()) == "no room in swap"
+    assert "--max-bytes" in pageout_file._cannot(4096, 4096, machine, Guard(most=8000))
