@@ -28,7 +28,7 @@ def snapshot(
     system_map: SystemMap = None,
     vmcoreinfo: Vmcoreinfo = None,
 ) -> None:
-    """Save all that list, explain and audit need, to be read with --census FILE.
+    """Save the whole census, for the other commands to read with --census FILE.
 
     Only you can read a new file: it names processes, files and cgroups.
     """
