@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from memcgctl.model import Census, Plan, Result, Step, StepResult
 
     Planner = Callable[[Census], Plan]
+
+# include/linux/proc_ns.h: PROC_PID_INIT_INO, PROC_CGROUP_INIT_INO
+_INITIAL_NAMESPACES = {"pid": 0xEFFFFFFC, "cgroup": 0xEFFFFFFB}
 
 
 def reclaim(
@@ -176,9 +181,11 @@ def reclaim(
 
         taken = take_census(kernel, details="offline", progress=progress)
         made = planned(taken)
+        progress("", 0, 0)
+        _must_be_the_host()
         if not quiet and not as_json:
             write(_plan_screen(made, taken, limit))
-        if made.steps and not yes and not typer.confirm("Do this?", err=True):
+        if made.steps and not yes and not typer.confirm(_question(made), err=True):
             say("nothing done")
             return
         if not made.steps and not as_json:
@@ -209,6 +216,26 @@ def _must_act_here(elsewhere: Path | None, yes: bool) -> None:
         fail("there is no terminal to ask on: --yes acts without, --dry-run shows", 2)
 
 
+def _must_be_the_host() -> None:
+    """The kernel's pids and cgroups are the host's; in a container others have them."""
+    for name, initial in _INITIAL_NAMESPACES.items():
+        with suppress(OSError):
+            if os.stat(f"/proc/self/ns/{name}").st_ino != initial:
+                fail(
+                    f"error: this is a container, with a {name} namespace of its own: "
+                    "only --dry-run works in it; run memcgctl on the host",
+                    1,
+                )
+
+
+def _question(plan: Plan) -> str:
+    """Says what it is about: with --json or --quiet the plan was not shown."""
+    from memcgctl.report.text import counted
+
+    steps, freed = len(plan.steps), len(plan.freed)
+    return f"Take {counted(steps, 'step')} to free {counted(freed, 'zombie')}?"
+
+
 def _too_few(min_zombies: int, min_overhead_bytes: int) -> str | None:
     """Why there is nothing to do, by the kernel's own counters; None if there is."""
     if not min_zombies and not min_overhead_bytes:
@@ -226,12 +253,15 @@ def _act(
     max_bytes: int | None,
     journal: Path | None,
 ) -> Result:
-    from memcgctl.actions.executor import Limits, carry_out
+    from memcgctl.actions.executor import Limits, Unreadable, carry_out
     from memcgctl.actions.machine import ActionError
     from memcgctl.census import take_census
 
     def look() -> set[int]:
-        tree = take_census(kernel, scan=False)
+        try:
+            tree = take_census(kernel, scan=False)
+        except _unreadable() as error:
+            raise Unreadable(f"the kernel cannot be read: {error}") from error
         return {memcg.id for memcg in tree.memcgs if memcg.state == "offline"}
 
     limits = Limits(max_seconds=max_seconds, max_bytes=max_bytes)
@@ -249,8 +279,20 @@ def _act(
         fail(f"error: {error}", 1)
 
 
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What reading a live kernel raises when it changes too fast."""
+    import drgn
+
+    from memcgctl.kernel.errors import KernelError
+
+    return KernelError, LookupError, drgn.FaultError
+
+
 def _verdicts(kernel: OpenedKernel, result: Result) -> dict[int, str]:
-    """Why what should be gone is still there, by a new census of these."""
+    """Why what should be gone is still there, by a new census of these.
+
+    All is done: without them (Ctrl-C once more, a fault) there still is a report.
+    """
     left = {one.id for one in result.remaining} & set(result.plan.freed)
     if not left:
         return {}
@@ -258,12 +300,16 @@ def _verdicts(kernel: OpenedKernel, result: Result) -> dict[int, str]:
     from memcgctl.census.verdict import explain
     from memcgctl.report.verdict import verdict
 
-    census = take_census(kernel, details=left)
-    return {
-        memcg.id: verdict(explain(census, memcg))
-        for memcg in census.memcgs
-        if memcg.id in left and memcg.details
-    }
+    lost: tuple[type[BaseException], ...] = (SystemExit, *_unreadable())
+    try:
+        census = take_census(kernel, details=left)
+        return {
+            memcg.id: verdict(explain(census, memcg))
+            for memcg in census.memcgs
+            if memcg.id in left and memcg.details
+        }
+    except lost:
+        return {}
 
 
 def _plan_screen(plan: Plan, census: Census, limit: int | None) -> Text:

@@ -62,7 +62,8 @@ def write(data: Text | str | bytes) -> None:
 def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     """A callback (what, done, total) that shows a bar once a second has passed.
 
-    Only where stderr is a terminal; the bar is gone at the end.
+    Only where stderr is a terminal; the bar is gone at the end, and when there is
+    nothing to be done (a total of 0): before a question, say.
     """
     if sys.stderr is None or not sys.stderr.isatty():
         yield lambda what, done, total: None
@@ -72,6 +73,11 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
 
     def report(what: str, done: int, total: int) -> None:
         nonlocal bar
+        if not total:
+            if bar is not None:
+                bar.stop()
+            bar = None
+            return
         if bar is None:
             if time.monotonic() - begin <= 1:
                 return

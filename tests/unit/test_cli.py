@@ -206,7 +206,7 @@ def test_any_name_on_any_terminal(encoding: str) -> None:
     assert "\x1b" not in done.stdout + done.stderr
 
 
-def progress(seconds: float) -> bytes:
+def progress(seconds: float, then: str = "") -> bytes:
     """What a scan of this length shows on a stderr that is a terminal."""
     body = f"""
         with progress_bar() as report:
@@ -214,6 +214,7 @@ def progress(seconds: float) -> bytes:
             while time.monotonic() - begin < {seconds}:
                 report("scanning the memory map", 1, 2)
                 time.sleep(0.01)
+            {then}
     """
     ours, theirs = pty.openpty()
     with subprocess.Popen(
@@ -240,6 +241,13 @@ def test_a_long_scan_shows_its_progress() -> None:
     """A person would think that it hangs; a short scan should not flicker."""
     assert b"scanning the memory map" in progress(1.5)
     assert progress(0.2) == b""
+
+
+def test_no_bar_while_a_question_is_asked() -> None:
+    """A bar that is drawn ten times a second would hide what is typed."""
+    seen = progress(1.2, 'report("", 0, 0); print("?", file=sys.stderr); time.sleep(1)')
+    assert b"scanning the memory map" in seen
+    assert seen.rpartition(b"?")[2] == b"\r\n"
 
 
 def test_no_progress_in_a_log() -> None:
