@@ -16,12 +16,12 @@ from memcgctl.policy.policies import OPTIONS, POLICIES, Option, Policy
 
 
 def options(census: Census, memcg: Memcg) -> tuple[Prospect, ...]:
-    """All four for an offline memcg; none for an online one.
+    """All four for an offline memcg; none for an online one, or one not looked at.
 
     ``bytes`` of an option is what user space can move by it here, or what a kernel
     could where user space cannot.
     """
-    if memcg.state == "online":
+    if memcg.state == "online" or memcg.details is None:
         return ()
     held = list(parts(memcg, census.kernel.page_size))
     return tuple(

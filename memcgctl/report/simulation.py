@@ -45,7 +45,10 @@ def screen(
 ) -> Text:
     """The simulations as a person reads them."""
     text = Text()
-    text.append(textwrap.fill(headline(simulations), width) + "\n", "bold")
+    for sentence in headline(simulations, encoding):
+        text.append(textwrap.fill(sentence, width) + "\n", "bold")
+    if not any(one.offline for one in simulations):
+        return text
     for first in range(0, len(simulations), GROUP):
         head, *rows = _table(simulations[first : first + GROUP], encoding)
         text.append(f"\n{head}\n", "bold")
@@ -61,12 +64,20 @@ def screen(
     return text
 
 
-def headline(simulations: Sequence[Simulation]) -> str:
-    offline = counted(simulations[0].offline, "zombie") if simulations else "nothing"
-    return (
-        f"What would become of {offline} if a kernel followed each policy, "
-        "and how many user space can free here with it."
-    )
+def headline(simulations: Sequence[Simulation], encoding: str = "utf-8") -> list[str]:
+    """What frees most, here and in principle; here the last of equals: least-harm."""
+    zombies = max((one.offline for one in simulations), default=0)
+    if not zombies:
+        return ["No offline memcgs, so nothing to simulate."]
+    here = max(reversed(simulations), key=lambda one: one.freed_here)
+    best = max(simulations, key=lambda one: one.freed)
+    who = counted(zombies, "zombie")
+    names = [shorten(one.policy, 24, encoding) for one in (here, best)]
+    return [
+        f"User space can free up to {here.freed_here:,} of {who} here "
+        f"({names[0]}), a kernel up to {best.freed:,} ({names[1]}).",
+        "What would become of them if a kernel followed each policy:",
+    ]
 
 
 def _table(simulations: Sequence[Simulation], encoding: str) -> list[str]:

@@ -67,6 +67,18 @@ def test_a_path_longer_than_a_line_is_shortened() -> None:
     assert "\u2026" in text
 
 
+def test_a_simulation_says_first_what_frees_most() -> None:
+    """Lost: the answer, among eighty lines of numbers."""
+    found = [simulate(mixed(), policy) for policy in POLICIES.values()]
+    first = " ".join(str(simulation.screen(found)).split("\n\n")[0].split())
+    assert first.startswith(
+        "User space can free up to 4 of 5 zombies here (least-harm)"
+    )
+    nothing = [simulate(world(), policy) for policy in POLICIES.values()]
+    expected = "No offline memcgs, so nothing to simulate.\n"
+    assert str(simulation.screen(nothing)) == expected
+
+
 def test_what_nobody_is_charged_for_is_not_said_to_be_charged() -> None:
     """Lost: the agreement with simulate, for pages that are in memory already."""
     made = plan(world(zombie(90, swap=swapped(20))), LEAST)
