@@ -34,7 +34,8 @@ def _plain(char: str) -> str:
 def file_of(pid: int, inode: int) -> str:
     """A word that opens a file without a path: by a process that uses it."""
     where = f"/proc/{pid}/fd /proc/{pid}/map_files"
-    return f'"$(find -L {where} -inum {inode} -print -quit)"'
+    # Not deeper: a process can have the root directory open.
+    return f'"$(find -L {where} -maxdepth 1 -inum {inode} -print -quit)"'
 
 
 def forget_file(file: str, *, dirty: bool) -> str:
@@ -46,7 +47,9 @@ def forget_file(file: str, *, dirty: bool) -> str:
 def page_out_file(
     file: str, page_size: int, directories: Iterable[str] = (), key: str = ""
 ) -> str:
-    """Map a file of shmem, touch it, page it out.
+    """Map a file of shmem, touch what of it is no hole, page it out.
+
+    A hole that is touched gets a page: a sparse file could use up all memory.
 
     What a device has not yet written when MADV_PAGEOUT returns stays in the swap cache
     (a flag in /proc/kpageflags), charged as before. Touched, it would leave the swap
@@ -54,14 +57,16 @@ def page_out_file(
     memcgs of these ``directories``, for as much, with the ``key`` of memory.reclaim.
     """
     touch = (
-        f'f=open(sys.argv[1],"rb");m=mmap.mmap(f.fileno(),0,prot=1);m[::{page_size}];'
+        'f=open(sys.argv[1],"rb");m=mmap.mmap(f.fileno(),0,prot=1);'
+        "s=ctypes.CDLL(None).lseek;s.restype=l=ctypes.c_long;"
+        f"[m[x]for x in range(0,len(m),{page_size})if s(f.fileno(),l(x),3)==x];"
     )
     page_out = f"m.madvise({MADV_PAGEOUT})"
     places = [quote(f"{directory}/memory.reclaim") for directory in directories]
     if not places:
-        return f"python3 -c 'import mmap,sys;{touch}{page_out}' {file}"
+        return f"python3 -c 'import ctypes,mmap,sys;{touch}{page_out}' {file}"
     script = (
-        f"import mmap,os,sys,time;{touch}"
+        f"import ctypes,mmap,os,sys,time;{touch}"
         "i=str(os.fstat(f.fileno()).st_ino);"
         f'a,z=[int(x,16)//{page_size} for l in open("/proc/self/maps")'
         'if l.split()[4]==i for x in l.split()[0].split("-")][:2];'
@@ -158,9 +163,9 @@ def sync_and_remove_a_cgroup(mount: str) -> str:
 def charge_on_cpu(cpu: int, mount: str) -> str:
     """Have another memcg's process charge memory on a CPU, which takes the stock."""
     return (
-        f"d=$(mktemp -d {quote(mount)}/memcgctl.XXXXXX); "
+        f"d=$(mktemp -d {quote(mount)}/memcgctl.XXXXXX) && {{ "
         f"""sh -c 'echo $$ > "$1/cgroup.procs"; exec taskset -c {cpu} true' - "$d"; """
-        'rmdir "$d"'
+        'rmdir "$d"; }'
     )
 
 

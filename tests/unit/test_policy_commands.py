@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,3 +133,41 @@ def test_the_shell_can_parse_every_command(command: str) -> None:
     """Lost: the step, to a quote too many."""
     assert BASH
     subprocess.run([BASH, "-n", "-c", command], check=True)
+
+
+@needs_bash
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no tmpfs here")
+def test_paging_out_leaves_holes_as_they_are() -> None:
+    """Lost: all memory, to a command for a file that was one page and a hole."""
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        fd = file.fileno()
+        os.ftruncate(fd, 64 << 20)
+        os.pwrite(fd, b"x", 9 * 4096)
+        os.pwrite(fd, b"x", (64 << 20) - 4096)
+        blocks = os.fstat(fd).st_blocks
+        bash(commands.page_out_file(file.name, 4096))
+        assert os.fstat(fd).st_blocks == blocks
+
+
+@needs_bash
+def test_what_a_process_has_open_is_not_walked_through(tmp_path: Path) -> None:
+    """Lost: an hour, and any file of that number, if it has the root directory open."""
+    (tmp_path / "deep").mkdir()
+    below = tmp_path / "deep/file"
+    below.write_bytes(b"another")
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        word = commands.file_of(os.getpid(), below.stat().st_ino)
+        assert bash(f"printf %s {word}") == b""
+    finally:
+        os.close(fd)
+
+
+@needs_bash
+def test_nothing_is_written_where_no_cgroup_can_be_made(tmp_path: Path) -> None:
+    """Lost: a file named cgroup.procs in the root directory, of all places."""
+    assert BASH
+    command = commands.charge_on_cpu(0, str(tmp_path / "none"))
+    ran = subprocess.run([BASH, "-xc", command], capture_output=True, check=False)
+    assert ran.returncode
+    assert b"taskset" not in ran.stderr
