@@ -59,12 +59,23 @@ def headline(result: Result, census: Census) -> str:
     promised = len(result.plan.freed)
     gone = len(set(result.plan.freed) & set(result.freed))
     back = size(_overhead(result, census), long=True)
-    moved = size(result.moved_bytes, long=True)
+    least = "" if _is_exact(result) else "at least "
+    moved = f"{least}{size(result.moved_bytes, long=True)}"
     words = (
         f"{gone:,} of {counted(promised, 'zombie')} that were to go are gone: {back} "
         f"of structures came back, {moved} of memory moved, in {result.seconds:.1f} s"
     )
     return f"{words}; {result.stopped}." if result.stopped else f"{words}."
+
+
+def _is_exact(result: Result) -> bool:
+    """Some actions cannot tell what they moved, or only that it was no less."""
+    return not any(
+        step.status in ("done", "part")
+        and step.step.bytes
+        and (step.moved_bytes is None or step.step.action == "memory.reclaim")
+        for step in result.steps
+    )
 
 
 def _overhead(result: Result, census: Census) -> int:
@@ -81,7 +92,8 @@ def _compared(result: Result, width: int, encoding: str) -> list[str]:
     """A table: what was predicted, what was measured."""
     plan = result.plan
     predicted, measured = ["predicted"], ["measured"]
-    names = ["", "zombies gone", "memory moved"]
+    least = "" if _is_exact(result) else ", at least"
+    names = ["", "zombies gone", f"memory moved{least}"]
     predicted += [f"{len(plan.freed):,}", size(sum(s.bytes for s in plan.steps))]
     measured += [f"{len(result.freed):,}", size(result.moved_bytes)]
     if result.dying_before is not None and result.dying_after is not None:
@@ -113,8 +125,9 @@ def _harm(result: Result) -> Iterator[str]:
     harm = result.harm
     pages = harm.refaulted_file_pages + harm.refaulted_anon_pages
     yield (
-        f"Meanwhile {counted(pages, 'evicted page')} came back at once (refaults: "
-        f"{harm.refaulted_file_pages:,} file, {harm.refaulted_anon_pages:,} anon)."
+        f"Meanwhile {counted(pages, 'evicted page')} came back on the whole machine "
+        f"(refaults: {harm.refaulted_file_pages:,} file, "
+        f"{harm.refaulted_anon_pages:,} anon)."
     )
 
 

@@ -26,8 +26,9 @@ from memcgctl.actions.machine import (
     Outcome,
     read_machine,
 )
-from memcgctl.model import Aim, Backing, Step
-from tests.unit.test_actions_executor import QUICK, Bench, Pretend, plan, step
+from memcgctl.model import Aim, Backing, Census, Step
+from memcgctl.report.result import headline, screen
+from tests.unit.test_actions_executor import KERNEL, QUICK, Bench, Pretend, plan, step
 
 STEP = Step((1,), "swapin", "recharge-mapper", "pid 7 (x)", "", 4096, (), 0, "")
 
@@ -288,3 +289,15 @@ def test_paging_out_leaves_room(machine: Machine) -> None:
     assert pageout_file._cannot(8192, 0, machine, Guard()) == ""
     assert pageout_file._cannot(8193, 0, machine, Guard()) == "no room in swap"
     assert "--max-bytes" in pageout_file._cannot(4096, 4096, machine, Guard(most=8000))
+
+
+def test_a_number_that_is_no_less_is_called_that(bench: Bench) -> None:
+    """Nothing would seem to have been moved by an action that cannot tell."""
+    result = bench.run(plan(step(1)))
+    assert "4.0 KiB of memory" in headline(result, Census(KERNEL, (), ()))
+    assert "at least" not in headline(result, Census(KERNEL, (), ()))
+    bench.action.outcome = Outcome(None)
+    result = bench.run(plan(step(2)))
+    assert "at least 0 B of memory" in headline(result, Census(KERNEL, (), ()))
+    text = screen(result, Census(KERNEL, (), ()), {}).plain
+    assert "memory moved, at least" in text
