@@ -205,6 +205,8 @@ def test_it_leaves_nothing_but_the_journal(acted: Acted) -> None:
     assert acted.cgroups == ""
     assert acted.stderr == ""
     events = [entry["event"] for entry in acted.journal]
+    if "swap-cache" in events[-2:]:  # what waited there, for all steps at once
+        events.remove("swap-cache")
     steps = [
         event
         for result in acted.result["steps"]
