@@ -16,12 +16,15 @@ from memcgctl.actions.machine import Machine
 
 
 def drain(machine: Machine) -> None:
-    """Have each CPU that we may run on put its batches on the lists."""
+    """Have each CPU that we may run on put its batches on the lists.
+
+    None but these: one that is kept free for a real-time thread would never run us.
+    """
     before = os.sched_getaffinity(0)
     with mmap.mmap(-1, machine.page_size) as page:
         try:
-            for cpu in sorted(machine.cpus):
-                with suppress(OSError):  # offline, or not in our cpuset
+            for cpu in sorted(before & machine.cpus):
+                with suppress(OSError):  # offline by now
                     os.sched_setaffinity(0, {cpu})
                     page.madvise(MADV_COLD)
         finally:

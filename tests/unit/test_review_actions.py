@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from memcgctl.actions import child, fadvise, pageout_file, swapin, target
+from memcgctl.actions import child, fadvise, lru, pageout_file, swapin, target
 from memcgctl.actions.executor import Unreadable, carry_out
 from memcgctl.actions.libc import Mapping
 from memcgctl.actions.machine import (
@@ -301,3 +301,12 @@ def test_a_number_that_is_no_less_is_called_that(bench: Bench) -> None:
     assert "at least 0 B of memory" in headline(result, Census(KERNEL, (), ()))
     text = screen(result, Census(KERNEL, (), ()), {}).plain
     assert "memory moved, at least" in text
+
+
+def test_cpus_that_are_kept_free_are_kept_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run would wait for ever behind a real-time thread, or disturb it."""
+    asked: list[set[int]] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cpus: asked.append(cpus))
+    lru.drain(replace(read_machine(), cpus=frozenset({1, 2, 3})))
+    assert asked == [{1}, {0, 1}]
