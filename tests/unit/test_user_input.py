@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +14,12 @@ from typer.testing import CliRunner
 
 from memcgctl.census.find import near
 from memcgctl.census.saved import CensusError, load, save
+from memcgctl.census.select import select
 from memcgctl.cli import app
 from memcgctl.cli.policy import load_policy, parse_size
 from memcgctl.kernel.errors import KernelError
 from memcgctl.policy.commands import quote
+from memcgctl.report.listing import to_csv
 from tests.unit.zombies import census, memcg
 
 MAIN = "from memcgctl.cli import main; main()"
@@ -77,3 +81,13 @@ def test_names_are_utf_8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) ->
     """Lost: commands that meet the file; in an ISO-8859-1 locale they met another."""
     monkeypatch.setattr("os.fsencode", lambda text: text.encode("latin-1"))
     assert quote("gro\u00df\u5185\udcff") == r"$'gro\xc3\x9f\xe5\x86\x85\xff'"
+
+
+def test_a_name_with_a_carriage_return_stays_one_row_of_csv() -> None:
+    """Lost: all rows after it; such a name was two rows to who reads the CSV."""
+    names = ["/a\rb", "/c\nd", '/e"f', "/g,h", "/i"]
+    taken = census(*(memcg(10 + n, name) for n, name in enumerate(names)))
+    text = to_csv(select(taken, sort="id")).decode()
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    assert [row["path"] for row in rows] == names
+    assert "\r\n" not in text
