@@ -40,7 +40,7 @@ def reclaim(
     memcgs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[ID]...",
+            metavar="ID",
             help="Only these and the offline ones below them: a cgroup id, a path or "
             "a unique part of one, memcg:N, or 0x…. An online one stands for all "
             "below it. Without any, all.",
@@ -121,7 +121,8 @@ def reclaim(
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Show the first N steps.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Show the first N steps, in JSON all."),
     ] = None,
     core: Core = None,
     vmlinux: Vmlinux = None,
