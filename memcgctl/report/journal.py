@@ -54,7 +54,7 @@ def headline(history: History) -> Iterator[str]:
     yield f"{lines} in {history.path}{without}."
     if history.damaged:
         damaged = counted(history.damaged, "damaged line")
-        yield f"{damaged} of it passed over: what they told is not shown."
+        yield f"{damaged} of it passed over, not shown here."
 
 
 def _title(run: PastRun) -> str:
