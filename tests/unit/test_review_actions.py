@@ -310,3 +310,18 @@ def test_cpus_that_are_kept_free_are_kept_free(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(os, "sched_setaffinity", lambda _, cpus: asked.append(cpus))
     lru.drain(replace(read_machine(), cpus=frozenset({1, 2, 3})))
     assert asked == [{1}, {0, 1}]
+
+
+@pytest.mark.parametrize(
+    ("before", "stopped"), [(signal.SIG_DFL, "stopped by SIGHUP"), (signal.SIG_IGN, "")]
+)
+def test_a_terminal_that_is_gone(
+    bench: Bench, before: signal.Handlers, stopped: str
+) -> None:
+    """A lost connection would end the run in the middle of a step."""
+    bench.action.during = lambda step: os.kill(os.getpid(), signal.SIGHUP)
+    was = signal.signal(signal.SIGHUP, before)
+    try:
+        assert bench.run(plan(step(1), step(2))).stopped == stopped
+    finally:
+        signal.signal(signal.SIGHUP, was)
