@@ -91,10 +91,22 @@ def _one_stock(kernel: OpenedKernel) -> bool:
     return bool(cached.kind == drgn.TypeKind.POINTER)
 
 
+def _entries_stay(kernel: OpenedKernel) -> bool:
+    """7.0 to 7.2: an entry on a disk outlives the return of its page.
+
+    A write fault forgets that it was one before it asks whether to free the entry
+    (``do_swap_page``, mm/memory.c); 7.3, where devices have ``ops``, asks otherwise.
+    """
+    return _any_symbol(kernel, ("folio_dup_swap",)) and not has_member(
+        kernel.prog, "struct swap_info_struct", "ops"
+    )
+
+
 _SHAPES: dict[str, Callable[[OpenedKernel], bool]] = {
     "memory.reclaim swappiness": _swappiness_key,
     "lru_gen by private id": _lru_gen_by_private_id,
     "one stock": _one_stock,
+    "swap entries stay": _entries_stay,
 }
 
 

@@ -418,6 +418,12 @@ def _page_out_file(key: Hashable, served: Served, world: World) -> Action:
 # --- swap entries ---------------------------------------------------------------------
 
 
+def _at_once(part: Part) -> bool:
+    """Whether a swap device lets go of an entry as soon as it is read."""
+    device = part.device.device if part.device else ""
+    return device.rpartition("/")[2].startswith(("zram", "pmem", "ram"))
+
+
 def _reach_swap(part: Part, world: World) -> Reach:
     found = [u for u in users(part, world.page_size) if u.memcg_id in world.room.memcgs]
     if not found:
@@ -425,6 +431,8 @@ def _reach_swap(part: Part, world: World) -> Reach:
         if any(owner.pid is None for owner in owners):
             return _cannot(part, "a file's, whoever reads it next is charged for them")
         return _cannot(part, "no process has them in its page tables")
+    if "swap entries stay" in world.census.kernel.interfaces and not _at_once(part):
+        return _cannot(part, "this kernel keeps them on the disk when they are read")
     cached = min(part.bytes, world.stuck[part.memcg.id])
     world.stuck[part.memcg.id] -= cached
     again = min(part.bytes - cached, world.mapped_again[part.memcg.id])

@@ -364,7 +364,7 @@ def test_a_file_without_a_path_is_reached_by_who_uses_it() -> None:
     hidden = replace(FILE, path=None, deleted=True)
     held = zombie(100, group("file-unmapped", backing=hidden, openers=(USER,)))
     (step,) = steps(world(held))
-    assert "/proc/77/fd /proc/77/map_files -inum 12" in step.command
+    assert "/proc/77/fd /proc/77/map_files -maxdepth 1 -inum 12" in step.command
     assert step.aim.processes == (USER,)
     alone = zombie(100, group("file-unmapped", backing=hidden))
     made = plan(world(alone, interfaces=AIMED), LEAST)
@@ -383,6 +383,15 @@ def test_shmem_that_would_wait_in_the_swap_cache_is_not_promised() -> None:
     assert plan(
         world(held, interfaces=reclaiming, swaps_at_once=False), LEAST
     ).freed == (100,)
+
+
+def test_entries_that_outlive_their_reading_are_not_promised() -> None:
+    """Lost: reading gigabytes from a disk for nothing, on 7.0 to 7.2."""
+    held = zombie(100, swap=swapped(device="/dev/sda2"))
+    assert plan(world(held, interfaces=AIMED), LEAST).freed == (100,)
+    made = plan(world(held, interfaces=(*AIMED, "swap entries stay")), LEAST)
+    assert not made.steps
+    assert "keeps them" in made.remaining[0].why
 
 
 def test_only_what_was_asked_for_and_what_is_below() -> None:
