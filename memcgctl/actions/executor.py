@@ -120,9 +120,8 @@ def carry_out(
     """Do the plan's steps in order and report.
 
     ``look`` is asked at most every ``look_seconds``, and may raise Unreadable, which
-    ends the run. Raises Locked if another run is at
-    work, ActionError if the journal cannot be written; whatever goes wrong with a step
-    is in its result.
+    ends the run. Raises Locked if another run is at work, ActionError if the journal
+    cannot be written; whatever goes wrong with a step is in its result.
     """
     with (
         _locked(lock or state_directory() / "lock"),

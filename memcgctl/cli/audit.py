@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from typing import Annotated
 
@@ -17,7 +16,7 @@ from memcgctl.cli.options import (
     Vmlinux,
 )
 from memcgctl.cli.reading import read_census, warn
-from memcgctl.cli.terminal import write
+from memcgctl.cli.terminal import shape, write
 
 
 def audit_memcgs(
@@ -51,8 +50,7 @@ def audit_memcgs(
     if as_json:
         write(to_json(audited))
     else:
-        width = shutil.get_terminal_size().columns
-        encoding = sys.stdout.encoding if sys.stdout else "ascii"
+        width, encoding = shape()
         write(screen(audited, limit=limit, width=width, encoding=encoding))
     if audited.unexplained or audited.missing or audited.unknown:
         sys.exit(4)

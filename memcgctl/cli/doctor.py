@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memcgctl.cli.reading import opened, warn
-from memcgctl.cli.terminal import write
+from memcgctl.cli.terminal import shape, write
 
 if TYPE_CHECKING:
     from memcgctl.actions.checkup import Wanted
@@ -36,8 +35,7 @@ def doctor(
     if as_json:
         write(to_json(checkup))
     else:
-        width = shutil.get_terminal_size().columns
-        encoding = sys.stdout.encoding if sys.stdout else "ascii"
+        width, encoding = shape()
         write(screen(checkup, width=width, encoding=encoding))
     sys.exit(EXIT_CODES[checkup.verdict])
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +15,7 @@ from memcgctl.cli.options import (
     Vmlinux,
 )
 from memcgctl.cli.reading import Paths, again, load_census, one_memcg, opened, warn
-from memcgctl.cli.terminal import fail, write
+from memcgctl.cli.terminal import fail, shape, write
 
 if TYPE_CHECKING:
     from memcgctl.model import Census, Frames, Memcg
@@ -74,8 +72,7 @@ def explain_memcg(
     if as_json:
         write(to_json(explanation, frames, possible, following))
         return
-    width = shutil.get_terminal_size().columns
-    encoding = sys.stdout.encoding if sys.stdout else "ascii"
+    width, encoding = shape()
     write(
         screen(
             *(explanation, frames, possible, following),

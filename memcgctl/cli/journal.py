@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from memcgctl.cli.terminal import fail, write
+from memcgctl.cli.terminal import fail, shape, write
 
 
 def journal(
@@ -46,6 +44,5 @@ def journal(
     if as_json:
         write(to_json(history, limit))
         return
-    width = shutil.get_terminal_size().columns
-    encoding = sys.stdout.encoding if sys.stdout else "ascii"
+    width, encoding = shape()
     write(screen(history, limit=limit, width=width, encoding=encoding))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from enum import Enum
 from typing import Annotated
 
@@ -18,7 +16,7 @@ from memcgctl.cli.options import (
     Vmlinux,
 )
 from memcgctl.cli.reading import read_census, warn
-from memcgctl.cli.terminal import write
+from memcgctl.cli.terminal import shape, write
 
 
 class Sort(str, Enum):
@@ -121,6 +119,5 @@ def list_memcgs(
     elif as_csv:
         write(to_csv(listing))
     else:
-        width = shutil.get_terminal_size().columns
-        encoding = sys.stdout.encoding if sys.stdout else "ascii"
+        width, encoding = shape()
         write(screen(listing, width=width, encoding=encoding, online=online))

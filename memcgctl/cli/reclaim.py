@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,7 +21,7 @@ from memcgctl.cli.options import (
 )
 from memcgctl.cli.policy import Allow, Mapper, load_policy, parse_size
 from memcgctl.cli.reading import one_memcg, opened, read_census, warn
-from memcgctl.cli.terminal import fail, progress_bar, say, write
+from memcgctl.cli.terminal import fail, progress_bar, say, shape, write
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -316,7 +315,7 @@ def _verdicts(kernel: OpenedKernel, result: Result) -> dict[int, str]:
 def _plan_screen(plan: Plan, census: Census, limit: int | None) -> Text:
     from memcgctl.report.plan import screen
 
-    width, encoding = _terminal()
+    width, encoding = shape()
     return screen(plan, census, limit=limit, width=width, encoding=encoding)
 
 
@@ -335,10 +334,5 @@ def _report(
     elif quiet:
         write(f"{headline(result, census)}\n")
     else:
-        width, encoding = _terminal()
+        width, encoding = shape()
         write(screen(result, census, verdicts, width=width, encoding=encoding))
-
-
-def _terminal() -> tuple[int, str]:
-    encoding = sys.stdout.encoding if sys.stdout else "ascii"
-    return shutil.get_terminal_size().columns, encoding

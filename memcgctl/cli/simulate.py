@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from typing import Annotated
 
 import typer
@@ -18,7 +16,7 @@ from memcgctl.cli.options import (
 )
 from memcgctl.cli.policy import Mapper, load_policy
 from memcgctl.cli.reading import read_census, warn
-from memcgctl.cli.terminal import write
+from memcgctl.cli.terminal import shape, write
 
 
 def simulate_policies(
@@ -61,6 +59,5 @@ def simulate_policies(
     if as_json:
         write(to_json(simulations, taken))
         return
-    width = shutil.get_terminal_size().columns
-    encoding = sys.stdout.encoding if sys.stdout else "ascii"
+    width, encoding = shape()
     write(screen(simulations, width=width, encoding=encoding))

@@ -7,6 +7,7 @@ imported where it is used, to keep ``--help`` and completion fast.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,12 @@ def fail(message: str, code: int) -> NoReturn:
     """One line on stderr, and the exit code."""
     say(message)
     sys.exit(code)
+
+
+def shape() -> tuple[int, str]:
+    """How many columns stdout has, and its encoding."""
+    encoding = sys.stdout.encoding if sys.stdout else "ascii"
+    return shutil.get_terminal_size().columns, encoding
 
 
 def write(data: Text | str | bytes) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from rich.text import Text
 
 from memcgctl.model import History, PastRun, PastStep
-from memcgctl.report.text import counted, escape, size
+from memcgctl.report.text import counted, escape, filled, size
 
 SCHEMA = "memcgctl/runs/1"
 STATUS = {
@@ -99,15 +98,8 @@ def _ending(run: PastRun) -> Iterator[str]:
 
 def _wrapped(line: str, indent: int, width: int, encoding: str) -> str:
     """A paragraph that is never cut: a path stays whole."""
-    filled = textwrap.fill(
-        escape(line, encoding),
-        width,
-        initial_indent=" " * max(0, indent - 2),
-        subsequent_indent=" " * (indent + 2 if indent else 0),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return filled + "\n"
+    first, rest = max(0, indent - 2), indent and indent + 2
+    return filled(escape(line, encoding), width, first, rest) + "\n"
 
 
 def to_json(history: History, limit: int | None = None) -> str:

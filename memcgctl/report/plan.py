@@ -7,7 +7,6 @@ wrapped to the width at hand. What stays is grouped by its main reason.
 from __future__ import annotations
 
 import json
-import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from rich.text import Text
 
 from memcgctl.model import Aim, Census, Memcg, Plan, Remaining, Step
 from memcgctl.report.listing import source_json
-from memcgctl.report.text import counted, escape, shorten, size
+from memcgctl.report.text import counted, escape, filled, shorten, size
 
 SCHEMA = "memcgctl/plan/1"
 SHOWN = 8
@@ -161,14 +160,8 @@ def _wrapped(line: Line, width: int, encoding: str) -> str:
     """Paths that are longer than a line are shortened: only commands are not."""
     words, indent = line
     room = max(width - indent - 2, 8)
-    return textwrap.fill(
-        " ".join(shorten(word, room, encoding) for word in words.split(" ")),
-        width,
-        initial_indent=" " * indent,
-        subsequent_indent=" " * (indent + 2 if indent else 0),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    short = " ".join(shorten(word, room, encoding) for word in words.split(" "))
+    return filled(short, width, indent, indent and indent + 2)
 
 
 def _sized(number_bytes: int) -> str:

@@ -6,7 +6,6 @@ Each number that the plan predicted stands beside the one that was measured.
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -15,7 +14,7 @@ from rich.text import Text
 
 from memcgctl.model import Census, Result, StepResult
 from memcgctl.report.listing import aligned, source_json
-from memcgctl.report.text import counted, escape, size
+from memcgctl.report.text import counted, escape, filled, size
 
 SCHEMA = "memcgctl/result/1"
 SHOWN = 8
@@ -146,14 +145,7 @@ def _left(result: Result, census: Census, verdicts: Verdicts) -> Iterator[str]:
 
 
 def _wrapped(words: str, indent: int, width: int, encoding: str) -> str:
-    return textwrap.fill(
-        escape(words, encoding),
-        width,
-        initial_indent=" " * indent,
-        subsequent_indent=" " * (indent + 2 if indent else 0),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    return filled(escape(words, encoding), width, indent, indent and indent + 2)
 
 
 def to_json(result: Result, census: Census, verdicts: Verdicts) -> str:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from memcgctl.model import Census, Gain, Simulation
 from memcgctl.report.listing import source_json
-from memcgctl.report.text import cell_count, counted, escape, shorten, size
+from memcgctl.report.text import cell_count, counted, escape, filled, shorten, size
 
 SCHEMA = "memcgctl/simulation/1"
 NAME = 12
@@ -137,14 +137,7 @@ def _gain(gain: Gain) -> str:
 
 
 def _wrapped(line: str, width: int, encoding: str) -> str:
-    return textwrap.fill(
-        escape(line.strip(), encoding),
-        width,
-        initial_indent="  ",
-        subsequent_indent="    ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    return filled(escape(line.strip(), encoding), width, 2, 4)
 
 
 def to_json(simulations: Sequence[Simulation], census: Census) -> str:

@@ -7,6 +7,7 @@ count is written as ``\\x1b`` or ``\\u200b``, a byte that is not UTF-8 as ``\\xf
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
@@ -72,6 +73,18 @@ def shorten(text: str, width: int, encoding: str = "utf-8") -> str:
     head = _fitting(pieces, (width - len(mark)) // 2)
     tail = _fitting(pieces[::-1], width - len(mark) - cell_len("".join(head)))
     return "".join([*head, mark, *tail[::-1]])
+
+
+def filled(escaped: str, width: int, first: int = 0, rest: int = 0) -> str:
+    """Escaped text in lines of ``width``, these indented; a word is never cut."""
+    return textwrap.fill(
+        escaped,
+        width,
+        initial_indent=" " * first,
+        subsequent_indent=" " * rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def cell_count(text: str) -> int:
