@@ -110,7 +110,9 @@ class Memory:
 
 def _neighbours(addresses: list[int], size: int) -> Iterator[list[int]]:
     """Addresses, sorted and each once, in groups that are worth one read each."""
-    ordered = np.unique(np.array(addresses, np.uint64))
+    # np.unique would import numpy.ma, which takes longer than most calls of this.
+    ordered = np.sort(np.array(addresses, np.uint64))
+    ordered = ordered[np.diff(ordered, prepend=~ordered[:1]) != 0]
     far = np.diff(ordered) > size + _GAP
     far |= np.diff(ordered // np.uint64(_MAX_GROUP)) != 0
     start, values = 0, ordered.tolist()
