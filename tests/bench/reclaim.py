@@ -34,6 +34,8 @@ FILE = 64 << 10
 # The innocent process opens both, one after the other, whenever it is to wait.
 DONE, GO_ON = "/tmp/done", "/tmp/go-on"
 ROUNDS = 20
+# How long refaults are waited for, in seconds.
+MINUTE = 60.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Innocent:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one way did; ``again`` is when the innocent had used all of its own again.
+    """What one way did; ``again`` is a minute later, the innocent having used its own.
 
     ``left`` is how many zombies of each kind are still there.
     """
@@ -150,10 +152,12 @@ def has_reclaim(guest: Guest) -> bool:
 def measure(way: str, act: Callable[[Run], float], at: Run) -> Measured:
     zombies, before = run.dying(at.guest), innocent(at.guest)
     seconds = act(at)
+    acted = time.monotonic()
     left, after = run.dying(at.guest), innocent(at.guest)
     begin = time.monotonic()
     let_innocent_go_on(at.guest)
     again_seconds = time.monotonic() - begin
+    time.sleep(max(0.0, acted + MINUTE - run.SETTLE - time.monotonic()))
     return Measured(
         way,
         zombies,
@@ -297,7 +301,7 @@ def table(found: list[Measured]) -> str:
     """One row a way."""
     rows: list[tuple[str, ...]] = [
         ("", "zombies", "innocent", "of it", "swapped", "refaults", "read", ""),
-        ("", "freed", "MiB lost", "anon", "MiB", "after", "again", "seconds"),
+        ("", "freed", "MiB lost", "anon", "MiB", "in 60 s", "again", "seconds"),
     ]
     for one in found:
         file, anon = one.lost
