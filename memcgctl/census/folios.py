@@ -47,7 +47,8 @@ MAX_FOLIO_ORDER = 18
 BLOCK_PAGES = 1 << 13
 # A memory map full of garbage is not resolved to the last pointer.
 MAX_POINTERS = 1 << 20
-CACHE_BITS = 16
+# The cache of a pointer's memcg has 2^n places.
+MIN_CACHE_BITS, MAX_CACHE_BITS = 10, 16
 CACHE_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # the golden ratio's, as in hash_64()
 
 
@@ -281,12 +282,16 @@ class Owners:
         self._rows = {memcg: row for row, memcg in enumerate(memcgs.tolist())}
         self._unknown = len(memcgs)
         # A cache in front of the dict; each pointer has its place by a hash of it.
-        self._cached_pointer = np.zeros(1 << CACHE_BITS, np.uint64)
-        self._cached_row = np.full(1 << CACHE_BITS, self._unknown)
+        # Eight places for each memcg: few have one place.
+        bits = (8 * len(memcgs)).bit_length()
+        bits = min(max(bits, MIN_CACHE_BITS), MAX_CACHE_BITS)
+        self._shift = np.uint64(64 - bits)
+        self._cached_pointer = np.zeros(1 << bits, np.uint64)
+        self._cached_row = np.full(1 << bits, self._unknown)
 
     def rows(self, pointers: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Rows for pointers; the one after the last for an unknown memcg."""
-        place = ((pointers * CACHE_FACTOR) >> np.uint64(64 - CACHE_BITS)).view(np.int64)
+        place = ((pointers * CACHE_FACTOR) >> self._shift).view(np.int64)
         rows: NDArray[np.int64] = self._cached_row[place]
         (missing,) = (self._cached_pointer[place] != pointers).nonzero()
         if len(missing):

@@ -22,9 +22,11 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.bench import measure as measures
 from tests.bench import reclaim
 from tests.lab import packages
 from tests.lab.big import big
+from tests.lab.live import ROOT, live, run_in
 
 MIB = 1 << 20
 ZOMBIES = 3000
@@ -46,6 +48,15 @@ def measure(kind: str, core: Path, *options: str) -> Any:
     return json.loads(
         subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
     )
+
+
+def live_scan(series: str) -> Any:
+    """The scan and a bare read of /proc/kcore within a guest of 16 GiB."""
+    with live(series, memory="16G") as (guest, _):
+        program = "/run/measure.py"
+        guest.write(f"{ROOT}{program}", Path(measures.__file__).read_text())
+        ran = run_in(guest, "PYTHONPATH=/checkout", sys.executable, program, "scan")
+    return json.loads(ran.stdout)
 
 
 def peak_bytes(core: Path) -> int:
@@ -102,6 +113,16 @@ def mib(size: float) -> str:
     return f"{size / MIB:,.0f} MiB"
 
 
+def scan_row(read: str, scan: Any) -> Row:
+    return Row(
+        f"scan: {read} {mib(scan['bytes'])}",
+        ms(scan["scan"]),
+        ms(scan["read"]),
+        scan["scan"] / scan["read"],
+        "at most 3",
+    )
+
+
 def rows(core: Path, small: Path, vmlinux: Path, tools: Path | None) -> list[Row]:
     scan = measure("scan", core)
     btf = measure("open", core)
@@ -113,13 +134,7 @@ def rows(core: Path, small: Path, vmlinux: Path, tools: Path | None) -> list[Row
     opening = process_seconds(OPEN, str(core))
     listing = process_seconds(LIST, "list", "--no-scan", "--core", str(core))
     found = [
-        Row(
-            f"scan: a bare pread of {mib(scan['bytes'])}",
-            ms(scan["scan"]),
-            ms(scan["read"]),
-            scan["scan"] / scan["read"],
-            "at most 3",
-        ),
+        scan_row("a bare pread of", scan),
         Row(
             f"explain of {explain['pages']:,} pages: scan",
             ms(explain["explain"]),
@@ -197,6 +212,7 @@ def speed(options: argparse.Namespace) -> None:
     small = options.small or big("6.12", 4, ZOMBIES)
     vmlinux = options.vmlinux or packages.debug_vmlinux(packages.get("6.12"))
     found = rows(core, small, vmlinux, options.drgn_tools)
+    found.append(scan_row("/proc/kcore,", live_scan(options.kernel)))
     for what, ours, theirs, ratio, wanted in found:
         note = f"  ({wanted})" if wanted else ""
         print(f"{what:36} {ours:>10} : {theirs:>10} = {ratio:7.2f}{note}")

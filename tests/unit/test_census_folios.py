@@ -279,7 +279,7 @@ def test_owners_of_many(count: int, spacing: int, asked: list[int]) -> None:
     fake = FakeKernel(STRUCTS)
     at = BASE + np.arange(count, dtype=np.uint64) * np.uint64(spacing)
     rows = np.array(asked, np.int64) % count
-    with patch("memcgctl.census.folios.CACHE_BITS", 4):
+    with patch("memcgctl.census.folios.MAX_CACHE_BITS", 4):
         owners = Owners(fake.kernel, at)
         for part in np.array_split(rows, 3):
             assert owners.rows(at[part]).tolist() == part.tolist()
