@@ -119,6 +119,11 @@ class World:
         memcg = self.room.memcgs.get(memcg_id)
         return _reclaimable(memcg) if memcg else 0
 
+    def swapped_of(self, memcg_id: int) -> int:
+        """What an online memcg itself has in swap."""
+        memcg = self.room.memcgs.get(memcg_id)
+        return memcg.swap.bytes if memcg and memcg.swap else 0
+
 
 def _reclaimable(memcg: Memcg) -> int:
     charges = memcg.charges
@@ -386,7 +391,9 @@ def _reach_shmem(part: Part, world: World) -> Reach:
     if world.word(backing) is None:
         return _cannot(part, "no path leads to its file")
     kernel = world.census.kernel
-    if not kernel.swaps_at_once and "memory.reclaim" not in kernel.interfaces:
+    # The root has no memory.reclaim on any kernel.
+    asks = "memory.reclaim" in kernel.interfaces and part.memcg.ancestor != "/"
+    if not kernel.swaps_at_once and not asks:
         return _cannot(part, "it would wait in the swap cache until memory is short")
     return _evicted(part, _identity(backing), world)
 
@@ -398,6 +405,7 @@ def _page_out_file(key: Hashable, served: Served, world: World) -> Action:
     ancestors = sorted({world.room.ancestor(part.memcg) for part, _ in served})
     if "memory.reclaim" not in here:
         ancestors = []
+    ancestors = [one for one in ancestors if world.room.path(one) != "/"]
     others = max(0, (backing.cached_bytes or 0) - world.known[key])
     others += sum(min(world.innocent[one], _RECLAIM_BATCH) for one in ancestors)
     return Action(
@@ -473,8 +481,9 @@ def _swap_in(key: Hashable, served: Served, world: World) -> Action:
         Aim(processes=(process,)),
         _process_words(process),
         commands.swap_in(pid, world.directory(process.memcg_id), world.page_size),
-        0,
-        "all it has in swap comes back to memory, other memcgs' as well",
+        world.swapped_of(process.memcg_id),
+        "all it has in swap comes back to memory, other memcgs' as well; what lies "
+        "beside that on a disk is read ahead (vm.page-cluster)",
     )
 
 
@@ -538,6 +547,8 @@ def _drain_stock(key: Hashable, served: Served, world: World) -> Action:
 def _reach_ancestor(part: Part, world: World) -> Reach:
     if not world.room.ancestor(part.memcg):
         return _cannot(part, "its ancestor is not in the census")
+    if part.memcg.ancestor == "/":
+        return _cannot(part, "the root cannot be asked to reclaim")
     return _evicted(part, world.room.ancestor(part.memcg), world, WRITTEN)
 
 
@@ -626,7 +637,7 @@ INTERFACES: tuple[Interface, ...] = (
         options=("evict",),
         cases=("swap-backed-unmapped",),
         needs=("pageout",),
-        seen=("5.10", "6.12", "7.3"),
+        seen=("5.10", "6.1", "6.12", "6.18", "7.0", "7.3"),
         requires="root or the file's owner, Python 3.8, swap",
         effect="the nearest online ancestor is charged for the swap",
         touches="what others are charged for of the same file",
@@ -657,7 +668,7 @@ INTERFACES: tuple[Interface, ...] = (
         options=("recharge-mapper",),
         cases=("swap",),
         needs=("pagemap",),
-        seen=("5.10", "6.12", "7.3"),
+        seen=("5.10", "6.1", "6.12", "6.18", "7.3"),
         requires="root, Python 3",
         effect="the memcg of the process whose addresses are read is charged",
         touches="all else that this process has in swap",
@@ -685,7 +696,7 @@ INTERFACES: tuple[Interface, ...] = (
         options=("evict",),
         cases=("stock",),
         needs=("one stock",),
-        seen=(),
+        seen=("5.10", "6.12"),
         requires="root, taskset of util-linux",
         effect="nobody is charged",
         touches="nothing",
@@ -698,7 +709,7 @@ INTERFACES: tuple[Interface, ...] = (
         options=("evict", "deferred"),
         cases=("metadata",),
         needs=(),
-        seen=("5.10",),
+        seen=("5.10", "6.12"),
         requires="root, blockdev of util-linux",
         effect="nobody is charged until it is read again",
         touches="all clean metadata of the device",
@@ -711,7 +722,7 @@ INTERFACES: tuple[Interface, ...] = (
         options=("evict",),
         cases=(*_FILES, *_SWAP_BACKED, "metadata"),
         needs=("memory.reclaim",),
-        seen=("6.1", "6.12"),
+        seen=("6.1", "6.12", "7.3"),
         requires="write access to the cgroup; swap for what is not a file's",
         effect="what is swapped out is charged to the nearest online ancestor's swap",
         touches="everybody's memory at or below the ancestor, the coldest first",
@@ -725,7 +736,7 @@ INTERFACES: tuple[Interface, ...] = (
         options=("evict",),
         cases=(*_FILES, *_SWAP_BACKED, "metadata"),
         needs=("memory.force_empty",),
-        seen=("5.10",),
+        seen=("5.10", "6.1"),
         requires="root, cgroup v1; swap for what is not a file's",
         effect="what is swapped out is charged to the nearest online ancestor",
         touches="all memory at or below the ancestor",
@@ -739,7 +750,7 @@ INTERFACES: tuple[Interface, ...] = (
         options=("evict",),
         cases=("file-unmapped", "metadata"),
         needs=("drop_caches",),
-        seen=("6.1", "6.12"),
+        seen=("5.10", "6.1", "6.12"),
         requires="root",
         effect="nobody is charged until it is read again",
         touches="the page cache of the whole machine",

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from memcgctl.model import Census, Charges, Holder, Limits, Process, Step
+from memcgctl.model import (
+    Census,
+    Charges,
+    Holder,
+    Limits,
+    Process,
+    Step,
+    SwapUse,
+)
 from memcgctl.policy.interfaces import INTERFACES
 from memcgctl.policy.plan import plan
 from memcgctl.policy.policies import POLICIES
@@ -383,6 +391,22 @@ def test_shmem_that_would_wait_in_the_swap_cache_is_not_promised() -> None:
     assert plan(
         world(held, interfaces=reclaiming, swaps_at_once=False), LEAST
     ).freed == (100,)
+
+
+def test_shmem_directly_below_the_root_waits_for_a_disk() -> None:
+    """Lost: a promise that no kernel can keep: the root has no memory.reclaim."""
+    held = zombie(100, group("swap-backed-unmapped"), path="/alone", ancestor="/")
+    assert plan(world(held), LEAST).freed == (100,)
+    made = plan(world(held, swaps_at_once=False), LEAST, allow=["unaimed"])
+    assert not made.steps
+    assert "the root cannot be asked" in made.remaining[0].why
+
+
+def test_what_its_memcg_has_in_swap_can_come_back_with_it() -> None:
+    """Lost: the innocent bytes that reading a process's swap brings back."""
+    holder = online(HOLDER, "/holder", ROOT, swap=SwapUse(7, 7 * PAGE))
+    (step,) = steps(world(holder, zombie(100, swap=swapped(4))))
+    assert step.collateral_bytes == 7 * PAGE
 
 
 def test_entries_that_outlive_their_reading_are_not_promised() -> None:
