@@ -608,6 +608,7 @@ WIDE = Machine(
 
 SCENARIOS = {
     "basic": Scenario(BASIC, stock=False),
+    "basic-v1": Scenario(BASIC, version=1, stock=False),
     "zoo-wide": Scenario(ZOO, machine=WIDE),
     "zoo": Scenario(ZOO),
     "zoo-v1": Scenario(ZOO, version=1),

@@ -1,9 +1,10 @@
 """Plans carried out on running kernels, against the kernels' own counters and files.
 
-A guest makes zombies (scenario "basic"), plans and acts by the modules of this
-checkout. How many zombies there are is cgroup.stat's word; that nothing was lost is
-told by checksums of all files and by what the scenario's processes wrote into their
-memory. Faults come between plan and step: a process ends, files are replaced, deleted.
+A guest makes zombies (scenarios "basic" and "basic-v1"), plans and acts by the modules
+of this checkout. How many zombies there are is cgroup.stat's word; that nothing was
+lost is told by checksums of all files and by what the scenario's processes wrote into
+their memory. Faults come between plan and step: a process ends, files are replaced,
+deleted.
 """
 
 from __future__ import annotations
@@ -21,8 +22,14 @@ from tests.lab.guest import Guest
 from tests.lab.live import ROOT, live, run_in
 from tests.lab.packages import PackageError
 from tests.lab.scenarios import CGROUPS, EXT4, HUGE, TMPFS
-from tests.vm.test_live import KERNELS, give_up, require_programs
+from tests.vm.test_live import give_up, require_programs
 
+# Beside those of test_live: 6.1 and 6.18 lie between changes of what is charged where,
+# 7.0 is the last before folios are reparented; on 6.1, cgroup v1 too.
+GUESTS = [
+    *((series, "basic") for series in ("5.10", "6.1", "6.12", "6.18", "7.0", "7.3")),
+    ("6.1", "basic-v1"),
+]
 ACT = """
 import dataclasses, json, sys
 from pathlib import Path
@@ -87,11 +94,11 @@ def checksums(guest: Guest) -> str:
 
 
 def innocent(guest: Guest) -> dict[str, int]:
-    """What a living memcg has, by memory.stat."""
-    wanted = ("anon", "file", "shmem")
+    """What a living memcg has, by memory.stat (v1 has other words for it)."""
+    wanted = {"anon", "file", "shmem", "rss", "cache"}
     lines = guest.read(f"{CGROUPS}/app/online/memory.stat").splitlines()
     stat = dict(line.split() for line in lines)
-    return {name: int(stat[name]) for name in wanted}
+    return {name: int(stat[name]) for name in stat.keys() & wanted}
 
 
 def bind(guest: Guest) -> None:
@@ -138,11 +145,11 @@ def act(guest: Guest, truth: dict[str, Any], meanwhile: str = "") -> Acted:
     )
 
 
-@pytest.fixture(scope="module", params=KERNELS)
+@pytest.fixture(scope="module", params=GUESTS, ids=" ".join)
 def acted(request: pytest.FixtureRequest) -> Iterator[Acted]:
     require_programs()
     try:
-        with live(request.param) as (guest, truth):
+        with live(*request.param) as (guest, truth):
             yield act(guest, truth)
     except PackageError as error:
         give_up(f"no kernel packages: {error}")
@@ -196,8 +203,16 @@ def test_nothing_is_lost(acted: Acted) -> None:
 
 
 def test_the_living_keep_what_they_have(acted: Acted) -> None:
-    """A living cgroup's page cache would go as with drop_caches."""
-    assert acted.innocent[0] == acted.innocent[1]
+    """A living cgroup's page cache would go as with drop_caches.
+
+    memory.reclaim cannot be told to leave files alone from 5.19 to 6.10: what that
+    costs the living is to be no more than the plan says.
+    """
+    before, after = map(dict, acted.innocent)
+    if acted.plan["kernel"]["release"].startswith("6.1.") and "file" in before:
+        lost = before.pop("file") - after.pop("file")
+        assert lost <= sum(step["collateral_bytes"] for step in acted.plan["steps"])
+    assert before == after
 
 
 def test_it_leaves_nothing_but_the_journal(acted: Acted) -> None:
