@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from memcgctl.actions.machine import (
     ActionError,
     Guard,
@@ -12,6 +10,7 @@ from memcgctl.actions.machine import (
     meminfo,
     predict,
 )
+from memcgctl.actions.sync import sync_disks
 from memcgctl.model import Step
 
 __all__ = ["apply", "predict", "probe"]
@@ -26,7 +25,7 @@ def probe(machine: Machine) -> str | None:
 def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     """Write what is dirty, then drop."""
     before = meminfo(machine.proc).get("Cached", 0)
-    os.sync()
+    sync_disks(machine)
     try:
         (machine.proc / "sys/vm/drop_caches").write_text("1")
     except OSError as error:

@@ -32,12 +32,13 @@ from memcgctl.actions import (
     memory_reclaim,
     pageout,
     pageout_file,
+    pages,
     stock,
     swapcache,
     swapin,
     writeback,
 )
-from memcgctl.actions.journal import Journal, default_path, state_directory
+from memcgctl.actions.journal import Journal, default_path, lock_path
 from memcgctl.actions.machine import (
     ActionError,
     Guard,
@@ -46,6 +47,7 @@ from memcgctl.actions.machine import (
     Prediction,
     read_machine,
 )
+from memcgctl.actions.pages import U64
 from memcgctl.model import Harm, Plan, Remaining, Result, Step, StepResult, Usage
 
 
@@ -124,7 +126,7 @@ def carry_out(
     cannot be written; whatever goes wrong with a step is in its result.
     """
     with (
-        _locked(lock or state_directory() / "lock"),
+        _locked(lock or lock_path()),
         Journal(journal or default_path()) as book,
         _signals() as signals,
     ):
@@ -187,6 +189,18 @@ def _signals() -> Iterator[_Signals]:
             signal.signal(number, handler)
 
 
+@dataclass(frozen=True)
+class _Waiting:
+    """Page frames in the swap cache, and the memcgs that they were shown for then.
+
+    ``left`` is what the step could not do anyway.
+    """
+
+    frames: U64
+    memcg_ids: U64
+    left: str
+
+
 @dataclass
 class _Run:
     """One run of a plan."""
@@ -204,8 +218,8 @@ class _Run:
     stopped: str = ""
     deadline: float | None = None
     proc: Path = Path("/proc")
-    # By the step's number: outcomes with page frames that wait in the swap cache.
-    _waiting: dict[int, Outcome] = field(default_factory=dict)
+    # By the step's number: what waits in the swap cache.
+    _waiting: dict[int, _Waiting] = field(default_factory=dict)
     _seen: set[int] = field(default_factory=set)
     _seen_at: float | None = None
     _guard: Guard = field(default_factory=Guard)
@@ -278,19 +292,27 @@ class _Run:
     def _let_go(self, results: list[StepResult]) -> list[StepResult]:
         """Let go of what steps left in the swap cache, all at once."""
         machine = self.machine()
-        frames = [frame for one in self._waiting.values() for frame in one.waiting]
+        frames = np.concatenate([one.frames for one in self._waiting.values()])
+        ids = np.concatenate([one.memcg_ids for one in self._waiting.values()])
         try:
             self.journal.write("swap-cache", pages=len(frames))
-            left = swapcache.let_go(np.array(frames, np.uint64), machine).tolist()
-        except (ActionError, OSError):
+            # Some may be another memcg's by now, which is not to be reclaimed from.
+            same = pages.shown(frames, machine) == ids
+            others = frames[~same]
+            stay = np.append(
+                swapcache.let_go(frames[same], machine),
+                others[pages.flagged(others, pages.SWAPCACHE, machine)],
+            )
+        except Exception:  # the steps are done: their report is worth more
             return results
-        stay, found = set(left), []
+        found = []
         for result in results:
-            if outcome := self._waiting.get(result.n):
-                rest = len(stay.intersection(outcome.waiting)) * machine.page_size
-                moved = len(outcome.waiting) * machine.page_size - rest
+            if waiting := self._waiting.get(result.n):
+                size = len(waiting.frames) * machine.page_size
+                rest = int(np.isin(waiting.frames, stay).sum()) * machine.page_size
+                moved = size - rest
                 self.moved += moved
-                why = outcome.left or (
+                why = waiting.left or (
                     f"{rest} bytes stay in the swap cache until memory is short"
                     if rest
                     else ""
@@ -355,8 +377,11 @@ class _Run:
         self.spent += planned if outcome.bytes is None else outcome.bytes
         left = outcome.left
         if outcome.waiting:
-            self._waiting[n] = outcome
-            wait = len(outcome.waiting) * machine.page_size
+            frames = np.array(outcome.waiting, np.uint64)
+            with suppress(ActionError):
+                ids = pages.shown(frames, machine)
+                self._waiting[n] = _Waiting(frames, ids, left)
+            wait = len(frames) * machine.page_size
             left = left or f"{wait} bytes wait in the swap cache for the last step"
         result = StepResult(
             n=n,

@@ -20,18 +20,25 @@ from typing import Any
 from memcgctl.actions.machine import ActionError
 
 SCHEMA = "memcgctl/journal/1"
+# A directory that nobody else can put a file into; the service's, too.
+RUNTIME_DIRECTORY = Path("/run/memcgctl")
 # The file before this one is kept as journal.1.
 _SIZE_LIMIT = 16 << 20
 
 
 def state_directory() -> Path:
-    """Where the journal and the lock are: below $XDG_STATE_HOME, or /var/lib."""
+    """Below $XDG_STATE_HOME, or /var/lib."""
     home = os.environ.get("XDG_STATE_HOME")
     return Path(home or "/var/lib") / "memcgctl"
 
 
 def default_path() -> Path:
     return state_directory() / "journal"
+
+
+def lock_path() -> Path:
+    """For root one place, whatever the environment: all act on the same kernel."""
+    return (state_directory() if os.geteuid() else RUNTIME_DIRECTORY) / "lock"
 
 
 class Journal:

@@ -37,6 +37,11 @@ def _checked(result: int) -> int:
     return result
 
 
+def syncfs(fd: int) -> None:
+    """Write what is dirty of the file system that ``fd`` is of, and wait for it."""
+    _checked(_libc.syncfs(fd))
+
+
 def file_handle(fd: int) -> tuple[int, bytes]:
     """Type and bytes of the file handle of an open file, ``O_PATH`` ones included."""
     buffer = ctypes.create_string_buffer(

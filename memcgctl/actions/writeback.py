@@ -6,10 +6,9 @@ inodes of dead writebacks to living ones (``cleanup_offline_cgwbs_workfn``, 5.14
 
 from __future__ import annotations
 
-import os
-
 from memcgctl.actions import helper
 from memcgctl.actions.machine import Guard, Machine, Outcome, predict
+from memcgctl.actions.sync import sync_disks
 from memcgctl.model import Step
 
 __all__ = ["apply", "predict", "probe"]
@@ -22,7 +21,10 @@ def probe(machine: Machine) -> str | None:
 
 
 def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
-    """Sync all file systems, then make and remove an empty cgroup."""
-    os.sync()
+    """Sync disks, then make and remove an empty cgroup.
+
+    No file system without a disk has writeback by cgroup (``SB_I_CGROUPWB``).
+    """
+    sync_disks(machine)
     helper.use(machine)
     return Outcome(None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from memcgctl.actions import journal, swapcache
+from memcgctl.actions import journal, pages, swapcache, sync
 from memcgctl.actions.executor import Limits, Locked, carry_out
 from memcgctl.actions.machine import (
     ActionError,
@@ -122,6 +123,14 @@ class Bench:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"some avg10={percent:.2f} avg60=0.00 avg300=0.00 total=1\n")
 
+    def frames(self, memcg_ids: dict[int, int]) -> None:
+        """Page frames in the swap cache, and whom they are charged to."""
+        words = [memcg_ids.get(frame, 0) for frame in range(16)]
+        flags = [(frame in memcg_ids) << pages.SWAPCACHE for frame in range(16)]
+        (self.root / "proc").mkdir(exist_ok=True)
+        for name, of_all in (("kpagecgroup", words), ("kpageflags", flags)):
+            (self.root / "proc" / name).write_bytes(struct.pack("=16Q", *of_all))
+
     def run(self, wanted: Plan, limits: Limits = QUICK) -> Result:
         return carry_out(
             wanted,
@@ -218,6 +227,7 @@ def test_the_swap_cache_is_let_go_of_once_after_all(
         return frames[-1:]
 
     monkeypatch.setattr(swapcache, "let_go", let_go)
+    bench.frames(dict.fromkeys((5, 6, 7, 8), 40))
     waiting = iter(((5, 6), (7, 8)))
     bench.action.during = lambda step: setattr(
         bench.action, "outcome", Outcome(0, waiting=next(waiting))
@@ -228,6 +238,49 @@ def test_the_swap_cache_is_let_go_of_once_after_all(
     assert [one.moved_bytes for one in result.steps] == [8192, 4096]
     assert "4096 bytes stay in the swap cache" in result.steps[1].why
     assert result.moved_bytes == 12288
+
+
+def test_a_frame_that_is_anothers_by_now_is_left_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A memcg that has nothing to do with the plan would be reclaimed from."""
+    asked: list[list[int]] = []
+
+    def let_go(frames: U64, machine: Machine) -> U64:
+        asked.append(frames.tolist())
+        return frames[:0]
+
+    monkeypatch.setattr(swapcache, "let_go", let_go)
+    bench.frames({5: 40, 6: 40})
+    bench.action.outcome = Outcome(0, waiting=(5, 6))
+
+    def free_and_use_again(step: Step) -> None:
+        if step.memcgs == (2,):
+            bench.action.outcome = Outcome(0)
+            bench.frames({5: 40, 6: 77})
+
+    bench.action.during = free_and_use_again
+    result = bench.run(plan(step(1), step(2)))
+    assert asked == [[5]]
+    assert result.steps[0].moved_bytes == 4096
+    assert "4096 bytes stay in the swap cache" in result.steps[0].why
+
+
+def test_an_odd_swap_cache_does_not_take_the_report(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All steps would be done and nobody told."""
+
+    def let_go(frames: U64, machine: Machine) -> U64:
+        raise ValueError
+
+    monkeypatch.setattr(swapcache, "let_go", let_go)
+    bench.frames({5: 40})
+    bench.action.outcome = Outcome(0, waiting=(5,))
+    result = bench.run(plan(step(1)))
+    assert result.steps[0].status == "part"
+    assert "wait in the swap cache" in result.steps[0].why
+    assert bench.events()[-1] == "end"
 
 
 def test_the_plans_reason_for_who_stays(bench: Bench) -> None:
@@ -333,6 +386,47 @@ def test_the_second_run_says_who_holds_the_lock(bench: Bench) -> None:
     bench.action.during = again
     assert bench.run(plan(step(1))).complete
     assert errors == [f"pid {os.getpid()} is at work: it holds {bench.root}/state/lock"]
+
+
+def test_one_lock_for_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of root's shells with different environments would act at the same time."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    found = set()
+    for name in ("a", "b"):
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / name))
+        found.add(journal.lock_path())
+    assert found == {Path("/run/memcgctl/lock")}
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert journal.lock_path() == tmp_path / "b/memcgctl/lock"
+
+
+def test_a_dead_server_is_not_waited_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sync(2) would hang, with the lock held, until a file server answers again."""
+    synced: list[str] = []
+    monkeypatch.setattr(
+        sync, "syncfs", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+    )
+    mounts = []
+    table = (
+        ("disk", "8:1", "ext4", ""),
+        ("again", "8:1", "ext4", ""),
+        ("pool", "0:30", "btrfs", ""),
+        ("server", "0:40", "nfs4", ""),
+        ("ntfs", "8:2", "fuseblk", ""),
+        ("tmp", "0:41", "tmpfs", ""),
+        ("cd", "11:0", "iso9660", "ro"),
+        ("under", "8:3", "xfs", ""),
+        ("under", "0:42", "nfs4", ""),  # over the one before
+    )
+    for n, (name, device, fs, options) in enumerate(table):
+        point = bench.root / name
+        point.mkdir(exist_ok=True)
+        split = frozenset(options.split(","))
+        mounts.append(Mount(n, device, "/", str(point), fs, split, split))
+    sync.sync_disks(replace(bench.machine(), mounts=tuple(mounts)))
+    assert synced == [f"{bench.root}/disk", f"{bench.root}/pool"]
 
 
 def test_a_killed_run_leaves_the_lock_free_and_its_place(bench: Bench) -> None:
