@@ -89,6 +89,8 @@ def load(path: str) -> Census:
     Raises CensusError.
     """
     try:
+        if _is_fifo(path):
+            raise CensusError("not a regular file")
         with open(path, "rb") as file:
             census = loads(_bounded(file))
     except OSError as error:
@@ -166,6 +168,12 @@ def loads(data: bytes) -> Census:
     if twice := _duplicate(memcg.address for memcg in census.memcgs):
         raise CensusError(f"damaged: two memcgs at {twice:#x}")
     return census
+
+
+def _is_fifo(path: str) -> bool:
+    """One with a name, where nobody may ever write; no pipe of the shell's."""
+    is_pipe = os.path.realpath(path).startswith("/proc/")
+    return stat.S_ISFIFO(os.stat(path).st_mode) and not is_pipe
 
 
 def _bounded(stream: IO[bytes]) -> bytes:

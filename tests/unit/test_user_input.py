@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from memcgctl.policy.commands import quote
 from memcgctl.report.listing import to_csv
 from tests.unit.zombies import census, memcg
 
+LOAD = "import sys; from memcgctl.census.saved import load; load(sys.argv[1]); print(1)"
 MAIN = "from memcgctl.cli import main; main()"
 
 
@@ -52,6 +54,23 @@ def test_none_is_similar_for_having_no_private_id() -> None:
     """Lost: the ids that are similar, among all memcgs that have none."""
     others = census(memcg(2, "/a", private_id=0), memcg(3, "/b", private_id=12))
     assert [found.id for found in near(others, "memcg:1")] == [3]
+
+
+def test_a_named_pipe_is_no_census_but_a_shells_is(tmp_path: Path) -> None:
+    """The command would wait for ever for somebody to write."""
+    named = tmp_path / "fifo"
+    os.mkfifo(named)
+    with pytest.raises(CensusError, match="fifo: not a regular file"):
+        load(str(named))
+    path = tmp_path / "census"
+    save(census(memcg(1, "/")), str(path))
+    shell = subprocess.run(
+        ["bash", "-c", '"$0" -c "$1" <(cat "$2")', sys.executable, LOAD, path],
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert shell.stdout == b"1\n", shell.stderr
 
 
 @pytest.mark.parametrize("option", ["--core", "--census"])
