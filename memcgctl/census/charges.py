@@ -161,7 +161,7 @@ def _charge_groups(
     blocking = evict.obstacles(
         kernel, tree, wanted, found, flags[which][groups.of], on_bdev[which][groups.of]
     )
-    totals = _Totals(groups.of, found.pages, len(groups.memcg), page_size)
+    totals = _Totals(groups.of, found.all_pages, len(groups.memcg), page_size)
     free = ~np.any(list(blocking.values()), axis=0)
     obstacles = {name: totals(mask) for name, mask in blocking.items()}
     every, evictable = totals(np.ones(len(free), np.bool_)), totals(free)
@@ -169,7 +169,7 @@ def _charge_groups(
     sizes = _Totals(alike.group, alike.pages, len(groups.memcg), page_size)
     dirty = sizes(_flag(kernel, alike.flags, "PG_dirty"))
     cold = _coldness(kernel, wanted, groups, alike, sizes)
-    folios = np.bincount(groups.of, minlength=len(groups.memcg)).tolist()
+    folios = np.bincount(groups.of, found.count, len(groups.memcg))
     result: list[list[ChargeGroup]] = [[] for _ in wanted]
     for group in sorted(range(len(every)), key=lambda group: -every[group]):
         place = int(which[group])
@@ -177,7 +177,7 @@ def _charge_groups(
             ChargeGroup(
                 kind=KINDS[groups.kind[group]],
                 mapped=bool(groups.mapped[group]),
-                folios=folios[group],
+                folios=int(folios[group]),
                 bytes=every[group],
                 evictable_bytes=evictable[group],
                 obstacles=tuple(
@@ -260,7 +260,7 @@ def _alike(groups: Groups, found: Folios) -> _Alike:
     flags, which = _unique(found.flags)
     key, which = _unique(groups.of * max(len(flags), 1) + which)
     group, place = np.divmod(key, max(len(flags), 1))
-    pages = np.bincount(which, found.pages, len(key)).astype(np.int64)
+    pages = np.bincount(which, found.all_pages, len(key)).astype(np.int64)
     return _Alike(group, flags[place], pages)
 
 
@@ -297,7 +297,7 @@ def _map(
     number = np.where(apart, groups + np.arange(len(of)), of)
     frames = Frames(
         found.pfn[mapped].astype(np.uint64),
-        found.pages[mapped].astype(np.uint64),
+        found.all_pages[mapped].astype(np.uint64),
         number[mapped],
     )
     positions: dict[int, list[int]] = {}

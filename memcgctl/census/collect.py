@@ -2,7 +2,8 @@
 
 A second pass over the memory map (see ``folios``) that keeps, for the folios of the
 memcgs asked for, what ``struct page`` and ``struct folio`` say about them: flags,
-owner, mappings, references and pins; as NumPy arrays, never one object a page.
+owner, mappings, references and pins; as NumPy arrays, never one object a page, and
+once for neighbours that are alike, as most are.
 """
 
 from __future__ import annotations
@@ -46,16 +47,18 @@ _BATCH_TYPES = ("struct folio_batch", "struct pagevec")
 class Folios(NamedTuple):
     """Charged folios: parallel arrays, in the order of page frames.
 
-    ``memcg`` is the position of the memcg among those asked for, ``kind`` one of
-    ``folios.FILE`` and so on, ``mapping`` the raw word, ``mapcount`` the number of
-    page-table entries that map any part of it, ``pins`` what ``pin_user_pages`` holds.
-    ``batched`` is the number of references that per-CPU LRU batches hold.
+    A row is ``count`` neighbours, of ``pages`` each from ``pfn`` on, that agree in all
+    the rest. ``memcg`` is the position of the memcg among those asked for, ``kind``
+    one of ``folios.FILE`` and so on, ``mapping`` the raw word, ``mapcount`` the number
+    of page-table entries that map any part of it, ``pins`` what ``pin_user_pages``
+    holds. ``batched`` is the number of references that per-CPU LRU batches hold.
     """
 
     memcg: NDArray[np.int64]
     kind: NDArray[np.int64]
     pfn: NDArray[np.int64]
     pages: NDArray[np.int64]
+    count: NDArray[np.int64]
     flags: U64
     mapping: U64
     private: U64
@@ -63,6 +66,21 @@ class Folios(NamedTuple):
     refcount: NDArray[np.int64]
     pins: NDArray[np.int64]
     batched: NDArray[np.int64]
+
+    @property
+    def all_pages(self) -> NDArray[np.int64]:
+        """The pages of all folios of each row."""
+        return self.pages * self.count
+
+    def each(self, limit: int) -> Folios:
+        """The first ``limit`` folios, each in a row of its own."""
+        count = np.minimum(self.count[:limit], limit)
+        row = np.repeat(np.arange(len(count)), count)[:limit]
+        place = np.arange(len(row)) - (np.cumsum(count) - count)[row]
+        found = self._make(column[row] for column in self)
+        return found._replace(
+            pfn=found.pfn + place * found.pages, count=np.ones_like(place)
+        )
 
 
 def collect_folios(
@@ -85,6 +103,7 @@ def collect_folios(
     for place, memcg in enumerate(wanted.tolist()):
         position[:-1][memcgs == memcg] = place
     ranges = page_ranges(kernel, warnings)
+    batched = _batched(kernel, ranges)
     total, seen, end = sum(r.pages for r in ranges), 0, 0
     parts = [_none()]
     for pfn, data in folios.blocks(kernel.memory, ranges, layout.page.itemsize):
@@ -106,16 +125,16 @@ def collect_folios(
                     memcg[hits],
                     charged.kind[hits],
                     charged.pages[hits],
+                    batched,
                 )
             )
-    found = Folios(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-    return found._replace(batched=_batched(kernel, ranges, found.pfn))
+    return Folios(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def _none() -> Folios:
     nothing, words = np.zeros(0, np.int64), np.zeros(0, np.uint64)
     return Folios(
-        *(nothing, nothing, nothing, nothing),
+        *(nothing, nothing, nothing, nothing, nothing),
         *(words, words, words),
         *(nothing, nothing, nothing, nothing),
     )
@@ -143,9 +162,20 @@ class _Counters:
         memcg: NDArray[np.int64],
         kind: NDArray[np.int64],
         pages: NDArray[np.int64],
+        batched: NDArray[np.int64],
     ) -> Folios:
-        """The folios whose head pages are at places ``at`` of a block."""
-        heads = np.frombuffer(data, self.page)[at]
+        """The folios whose head pages are at places ``at`` of a block.
+
+        ``batched`` are the frames that per-CPU batches hold a reference to, sorted.
+        """
+        heads = np.frombuffer(data, self.page)
+        # Mostly all of the block: no copy then.
+        whole = len(at) == at[-1] - at[0] + 1
+        heads = heads[at[0] : at[-1] + 1] if whole else heads[at]
+        first = _rows(heads, at, memcg, kind, pages, batched - pfn)
+        count = np.diff(first, append=len(at))
+        heads, at, memcg = heads[first], at[first], memcg[first]
+        kind, pages = kind[first], pages[first]
         # A page type (page tables, offline pages) shares the place: it is negative.
         mapcount = _not_negative(heads["mapcount"].astype(np.int64) + 1)
         refcount = heads["refcount"].astype(np.int64)
@@ -159,13 +189,15 @@ class _Counters:
             kind,
             pfn + at,
             pages,
+            count,
             heads["flags"],
             heads["mapping"],
             heads["private"],
             mapcount,
             refcount,
             _not_negative(pins),
-            np.zeros(len(at), np.int64),
+            np.searchsorted(batched, pfn + at, "right")
+            - np.searchsorted(batched, pfn + at),
         )
 
     def _large(
@@ -250,21 +282,34 @@ def _not_negative(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.asarray(np.maximum(counts, 0), np.int64)
 
 
-def _batched(
-    kernel: OpenedKernel, ranges: list[PageRange], pfns: NDArray[np.int64]
+def _rows(
+    heads: NDArray[np.void],
+    at: NDArray[np.int64],
+    memcg: NDArray[np.int64],
+    kind: NDArray[np.int64],
+    pages: NDArray[np.int64],
+    alone: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """How many references per-CPU batches hold to the folios at ``pfns``."""
-    held = np.zeros(len(pfns), np.int64)
+    """Where neighbours of one page each begin that are alike; some stay ``alone``."""
+    alike = (pages[1:] == 1) & (pages[:-1] == 1) & (at[1:] == at[:-1] + 1)
+    for column in (memcg, kind, *(heads[name] for name in heads.dtype.names or ())):
+        alike &= column[1:] == column[:-1]
+    first = np.ones(len(at), np.bool_)
+    first[1:] = ~alike
+    edges = np.searchsorted(at, np.concatenate((alone, alone + 1)))
+    first[edges[edges < len(at)]] = True
+    return first.nonzero()[0]
+
+
+def _batched(kernel: OpenedKernel, ranges: list[PageRange]) -> NDArray[np.int64]:
+    """Page frames that per-CPU batches hold references to, sorted, once for each."""
+    found = []
     size = drgn.sizeof(kernel.prog.type("struct page"))
     pages = addresses(list(_batch_pages(kernel)))
     for first, count, address in ranges:
         page = (pages - np.uint64(address % 2**64)) // np.uint64(size)
-        pfn = page[page < count].astype(np.int64) + first
-        place = np.searchsorted(pfns, pfn)
-        known = place < len(pfns)
-        place, pfn = place[known], pfn[known]
-        np.add.at(held, place[pfns[place] == pfn], 1)
-    return held
+        found += (page[page < count].astype(np.int64) + first).tolist()
+    return np.array(sorted(found), np.int64)
 
 
 def _batch_pages(kernel: OpenedKernel) -> Iterator[int]:

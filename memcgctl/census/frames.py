@@ -31,10 +31,8 @@ def read_frames(
     at = addresses([other.address for other in census.memcgs])
     # what there is to warn of, the census has said
     found = collect_folios(kernel, at, addresses([memcg.address]), Warnings(), progress)
-    total = len(found.pfn)
-    found = found._replace(
-        **{name: column[:limit] for name, column in found._asdict().items()}
-    )
+    total = int(found.count.sum())
+    found = found.each(limit)
     groups = group_folios(found)
     hosts = read_structs(
         kernel, "struct address_space", groups.mapping, {"host": "host"}

@@ -93,7 +93,7 @@ def found_in(core: Path) -> Found:
         for pfn, pages, row, kind in zip(
             *(
                 a.tolist()
-                for a in (folios.pfn, folios.pages, folios.memcg, folios.kind)
+                for a in (folios.pfn, folios.all_pages, folios.memcg, folios.kind)
             ),
             strict=True,
         )
