@@ -169,7 +169,7 @@ def _charge_groups(
     sizes = _Totals(alike.group, alike.pages, len(groups.memcg), page_size)
     dirty = sizes(_flag(kernel, alike.flags, "PG_dirty"))
     cold = _coldness(kernel, wanted, groups, alike, sizes)
-    folios = np.bincount(groups.of, found.count, len(groups.memcg))
+    folios = np.bincount(groups.of, found.folios, len(groups.memcg))
     result: list[list[ChargeGroup]] = [[] for _ in wanted]
     for group in sorted(range(len(every)), key=lambda group: -every[group]):
         place = int(which[group])

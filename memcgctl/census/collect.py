@@ -47,7 +47,7 @@ _BATCH_TYPES = ("struct folio_batch", "struct pagevec")
 class Folios(NamedTuple):
     """Charged folios: parallel arrays, in the order of page frames.
 
-    A row is ``count`` neighbours, of ``pages`` each from ``pfn`` on, that agree in all
+    A row is ``folios`` neighbours, of ``pages`` each from ``pfn`` on, that agree in all
     the rest. ``memcg`` is the position of the memcg among those asked for, ``kind``
     one of ``folios.FILE`` and so on, ``mapping`` the raw word, ``mapcount`` the number
     of page-table entries that map any part of it, ``pins`` what ``pin_user_pages``
@@ -58,7 +58,7 @@ class Folios(NamedTuple):
     kind: NDArray[np.int64]
     pfn: NDArray[np.int64]
     pages: NDArray[np.int64]
-    count: NDArray[np.int64]
+    folios: NDArray[np.int64]
     flags: U64
     mapping: U64
     private: U64
@@ -70,17 +70,16 @@ class Folios(NamedTuple):
     @property
     def all_pages(self) -> NDArray[np.int64]:
         """The pages of all folios of each row."""
-        return self.pages * self.count
+        return self.pages * self.folios
 
     def each(self, limit: int) -> Folios:
         """The first ``limit`` folios, each in a row of its own."""
-        count = np.minimum(self.count[:limit], limit)
+        count = np.minimum(self.folios[:limit], limit)
         row = np.repeat(np.arange(len(count)), count)[:limit]
         place = np.arange(len(row)) - (np.cumsum(count) - count)[row]
-        found = self._make(column[row] for column in self)
-        return found._replace(
-            pfn=found.pfn + place * found.pages, count=np.ones_like(place)
-        )
+        found = {name: column[row] for name, column in self._asdict().items()}
+        found["pfn"] += place * found["pages"]
+        return self._replace(**found | {"folios": np.ones_like(place)})
 
 
 def collect_folios(

@@ -31,7 +31,7 @@ def read_frames(
     at = addresses([other.address for other in census.memcgs])
     # what there is to warn of, the census has said
     found = collect_folios(kernel, at, addresses([memcg.address]), Warnings(), progress)
-    total = int(found.count.sum())
+    total = int(found.folios.sum())
     found = found.each(limit)
     groups = group_folios(found)
     hosts = read_structs(

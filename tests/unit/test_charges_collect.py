@@ -30,7 +30,7 @@ def test_rows_are_the_folios(folios: list[tuple[int, ...]], held: set[int]) -> N
         kind=kind[first],
         pfn=pfn[first],
         pages=pages[first],
-        count=count,
+        folios=count,
         flags=heads["flags"][first],
         mapping=nothing.astype(np.uint64),
         private=nothing.astype(np.uint64),
@@ -48,13 +48,13 @@ def test_rows_are_the_folios(folios: list[tuple[int, ...]], held: set[int]) -> N
             (each.kind, kind),
             (each.flags, heads["flags"]),
             (each.refcount, heads["refcount"]),
-            (each.count, np.ones_like(pfn)),
+            (each.folios, np.ones_like(pfn)),
         ):
             assert got.tolist() == true[:limit].tolist()
     assert found.all_pages.sum() == pages.sum()
     # A reference of a per-CPU batch is to one folio.
     own = np.isin(found.pfn, alone)
-    assert (found.count[own] == 1).all()
+    assert (found.folios[own] == 1).all()
     assert set(alone.tolist()) & set(pfn.tolist()) <= set(found.pfn[own].tolist())
 
 
