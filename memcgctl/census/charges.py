@@ -355,14 +355,10 @@ def _coldness(
         nodes = int(node[listed].max()) + 1
         lruvec = groups.memcg[found.group[listed]] * nodes + node[listed]
         lruvecs, of = _unique(lruvec)
-        ages, young = zip(
-            *(
-                generation_ages(kernel, layout, int(wanted[key // nodes]), key % nodes)
-                for key in lruvecs.tolist()
-            ),
-            strict=True,
+        ages, young = generation_ages(
+            kernel, layout, wanted[lruvecs // nodes], lruvecs % nodes
         )
-        active[listed] |= np.array(young)[of, generation[listed]]
+        active[listed] |= young[of, generation[listed]]
         key = found.group[listed] * len(lruvecs) + of
         key, which = _unique(key * layout.count + generation[listed])
         sizes = np.bincount(which, found.pages[listed]) * totals.page_size

@@ -85,36 +85,35 @@ def _order(count: int) -> int:
 
 
 def generation_ages(
-    kernel: OpenedKernel, generations: Generations, memcg: int, node: int
-) -> tuple[list[float | None], list[bool]]:
-    """Age in seconds of each generation in a memcg's lruvec, and whether it is active.
+    kernel: OpenedKernel,
+    generations: Generations,
+    memcgs: U64,
+    nodes: NDArray[np.int64],
+) -> tuple[list[list[float | None]], NDArray[np.bool_]]:
+    """Age in seconds of each generation in each lruvec, and whether it is active.
 
-    The two youngest count as active (``lru_gen_is_active``).
+    A lruvec is that of a ``struct mem_cgroup *`` and a node, parallel arrays; a row of
+    the result for each. The two youngest count as active (``lru_gen_is_active``).
     """
-    unknown: list[float | None] = [None] * generations.count
-    per_node = _lruvec(kernel, memcg, node)
+    first = np.uint64(offset_of(kernel.prog, "struct mem_cgroup", "nodeinfo"))
+    slots = memcgs + first + np.uint64(8) * nodes.astype(np.uint64)
     rows = read_structs(
         kernel,
         "struct mem_cgroup_per_node",
-        addresses([per_node]),
+        read_pointers(kernel, slots),
         {"born": "lruvec.lrugen.timestamps", "max_seq": "lruvec.lrugen.max_seq"},
     )
-    if not rows["max_seq"][0]:
-        return unknown, [False] * generations.count
-    youngest = int(rows["max_seq"][0])
-    young = {seq % generations.count for seq in (youngest, youngest - 1)}
-    active = [number in young for number in range(generations.count)]
+    youngest = rows["max_seq"][:, None]
+    number = np.arange(generations.count, dtype=np.uint64)
+    count = np.uint64(generations.count)
+    active = (number == youngest % count) | (number == (youngest - 1) % count)
+    ticks = np.uint64(generations.now) - rows["born"]
     hertz = generations.hertz
-    if not hertz:
-        return unknown, active
-    ticks = [(generations.now - int(born)) % 2**64 for born in rows["born"][0]]
-    return [t / hertz if t < 2**63 else None for t in ticks], active
-
-
-def _lruvec(kernel: OpenedKernel, memcg: int, node: int) -> int:
-    """The ``struct mem_cgroup_per_node *`` of a memcg for a node."""
-    slot = memcg + offset_of(kernel.prog, "struct mem_cgroup", "nodeinfo") + 8 * node
-    return int(read_pointers(kernel, addresses([slot]))[0])
+    ages = [
+        [t / hertz if hertz and seq and t < 2**63 else None for t in row]
+        for seq, row in zip(rows["max_seq"].tolist(), ticks.tolist(), strict=True)
+    ]
+    return ages, active & (youngest != 0)
 
 
 def _hertz(kernel: OpenedKernel) -> int | None:
