@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from memcgctl.census.bulk import (
     U64,
-    addresses,
     enumerators,
     read_pointers,
     read_structs,
