@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 # include/uapi: the same on all architectures but alpha
 PROCESS_MADVISE = 440
+MADV_COLD = 20
 MADV_PAGEOUT = 21
 MADV_COLLAPSE = 25
 
@@ -49,12 +50,8 @@ def page_out_file(
 ) -> str:
     """Map a file of shmem, touch what of it is no hole, page it out.
 
-    A hole that is touched gets a page: a sparse file could use up all memory.
-
-    What a device has not yet written when MADV_PAGEOUT returns stays in the swap cache
-    (a flag in /proc/kpageflags), charged as before. Touched, it would leave the swap
-    cache and be dirty again; only the kernel's own reclaim finds it there: of the
-    memcgs of these ``directories``, for as much, with the ``key`` of memory.reclaim.
+    A hole that is touched gets a page: a sparse file could use up all memory. For
+    ``directories`` and ``key`` see ``_let_go``.
     """
     touch = (
         'f=open(sys.argv[1],"rb");m=mmap.mmap(f.fileno(),0,prot=1);'
@@ -66,54 +63,93 @@ def page_out_file(
     if not places:
         return f"python3 -c 'import ctypes,mmap,sys;{touch}{page_out}' {file}"
     script = (
-        f"import ctypes,mmap,os,sys,time;{touch}"
+        f"import ctypes,mmap,os,sys,time;{touch}{_READ}"
         "i=str(os.fstat(f.fileno()).st_ino);"
         f'a,z=[int(x,16)//{page_size} for l in open("/proc/self/maps")'
         'if l.split()[4]==i for x in l.split()[0].split("-")][:2];'
         'p=os.pread(os.open("/proc/self/pagemap",0),8*(z-a),8*a);'
-        'n=[t&(1<<55)-1 for t in memoryview(p).cast("Q")];'
-        'k=os.open("/proc/kpageflags",0);'
-        'g=lambda x:int.from_bytes(os.pread(k,8,8*x),"little");'
-        "q=lambda:sum(g(x)>>13&1 for x in n if x);"
-        f"{page_out};"
-        "[(time.sleep(1),(b:=q())and "
-        f'open(d,"w").write(f"{{b*{page_size}}}{key}"))for d in sys.argv[2:]]'
+        'n=[t&(1<<55)-1 for t in memoryview(p).cast("Q")if t>>63];'
+        f"{page_out};{_let_go(2, page_size, key)}"
     )
     return f"python3 -c '{script}' {file} {' '.join(places)}"
 
 
-def _advise(pid: int, memcg_ids: Iterable[int], advice: int, page_size: int) -> str:
+# Python for ``g``: what /proc/kpagecgroup (k) and /proc/kpageflags (l) have of a frame.
+_READ = (
+    'o=lambda n:os.open("/proc/"+n,0);k,l=o("kpagecgroup"),o("kpageflags");'
+    'g=lambda d,n:int.from_bytes(os.pread(d,8,n*8),"little");'
+)
+
+
+def _let_go(first: int, page_size: int, key: str) -> str:
+    """Python that has shmem of the page frames ``n`` leave the swap cache.
+
+    What a device has not yet written when MADV_PAGEOUT returns stays there (a flag in
+    /proc/kpageflags), charged as before. Touched, it would leave the swap cache and be
+    dirty again; only the kernel's own reclaim finds it: that of the memcgs it is shown
+    for, whose memory.reclaim files are the arguments from ``first`` on. It is asked,
+    with this ``key``, when all is written and no CPU's batch holds it, and never for
+    more than there is (but SWAP_CLUSTER_MAX): it would turn to living memcgs for that.
+    """
+    return (
+        "[time.sleep(.1)for _ in zip(range(50),"
+        "iter(lambda:any(g(l,x)>>8&1 for x in n),False))];"
+        "[(os.sched_setaffinity(0,{c}),"
+        f"mmap.mmap(-1,{page_size}).madvise({MADV_COLD}))"
+        "for c in os.sched_getaffinity(0)];"
+        "sys.unraisablehook=id;"  # EAGAIN: it did not get as much as that
+        f'[open(d,"w").write(f"{{max(32,b//2)*{page_size}}}{key}")'
+        f"for d in sys.argv[{first}:]for i in[os.stat(os.path.dirname(d)).st_ino]"
+        "for _,b in zip(range(9),iter("
+        "lambda:sum(g(l,x)>>13&1 and g(k,x)==i for x in n),0))]"
+    )
+
+
+def _advise(
+    pid: int,
+    memcg_ids: Iterable[int],
+    advice: int,
+    page_size: int,
+    directories: Iterable[str] = (),
+    key: str = "",
+) -> str:
     """Advise on the pages of a process that /proc/kpagecgroup shows under some ids.
 
-    In three rounds: what a device has not yet written when MADV_PAGEOUT returns stays
-    in the swap cache (a flag in /proc/kpageflags), charged as before, until it is
-    mapped and paged out again.
+    In three rounds: anonymous memory that a device has not yet written when
+    MADV_PAGEOUT returns stays in the swap cache, charged as before, until it is mapped
+    and paged out again. For shmem, ``directories`` and ``key`` see ``_let_go``.
     """
     ids = ",".join(map(str, sorted(memcg_ids)))
     script = (
-        "import ctypes as c,itertools as i,os,time;"
-        f"{_pages(pid, page_size)}"
-        'o=lambda n:os.open("/proc/"+n,0);'
-        'k,l,m=o("kpagecgroup"),o("kpageflags"),o("PID/mem");'
-        'g=lambda d,n:int.from_bytes(os.pread(d,8,n*8),"little");'
-        "a=[(x,t&(1<<55)-1)for x,t in e if t>>63];"
-        f"a=[(x,n)for x,n in a if g(k,n)in({ids},)];"
-        "r=[[x for _,(x,_)in y]for _,y in i.groupby(enumerate(a),"
+        "import ctypes as c,itertools as i,mmap,os,sys,time;"
+        f'{_pages(pid, page_size)}{_READ}m=o("PID/mem");'
+        "a=[(x,t&(1<<55)-1,t>>61&1)for x,t in e if t>>63];"
+        f"a=[x for x in a if g(k,x[1])in({ids},)];"
+        "r=[[x for _,(x,*_)in y]for _,y in i.groupby(enumerate(a),"
         f"lambda x:x[1][0]-x[0]*{page_size})];"
         "f=os.pidfd_open(PID);s=c.CDLL(None).syscall;"
-        "[([os.pread(m,1,x)for x,n in a if g(l,n)>>13&1],"
+        "[([os.pread(m,1,x)for x,n,h in a if not h and g(l,n)>>13&1],"
         f"[s({PROCESS_MADVISE},f,(c.c_ulong*2)(x[0],len(x)*{page_size}),"
         f"c.c_long(1),{advice},0)for x in r],time.sleep(1))for _ in range(3)]"
     ).replace("PID", str(pid))
-    return f"python3 -c '{script}'"
+    places = [quote(f"{directory}/memory.reclaim") for directory in directories]
+    if places:
+        script += f";n=[n for _,n,h in a if h];{_let_go(1, page_size, key)}"
+    return " ".join([f"python3 -c '{script}'", *places])
 
 
-def page_out(pid: int, memcg_ids: Iterable[int], page_size: int) -> str:
+def page_out(
+    pid: int,
+    memcg_ids: Iterable[int],
+    page_size: int,
+    directories: Iterable[str] = (),
+    key: str = "",
+) -> str:
     """``process_madvise(MADV_PAGEOUT)`` on what a process maps of some memcgs.
 
     These are online: the kernel shows the nearest online ancestor for a zombie's page.
     """
-    return _advise(pid, memcg_ids, MADV_PAGEOUT, page_size)
+    return _advise(pid, memcg_ids, MADV_PAGEOUT, page_size, directories, key)
 
 
 def collapse(pid: int, memcg_ids: Iterable[int], page_size: int) -> str:

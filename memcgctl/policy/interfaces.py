@@ -89,6 +89,22 @@ class World:
     def directory(self, memcg_id: int) -> str:
         return self.mount + self.room.path(memcg_id).rstrip("/")
 
+    def asked(self, ancestors: Iterable[int]) -> list[int]:
+        """Those of whom memory.reclaim can be asked: not the root, on any kernel."""
+        if "memory.reclaim" not in self.census.kernel.interfaces:
+            return []
+        return sorted(one for one in {*ancestors} - {0} if self.room.path(one) != "/")
+
+    def in_reach(self, asked: Iterable[int]) -> int:
+        """What living memcgs can lose to a round of their reclaim."""
+        return sum(min(self.innocent[one], _RECLAIM_BATCH) for one in asked)
+
+    @property
+    def reclaim_key(self) -> str:
+        """What has memory.reclaim prefer anonymous memory and shmem."""
+        here = self.census.kernel.interfaces
+        return " swappiness=200" if "memory.reclaim swappiness" in here else ""
+
     def pays_for_swapin(self, part: Part, process: Process) -> int:
         """The memcg that is charged for swap entries that are read for a process.
 
@@ -288,6 +304,8 @@ def _reach_mapped(part: Part, world: World) -> Reach:
     ancestor = world.room.ancestor(part.memcg)
     if not ancestor:
         return _cannot(part, "its ancestor is not in the census")
+    if why := _waits_in_swap_cache(part, world):
+        return _cannot(part, why)
     # A file's dirty pages are not written by MADV_PAGEOUT.
     reach = _evicted(part, None, world)
     deeds = []
@@ -310,13 +328,32 @@ def _page_out(key: Hashable, served: Served, world: World) -> Action:
         processes=(process,),
         shown_ids=(ancestor,),
     )
+    shmem = any(part.group and part.group.kind == "shmem" for part, _ in served)
+    asked = world.asked([ancestor]) if shmem else []
     return Action(
         aim,
         _process_words(process),
-        commands.page_out(pid, [ancestor], world.page_size),
-        world.charged_to(ancestor),
+        commands.page_out(
+            pid,
+            [ancestor],
+            world.page_size,
+            [world.directory(one) for one in asked],
+            world.reclaim_key,
+        ),
+        world.charged_to(ancestor) + world.in_reach(asked),
         "it waits for the device when it touches them next",
     )
+
+
+def _waits_in_swap_cache(part: Part, world: World) -> str:
+    """Why shmem would be written to swap, but leave memory only when that is short."""
+    if not part.group or part.group.kind != "shmem":
+        return ""
+    if world.census.kernel.swaps_at_once or world.asked(
+        [world.room.ancestor(part.memcg)]
+    ):
+        return ""
+    return "it would wait in the swap cache until memory is short"
 
 
 def _process(pid: int, served: Served, world: World) -> Process:
@@ -390,32 +427,25 @@ def _reach_shmem(part: Part, world: World) -> Reach:
         return _cannot(part, "it is in the swap cache")
     if world.word(backing) is None:
         return _cannot(part, "no path leads to its file")
-    kernel = world.census.kernel
-    # The root has no memory.reclaim on any kernel.
-    asks = "memory.reclaim" in kernel.interfaces and part.memcg.ancestor != "/"
-    if not kernel.swaps_at_once and not asks:
-        return _cannot(part, "it would wait in the swap cache until memory is short")
+    if why := _waits_in_swap_cache(part, world):
+        return _cannot(part, why)
     return _evicted(part, _identity(backing), world)
 
 
 def _page_out_file(key: Hashable, served: Served, world: World) -> Action:
     backing = _group(served).backing
     assert backing
-    here = world.census.kernel.interfaces
-    ancestors = sorted({world.room.ancestor(part.memcg) for part, _ in served})
-    if "memory.reclaim" not in here:
-        ancestors = []
-    ancestors = [one for one in ancestors if world.room.path(one) != "/"]
+    asked = world.asked({world.room.ancestor(part.memcg) for part, _ in served})
     others = max(0, (backing.cached_bytes or 0) - world.known[key])
-    others += sum(min(world.innocent[one], _RECLAIM_BATCH) for one in ancestors)
+    others += world.in_reach(asked)
     return Action(
         world.file(backing),
         file_words(backing),
         commands.page_out_file(
             world.word(backing) or "",
             world.page_size,
-            [world.directory(one) for one in ancestors],
-            " swappiness=200" if "memory.reclaim swappiness" in here else "",
+            [world.directory(one) for one in asked],
+            world.reclaim_key,
         ),
         others,
         "whoever reads it next waits for the swap device; what a disk has not written "

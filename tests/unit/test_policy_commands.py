@@ -104,6 +104,7 @@ def test_a_process_is_read_from_within_its_memcg(
     "command",
     [
         commands.page_out(7, [1, 2], 4096),
+        commands.page_out(7, [1], 4096, ["/sys/fs/cgroup/a b"], " swappiness=200"),
         commands.collapse(7, [1], 65536),
         commands.swap_in(7, "/sys/fs/cgroup/a", 4096),
         commands.page_out_file("/x", 4096),

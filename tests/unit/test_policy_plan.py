@@ -393,6 +393,21 @@ def test_shmem_that_would_wait_in_the_swap_cache_is_not_promised() -> None:
     ).freed == (100,)
 
 
+def test_mapped_shmem_that_would_wait_in_the_swap_cache_is_not_promised() -> None:
+    """Lost: a zombie that a process's segment holds, said to go, on a disk."""
+    held = zombie(100, group("swap-backed-mapped", mappers=(USER,), kind="shmem"))
+    assert plan(world(held, interfaces=AIMED), LEAST).freed == (100,)
+    made = plan(world(held, interfaces=AIMED, swaps_at_once=False), LEAST)
+    assert not made.steps
+    assert "swap cache" in made.remaining[0].why
+    asked = (*AIMED, "memory.reclaim")
+    (step,) = plan(world(held, interfaces=asked, swaps_at_once=False), LEAST).steps
+    assert step.command.endswith(" /sys/fs/cgroup/app/memory.reclaim")
+    anon = zombie(100, group("swap-backed-mapped", mappers=(USER,)))
+    (step,) = plan(world(anon, interfaces=asked, swaps_at_once=False), LEAST).steps
+    assert "memory.reclaim" not in step.command
+
+
 def test_shmem_directly_below_the_root_waits_for_a_disk() -> None:
     """Lost: a promise that no kernel can keep: the root has no memory.reclaim."""
     held = zombie(100, group("swap-backed-unmapped"), path="/alone", ancestor="/")
