@@ -10,13 +10,14 @@ from __future__ import annotations
 import compileall
 import contextlib
 import hashlib
+import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 
 from tests.lab import packages, run
 from tests.lab.guest import Guest, Machine, boot
-from tests.lab.scenarios import SCENARIOS
+from tests.lab.scenarios import SCENARIOS, Scenario
 
 CHECKOUT = Path(__file__).parents[2]
 ROOT = "/mnt/python"
@@ -129,7 +130,7 @@ def python_disk() -> Path:
             program.write_text(PROGRAM.format(executable=sys.executable))
             program.chmod(0o755)
             size = sum(p.stat().st_size for p in directory.rglob("*") if p.is_file())
-            partial = disk.with_suffix(".part")
+            partial = disk.with_suffix(f".{os.getpid()}")
             make_disk(directory, partial, (size >> 20) * 5 // 4 + 64).rename(disk)
     return disk
 
@@ -173,15 +174,23 @@ def boot_with_python(kernel: packages.Kernel, machine: Machine) -> Iterator[Gues
 
 @contextlib.contextmanager
 def live(
-    series: str, scenario: str = "basic", *, cpu: str = CPU, memory: str = "512M"
+    series: str,
+    scenario: str | Scenario = "basic",
+    *,
+    cpu: str = CPU,
+    memory: str = "512M",
+    disks: Mapping[str, Path] | None = None,
 ) -> Iterator[tuple[Guest, dict[str, Any]]]:
-    """A guest in which a scenario was played and memcgctl can run, and its truth."""
+    """A guest in which a scenario was played and memcgctl can run, and its truth.
+
+    ``disks`` are given to it beside those that each scenario has.
+    """
     kernel = packages.get(series)
     shape = run.shape_of(kernel.release)
-    chosen = SCENARIOS[scenario]
+    chosen = SCENARIOS[scenario] if isinstance(scenario, str) else scenario
     with tempfile.TemporaryDirectory(prefix="memcgctl-lab-") as name:
         xfs = run.uses_xfs(chosen, shape)
-        disks = run.make_disks(Path(name), xfs)
+        disks = {**run.make_disks(Path(name), xfs), **(disks or {})}
         modules = (*chosen.machine.modules, *(("xfs",) if xfs else ()))
         machine = replace(
             chosen.machine, cpu=cpu, memory=memory, disks=disks, modules=modules
