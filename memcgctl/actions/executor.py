@@ -262,7 +262,7 @@ class _Run:
             progress(n, step, results[-1])
         if self._waiting and not self.stopped:
             results = self._let_go(results)
-        there = self._settled()
+        there = self._settled(results)
         self._end(there)
         after = measure.look(machine)
         wanted = [*self.plan.freed, *(left.id for left in self.plan.remaining)]
@@ -432,16 +432,18 @@ class _Run:
             self._seen, self._seen_at = self.look(), now
         return self._seen
 
-    def _settled(self) -> set[int]:
+    def _settled(self, results: list[StepResult]) -> set[int]:
         """Who is offline when all that is to go had time to: RCU, then a work item.
 
-        That is when all are gone that were promised, and no other goes any more.
+        That is when all are gone that steps were to free, and no other goes any more.
         """
+        acted = [result.step for result in results if result.status in ("done", "part")]
+        due = {memcg_id for step in acted for memcg_id in step.frees}
         wanted = {*self.plan.freed, *(left.id for left in self.plan.remaining)}
         deadline = time.monotonic() + self.limits.settle_seconds
         last, there = None, self._there()
         while (left := there & wanted) and time.monotonic() < deadline:
-            if left == last and not left & {*self.plan.freed}:
+            if left == last and not left & due:
                 break
             time.sleep(self.limits.look_seconds)
             last, there = left, self._there()

@@ -134,11 +134,11 @@ def meminfo(proc: Path) -> dict[str, int]:
     return {name: int(size) * 1024 for name, size in lines}
 
 
-def read_mounts(proc: Path) -> tuple[Mount, ...]:
-    """The mounts of our own mount namespace, the oldest first."""
+def read_mounts(proc: Path, pid: int | str = "self") -> tuple[Mount, ...]:
+    """The mounts of a process's mount namespace, the oldest first."""
     found = []
     # Only blanks, tabs and newlines are escaped: no splitlines(), no split().
-    for line in read_text(proc / "self/mountinfo").split("\n"):
+    for line in read_text(proc / f"{pid}/mountinfo").split("\n"):
         before, _, after = line.partition(" - ")
         first, last = before.split(" "), after.split(" ")
         with suppress(IndexError, ValueError):

@@ -26,10 +26,11 @@ from memcgctl.actions.machine import (
     Outcome,
     meminfo,
     predict,
+    read_mounts,
 )
 from memcgctl.actions.pages import U64, Bools
-from memcgctl.actions.target import hold
-from memcgctl.model import Aim, Step
+from memcgctl.actions.target import hold, words
+from memcgctl.model import Aim, Backing, Step
 
 __all__ = ["apply", "predict", "probe"]
 
@@ -85,12 +86,16 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
 
 
 def find(pid: int, aim: Aim, machine: Machine) -> Found:
+    """What of the memcgs' the process maps; ActionError if not even the file."""
+    found = _areas(pid, aim.file, machine)
+    if aim.file and not found:
+        raise ActionError(f"pid {pid} does not map {words(aim.file)}")
     addresses: list[U64] = [pages.NONE]
     frames: list[U64] = [pages.NONE]
     shared: list[Bools] = [pages.NONE != 0]
     refused = 0
-    for area in pages.areas(pid, machine):
-        if not area.resident_bytes or not area.maps(aim.file):
+    for area in found:
+        if not area.resident_bytes:
             continue
         for at, values in pages.entries(pid, area, machine):
             pfns = pages.frames(values)
@@ -107,6 +112,18 @@ def find(pid: int, aim: Aim, machine: Machine) -> Found:
         np.concatenate(shared),
         refused,
     )
+
+
+def _areas(pid: int, file: Backing | None, machine: Machine) -> list[pages.Area]:
+    """Mappings of the file, or all.
+
+    What is mapped through an overlayfs is told with that one's device
+    (``file_user_inode``; 6.1 still tells the file's own), and with the file's inode
+    number if all layers are of one device.
+    """
+    mounts = read_mounts(machine.proc, pid) if file else ()
+    overlays = {mount.device for mount in mounts if mount.fs == "overlay"}
+    return [a for a in pages.areas(pid, machine) if a.maps(file, overlays)]
 
 
 def _still(meant: Found, step: Step, machine: Machine) -> Found:

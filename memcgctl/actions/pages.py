@@ -59,9 +59,14 @@ class Area:
         """A mapping of our own."""
         return Area(start, start + size, "", 0, size, 0, frozenset())
 
-    def maps(self, file: Backing | None) -> bool:
-        """Whether it is of this file; of none, any will do."""
-        return file is None or ((self.inode, self.device) == (file.inode, file.device))
+    def maps(self, file: Backing | None, overlays: Collection[str] = ()) -> bool:
+        """Whether it is of this file, or of this through one of these file systems.
+
+        Of none, any will do.
+        """
+        return file is None or (
+            self.inode == file.inode and self.device in (file.device, *overlays)
+        )
 
 
 def areas(pid: int, machine: Machine) -> list[Area]:

@@ -321,6 +321,15 @@ def test_a_second_signal_ends_between_windows(bench: Bench) -> None:
     assert went_on == [True, True, False]
 
 
+def test_what_was_not_done_is_not_waited_for(bench: Bench) -> None:
+    """After Ctrl-C a person would wait for zombies to go that nothing was done for."""
+    bench.action.during = lambda step: os.kill(os.getpid(), signal.SIGINT)
+    began = time.monotonic()
+    limits = replace(QUICK, settle_seconds=20.0, look_seconds=0.01)
+    assert bench.run(plan(step(1), step(2)), limits).freed == (1,)
+    assert time.monotonic() - began < 10
+
+
 def test_no_time_left(bench: Bench) -> None:
     """A run from a timer would go into working hours."""
     bench.action.during = lambda step: time.sleep(0.06)

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memcgctl.actions import helper, pages
+from memcgctl.actions import helper, pageout, pages
 from memcgctl.actions.machine import ActionError, Machine, Mount, read_machine
-from memcgctl.model import Backing
+from memcgctl.model import Aim, Backing
 
 SMAPS = """\
 55d0c0000000-55d0c0002000 rw-p 00000000 fd:01 77                         /a [b] (c)
@@ -54,6 +54,21 @@ def test_the_mappings_of_a_process(machine: Machine) -> None:
     assert [area.maps(file) for area in (first, second)] == [True, False]
     assert not first.maps(replace(file, device="253:2"))
     assert second.maps(None)
+
+
+def test_a_file_that_is_mapped_through_an_overlay(machine: Machine) -> None:
+    """A container's pages would be looked for in vain, and the step called done."""
+    smaps = SMAPS.replace("fd:01 77", "00:21 77").replace(
+        "  4 kB\nSwap", "  0 kB\nSwap"
+    )
+    (machine.proc / "7/smaps").write_text(smaps)
+    mounts = "9 1 0:{} / / rw - overlay overlay rw,lowerdir=/l\n"
+    file = Backing("file", "ext4", "253:1", 77, 0, "/l/a", None, False, 0)
+    (machine.proc / "7/mountinfo").write_text(mounts.format(33))
+    assert not pageout.find(7, Aim(file=file), machine).refused
+    (machine.proc / "7/mountinfo").write_text(mounts.format(34))
+    with pytest.raises(ActionError, match="pid 7 does not map /l/a"):
+        pageout.find(7, Aim(file=file), machine)
 
 
 def test_a_process_that_has_just_exited(machine: Machine) -> None:
