@@ -200,7 +200,10 @@ class ChargeGroup:
 
 @dataclass(frozen=True)
 class SwapOwner:
-    """Who would fault a swap entry in again; ``pid`` None: an inode, not a process."""
+    """Who would fault a swap entry in again; ``pid`` None: an inode, not a process.
+
+    ``file`` is the inode, if it is one of shmem that nobody maps there.
+    """
 
     pid: int | None
     comm: str
@@ -208,15 +211,21 @@ class SwapOwner:
     memcg_id: int
     entries: int
     start_ticks: int = 0
+    file: Backing | None = None
 
 
 @dataclass(frozen=True)
 class SwapDeviceUse:
-    """Entries of one memcg on one swap device, by owner; the rest is unowned."""
+    """Entries of one memcg on one swap device, by owner; the rest is unowned.
+
+    Of these, ``parents_entries`` have a folio in the swap cache that is charged to the
+    nearest online ancestor (from 7.1 on, where folios go to the parent).
+    """
 
     device: str
     entries: int
     owners: tuple[SwapOwner, ...]
+    parents_entries: int = 0
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def _ability(wanted: Wanted, machine: Machine, kernel: Kernel | None) -> Ability
 
 def _needless(action: str, machine: Machine) -> str | None:
     """Why no zombie of this machine is held by what the action lets go of."""
-    if action == "swapin" and not machine.swap_total_bytes:
+    if action in ("swapin", "swapin-file") and not machine.swap_total_bytes:
         return "no swap, so nothing to bring back"
     if action == "writeback-cleanup" and machine.cgroup1:
         return "no writeback by cgroup on cgroup v1"

@@ -9,6 +9,10 @@ is killed.
 ``touch PID PROCS CPU PAGE`` joins the cgroup of PROCS and faults in pages of PID, as
 its own writing would. It reads batches from standard input (a count, then as many
 addresses, all of 8 bytes), answers each with a byte, and ends with its parent.
+
+``read FD DIRECTORY CPU PAGE`` reads a byte at each offset of such batches from an open
+file, from within the cgroup of DIRECTORY, or, where that can have no processes, from
+within one below it, which is removed afterwards.
 """
 
 from __future__ import annotations
@@ -43,16 +47,19 @@ def cgroup(prefix: str, cpu: str = "") -> int:
                 _use_memory(directory, int(cpu))
             status = os.waitpid(pid, 0)[1]
     finally:
-        for _ in range(500):
-            try:
-                os.rmdir(directory)
-                break
-            except OSError:  # its process is not quite gone
-                time.sleep(0.01)
-        else:
-            print(f"{directory} cannot be removed", file=sys.stderr)
-            status = 1
-    return int(status != 0)
+        removed = _remove(directory)
+    return int(status != 0 or not removed)
+
+
+def _remove(directory: str) -> bool:
+    for _ in range(500):
+        try:
+            os.rmdir(directory)
+            return True
+        except OSError:  # its process is not quite gone
+            time.sleep(0.01)
+    print(f"{directory} cannot be removed", file=sys.stderr)
+    return False
 
 
 def _use_memory(directory: str, cpu: int) -> None:
@@ -89,6 +96,49 @@ def touch(pid: int, procs: str, cpu: int, page_size: int) -> int:
         os.write(1, b".")
     _flush(page_size)
     return 0
+
+
+def read(fd: int, directory: str, cpu: int, page_size: int) -> int:
+    """Read at offsets until standard input ends; finish even if we are to end.
+
+    cgroup v2 has no processes where its children have controllers, the root aside.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    os.sched_setaffinity(0, {cpu})
+    own = directory
+    if os.path.exists(f"{directory}/cgroup.type"):  # of v2, and not the root
+        own = f"{directory}/memcgctl.{os.getpid()}"
+        os.mkdir(own)
+    status, removed = 1, True
+    try:
+        pid = os.fork()
+        if not pid:
+            _read_there(fd, own)
+        status = os.waitpid(pid, 0)[1]
+        # Not from within: entries of its own would make the cgroup pay for all swap.
+        _flush(page_size)
+    finally:
+        if own != directory:
+            removed = _remove(own)
+    return int(status != 0 or not removed)
+
+
+def _read_there(fd: int, directory: str) -> None:
+    try:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+        join(f"{directory}/cgroup.procs")
+        while size := sys.stdin.buffer.read(8):
+            count = struct.unpack("=Q", size)[0]
+            for (at,) in struct.iter_unpack("=Q", sys.stdin.buffer.read(8 * count)):
+                os.pread(fd, 1, at)
+            os.write(1, b".")
+        os._exit(0)
+    except OSError as error:
+        print(error, file=sys.stderr, flush=True)
+    finally:
+        os._exit(1)
 
 
 def _fault(pid: int, memory: int, source: bytes, address: int) -> None:
@@ -137,4 +187,7 @@ if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
     if command == "cgroup":
         sys.exit(cgroup(*arguments))
+    if command == "read":
+        where = arguments[1]
+        sys.exit(read(int(arguments[0]), where, *map(int, arguments[2:])))
     sys.exit(touch(int(arguments[0]), arguments[1], *map(int, arguments[2:])))

@@ -36,6 +36,7 @@ from memcgctl.actions import (
     stock,
     swapcache,
     swapin,
+    swapin_file,
     writeback,
 )
 from memcgctl.actions.journal import Journal, default_path, lock_path
@@ -70,6 +71,7 @@ ACTIONS: Mapping[str, Action] = {
     "pageout-file": pageout_file,
     "collapse": collapse,
     "swapin": swapin,
+    "swapin-file": swapin_file,
     "writeback-cleanup": writeback,
     "charge-on-cpu": stock,
     "flush-device": device,

@@ -90,18 +90,19 @@ def _touch(pid: int, at: U64, directory: Path, machine: Machine, guard: Guard) -
             window = at[first : first + _WINDOW]
             if not guard.allows(len(window) * machine.page_size):
                 return False
-            _tell(child, struct.pack("=Q", len(window)) + window.tobytes())
+            tell(child, window)
         return True
     finally:
-        _finish(child)
+        finish(child)
 
 
-def _tell(child: subprocess.Popen[bytes], batch: bytes) -> None:
+def tell(child: subprocess.Popen[bytes], places: U64) -> None:
+    """Have a child read at these places; ActionError if it does not."""
     assert child.stdin
     assert child.stdout
     assert child.stderr
     with suppress(BrokenPipeError):
-        child.stdin.write(batch)
+        child.stdin.write(struct.pack("=Q", len(places)) + places.tobytes())
         child.stdin.flush()
         if not select.select([child.stdout], [], [], _PATIENCE)[0]:
             raise ActionError("the process that reads from swap hangs: is it frozen?")
@@ -111,7 +112,7 @@ def _tell(child: subprocess.Popen[bytes], batch: bytes) -> None:
     raise ActionError(f"reading from swap: {last or 'the reader was killed'}")
 
 
-def _finish(child: subprocess.Popen[bytes]) -> None:
+def finish(child: subprocess.Popen[bytes]) -> None:
     """Let it end by itself, or else end it."""
     with suppress(BrokenPipeError):
         assert child.stdin

@@ -57,8 +57,8 @@ _SLOTS = 1024
 
 # Who holds an entry (by its position among those who do), whose it is, its device.
 Cell = tuple[int, int, int]
-# The same, with the holder as a position in ``tasks`` or as a name.
-Held = tuple[int | str, int, int]
+# The same, with the holder as a position in ``tasks``, as a file or as a name.
+Held = tuple[int | str | Backing, int, int]
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,11 @@ def swap_devices(
     return result
 
 
-def _owner(processes: Processes, holder: int | str, entries: int) -> SwapOwner:
+def _owner(
+    processes: Processes, holder: int | str | Backing, entries: int
+) -> SwapOwner:
+    if isinstance(holder, Backing):
+        return SwapOwner(None, _inode_name(holder), "", 0, entries, file=holder)
     if isinstance(holder, str):
         return SwapOwner(None, holder, "", 0, entries)
     process = processes.process(holder, 0)
@@ -251,7 +255,7 @@ def _in_shmem(kernel: OpenedKernel, charged: Charged, tasks: Tasks) -> Counter[H
     backings = read_backings(kernel, mappings, tasks, [()] * len(mappings), {})
     for cell, entries in charged.count(place[~mapped], holder[~mapped]).items():
         inode, memcg, device = cell
-        held[_inode_name(backings[inode]), memcg, device] += entries
+        held[backings[inode] or "shmem", memcg, device] += entries
     return held
 
 
@@ -272,9 +276,7 @@ def _swapped_mappings(kernel: OpenedKernel) -> U64:
     return addresses([node - link + mapping for node in seen])
 
 
-def _inode_name(backing: Backing | None) -> str:
-    if backing is None:
-        return "shmem"
+def _inode_name(backing: Backing) -> str:
     return backing.path or f"{backing.fs} {backing.device} inode {backing.inode}"
 
 

@@ -86,11 +86,23 @@ def case_of(group: ChargeGroup) -> Case:
 def _swap(memcg: Memcg, details: Details, page_size: int) -> Iterator[Part]:
     left = memcg.swap.entries if memcg.swap else 0
     for device in details.swap_devices:
-        if device.entries:
-            yield Part(memcg, "swap", device.entries * page_size, device=device)
+        for one in _by_kind(device):
+            yield Part(memcg, "swap", one.entries * page_size, device=one)
         left -= device.entries
     if left > 0:
         yield Part(memcg, "swap", left * page_size)
+
+
+def _by_kind(device: SwapDeviceUse) -> Iterator[SwapDeviceUse]:
+    """The entries of each file apart from those that processes have."""
+    rest = device.entries
+    for owner in device.owners:
+        if owner.file and (entries := min(owner.entries, rest)):
+            rest -= entries
+            yield SwapDeviceUse(device.device, entries, (owner,))
+    if rest:
+        owners = tuple(owner for owner in device.owners if not owner.file)
+        yield replace(device, entries=rest, owners=owners)
 
 
 def movable(group: ChargeGroup, beaten: Iterable[str] = ()) -> tuple[int, str]:

@@ -53,7 +53,7 @@ class Chooser:
                 if not reach.effect.why:
                     break
         if best is None:
-            without = "" if whys else self._without[part.case]
+            without = "" if any(whys) else self._without[part.case]
             why = "; ".join(dict.fromkeys(filter(None, [*whys, without])))
             best = None, Reach(left(part, why))
         if part.case == "swap-backed-unmapped" and part.group:

@@ -179,6 +179,35 @@ def swap_in(pid: int, directory: str, page_size: int) -> str:
     return f"python3 -c '{script}' {quote(f'{directory}/cgroup.procs')}"
 
 
+def swap_in_file(
+    file: str,
+    directory: str,
+    page_size: int,
+    *,
+    own: bool,
+    reclaim: Iterable[str],
+    key: str,
+) -> str:
+    """Read a file of shmem from within a memcg, then page it out again.
+
+    With an ``own`` memcg below that one where it can have no processes itself. Freed
+    entries are made way for from outside, as in ``swap_in``: entries of its own would
+    have the memcg that was made for this pay for all.
+    """
+    make = 't+="/memcgctl.%d"%os.getpid();os.mkdir(t);' if own else ""
+    script = (
+        "import mmap,os,sys,time;f=os.open(sys.argv[1],0);t=sys.argv[2];"
+        f"os.sched_setaffinity(0,{{min(os.sched_getaffinity(0))}});{make}p=os.fork();"
+        'p or(open(t+"/cgroup.procs","w").write("0"),[os.pread(f,1,x)for x in '
+        f"range(0,os.fstat(f).st_size,{page_size})],os._exit(0));os.waitpid(p,0);"
+        f"n=128*{page_size};m=mmap.mmap(-1,n);m[:]=os.urandom(n);"
+        f"m.madvise({MADV_PAGEOUT});time.sleep(1);m[:]=bytes(n)"
+        f"{';os.rmdir(t)' if own else ''}"
+    )
+    again = page_out_file(file, page_size, reclaim, key)
+    return f"python3 -c '{script}' {file} {quote(directory)} && {again}"
+
+
 def _pages(pid: int, page_size: int) -> str:
     """Python for ``e``: addresses and pagemap entries of a process."""
     return (

@@ -117,6 +117,15 @@ class World:
             return self.room.by_path.get("/", process.memcg_id)
         return process.memcg_id
 
+    def pays_for_files(self, part: Part) -> int:
+        """The memcg that is charged for a file's entries read within the ancestor.
+
+        Up to 5.13 that is the root, as for processes: shmem is always read ahead.
+        """
+        old = "writeback cleanup" not in self.census.kernel.interfaces
+        root = self.room.by_path.get("/", 0)
+        return root if old else self.room.ancestor(part.memcg)
+
     def word(self, backing: Backing) -> str | None:
         """What a shell opens a file by; None if nothing leads to it."""
         if backing.path and not backing.deleted and backing.kind in ("file", "tmpfs"):
@@ -465,9 +474,8 @@ def _at_once(part: Part) -> bool:
 def _reach_swap(part: Part, world: World) -> Reach:
     found = [u for u in users(part, world.page_size) if u.memcg_id in world.room.memcgs]
     if not found:
-        owners = part.device.owners if part.device else ()
-        if any(owner.pid is None for owner in owners):
-            return _cannot(part, "a file's, whoever reads it next is charged for them")
+        if _swapped_file(part):
+            return _cannot(part, "")
         return _cannot(part, "no process has them in its page tables")
     if "swap entries stay" in world.census.kernel.interfaces and not _at_once(part):
         return _cannot(part, "this kernel keeps them on the disk when they are read")
@@ -514,6 +522,58 @@ def _swap_in(key: Hashable, served: Served, world: World) -> Action:
         world.swapped_of(process.memcg_id),
         "all it has in swap comes back to memory, other memcgs' as well; what lies "
         "beside that on a disk is read ahead (vm.page-cluster)",
+    )
+
+
+def _swapped_file(part: Part) -> Backing | None:
+    """The shmem file whose entries these are, if nobody maps them."""
+    owners = part.device.owners if part.device else ()
+    return owners[0].file if owners else None
+
+
+def _reach_swapped_file(part: Part, world: World) -> Reach:
+    backing = _swapped_file(part)
+    if backing is None:
+        return _cannot(part, "")
+    if world.word(backing) is None:
+        return _cannot(part, "a file's that no path leads to")
+    if not world.room.ancestor(part.memcg):
+        return _cannot(part, "its ancestor is not in the census")
+    here = world.census.kernel.interfaces
+    payer = world.pays_for_files(part)
+    # It is read from within a memcg that is made for it and goes: a zombie itself, up
+    # to 7.0, as long as what is read waits in the swap cache.
+    joins = world.census.kernel.cgroup_version == 1 or world.room.path(payer) == "/"
+    at_once = world.census.kernel.swaps_at_once or "memory.reclaim" in here
+    if not joins and not at_once:
+        return _cannot(part, "it would wait in the swap cache until memory is short")
+    done = Effect(part, "recharge-parent", swapped_bytes=part.bytes)
+    return Reach(done, (Deed((_identity(backing), payer), part.bytes, payer),))
+
+
+def _swap_in_file(key: Hashable, served: Served, world: World) -> Action:
+    _, payer = cast("tuple[Hashable, int]", key)
+    backing = _swapped_file(served[0][0])
+    assert backing
+    here, directory = world.census.kernel.interfaces, world.directory(payer)
+    root = world.room.path(payer) == "/"
+    asks = "memory.reclaim" in here and not root
+    return Action(
+        replace(world.file(backing), memcg_id=payer, memcg_path=world.room.path(payer)),
+        file_words(backing),
+        commands.swap_in_file(
+            world.word(backing) or "",
+            directory,
+            world.page_size,
+            own=world.census.kernel.cgroup_version == 2 and not root,
+            reclaim=[directory] if asks else [],
+            key=" swappiness=200" if "memory.reclaim swappiness" in here else "",
+        ),
+        (backing.cached_bytes or 0)
+        + (min(world.innocent[payer], _RECLAIM_BATCH) if asks else 0),
+        "the file is in memory for a moment, and what lies beside it on a disk is read "
+        "ahead; what a disk has not written at once is left to memory.reclaim, which "
+        "takes more than it is asked for",
     )
 
 
@@ -707,6 +767,21 @@ INTERFACES: tuple[Interface, ...] = (
         action=_swap_in,
         rank=1,
         disturbs=True,
+    ),
+    Interface(
+        name="swapin-file",
+        options=("recharge-parent", "deferred"),
+        cases=("swap",),
+        needs=("pageout",),
+        seen=("6.12", "7.3"),
+        requires="root, Python 3.8",
+        effect="the nearest online ancestor's swap is charged, up to 5.13 the root's",
+        touches="what others are charged for of the same file",
+        cannot="files that no path leads to; on a disk where there is no "
+        "memory.reclaim, from 5.14 on",
+        reach=_reach_swapped_file,
+        action=_swap_in_file,
+        rank=1,
     ),
     Interface(
         name="writeback-cleanup",

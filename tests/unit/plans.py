@@ -77,8 +77,16 @@ def zombie(
     return zombies.memcg(number, **(values | changes))
 
 
-def swapped(entries: int = 1, owner: bool = True, device: str = "/dev/zram0") -> Any:
+def swapped(
+    entries: int = 1,
+    owner: bool = True,
+    device: str = "/dev/zram0",
+    file: Backing | None = None,
+) -> Any:
+    """Entries of a process, of a file that nobody maps, or of nobody."""
     owners = (SwapOwner(77, "user", "/holder", HOLDER, entries, 100),) if owner else ()
+    if file:
+        owners = (SwapOwner(None, file.path or "", "", 0, entries, file=file),)
     return (SwapDeviceUse(device, entries, owners),)
 
 

@@ -555,11 +555,46 @@ def test_all_who_share_swap_entries_read_them() -> None:
     assert [step.frees for step in made] == [(), (100,)]
 
 
-def test_swap_entries_of_a_file_are_its_next_readers() -> None:
-    """Lost: whom a swapped tmpfs file waits for."""
-    (device,) = swapped(3)
-    owner = replace(device.owners[0], pid=None, comm="/mnt/t", memcg="", memcg_id=0)
-    held = zombie(100, swap=(replace(device, owners=(owner,)),))
-    made = plan(world(held), LEAST)
+def test_swap_entries_of_a_file_are_read_from_within_the_ancestor() -> None:
+    """Lost: zombies of swapped tmpfs files, which nobody maps."""
+    held = zombie(100, swap=swapped(3, file=TMPFS))
+    (step,) = steps(world(held))
+    assert (step.action, step.bytes, step.frees) == ("swapin-file", 3 * PAGE, (100,))
+    assert step.charged_to == ("/app",)
+    assert (step.aim.file, step.aim.memcg_id, step.aim.memcg_path) == (
+        *(TMPFS, APP, "/app"),
+    )
+    assert "/sys/fs/cgroup/app" in step.command
+    hidden = replace(TMPFS, path=None)
+    made = plan(world(zombie(100, swap=swapped(3, file=hidden))), LEAST)
     assert not made.steps
-    assert "whoever reads it" in made.remaining[0].why
+    assert "no path leads" in made.remaining[0].why
+
+
+def test_entries_of_files_and_of_processes_are_apart() -> None:
+    """Lost: either half of a zombie's swap, and with it the zombie."""
+    (of_process,), (of_file,) = swapped(4), swapped(3, file=TMPFS)
+    owners = (*of_process.owners, *of_file.owners)
+    held = zombie(100, swap=(replace(of_process, entries=7, owners=owners),))
+    made = plan(world(held), LEAST)
+    assert {step.action: step.bytes for step in made.steps} == {
+        "swapin": 4 * PAGE,
+        "swapin-file": 3 * PAGE,
+    }
+    assert made.freed == (100,)
+
+
+def test_who_pays_for_a_file_is_the_kernels_rule() -> None:
+    """Lost: the root's bill up to 5.13; a new zombie where nothing leaves a disk."""
+    held = zombie(100, swap=swapped(3, file=TMPFS))
+    aimed, old = AIMED, tuple(one for one in AIMED if one != "writeback cleanup")
+    made = plan(world(held, interfaces=old, swaps_at_once=False), LEAST)
+    assert made.steps[0].charged_to == ("/",)
+    made = plan(world(held, interfaces=aimed, swaps_at_once=False), LEAST)
+    assert "wait in the swap cache" in made.remaining[0].why
+    # A process of cgroup v1 can be in any cgroup: none has to be made.
+    v1 = plan(
+        world(held, interfaces=aimed, swaps_at_once=False, cgroup_version=1), LEAST
+    )
+    assert v1.steps[0].charged_to == ("/app",)
+    assert "mkdir" not in v1.steps[0].command

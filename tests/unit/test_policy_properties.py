@@ -93,7 +93,8 @@ def offline(draw: Any, number: int) -> Memcg:
         holders.append(Holder(kind, 1, "CPU 1: 2 pages"))
     devices = ()
     if draw(st.booleans()):
-        devices = swapped(draw(st.integers(1, 20)), draw(st.booleans()))
+        file = draw(st.sampled_from([None, TMPFS]))
+        devices = swapped(draw(st.integers(1, 20)), draw(st.booleans()), file=file)
     parent = draw(st.sampled_from([APP, 6, *range(100, number)]))
     held = zombie(
         number,

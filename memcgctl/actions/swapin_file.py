@@ -1,0 +1,108 @@
+"""Have the swap entries of a shmem file that nobody maps charged to a living memcg.
+
+A child of ours reads the file from within the nearest online ancestor of who is charged
+(``shmem_swapin_folio`` always frees the entry; the folio of an offline memcg's entry is
+charged to whoever reads, ``mem_cgroup_swapin_charge_folio``; before 5.14 to the root).
+Where that cgroup can have no processes, a child cgroup is made for it, and removed.
+Then the file is paged out again, which is charged to the ancestor, as it was swapped.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+
+from memcgctl.actions import helper, measure, pageout_file
+from memcgctl.actions.libc import Mapping
+from memcgctl.actions.machine import (
+    ENDED,
+    ActionError,
+    Guard,
+    Machine,
+    Outcome,
+    meminfo,
+    predict,
+)
+from memcgctl.actions.swapin import finish, tell
+from memcgctl.actions.target import open_cgroup, open_file, windows
+from memcgctl.model import Step
+
+__all__ = ["apply", "predict", "probe"]
+
+_WINDOW = 4 << 20
+
+
+def probe(machine: Machine) -> str | None:
+    return helper.probe(machine) or pageout_file.probe(machine)
+
+
+def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
+    """Read the file from within the memcg, then page it out."""
+    file, aim = step.aim.file, step.aim
+    assert file
+    _must_fit(step, machine)
+    with (
+        open_file(file, aim.processes, machine) as fd,
+        open_cgroup(aim.memcg_id or 0, aim.memcg_path, machine) as directory,
+    ):
+        guard.afford(step.bytes, step.target)
+        before = _resident(fd, machine)
+        ended = not _read(fd, directory, machine, guard)
+        moved = max(0, _resident(fd, machine) - before)
+    if ended:
+        return Outcome(moved, ENDED)
+    out = pageout_file.apply(step, machine, replace(guard, most=None))
+    short = "" if moved >= step.bytes else f"{step.bytes - moved} bytes stay in swap"
+    waiting = len(out.waiting) * machine.page_size  # told of when they are let go of
+    return Outcome(max(0, moved - waiting), short or out.left, out.waiting)
+
+
+def _must_fit(step: Step, machine: Machine) -> None:
+    """For a moment it is in memory, where the ancestor has to have room for it."""
+    if meminfo(machine.proc).get("MemAvailable", step.bytes) < step.bytes:
+        raise ActionError(f"{step.target}: {step.bytes} bytes, no room in memory")
+    left = measure.room(step.aim.memcg_path or "/", machine, swap=False)
+    if left is not None and left[0] < step.bytes and not step.over_limit:
+        raise ActionError(f"{step.target}: {left[1]} would be pushed over a limit")
+
+
+def _read(fd: int, directory: int, machine: Machine, guard: Guard) -> bool:
+    """Have a child read what is no hole; False: the guard ended it."""
+    cpu = min(os.sched_getaffinity(0))
+    words = str(fd), f"/proc/self/fd/{directory}", str(cpu), str(machine.page_size)
+    child = subprocess.Popen(
+        helper.command("read", *words),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=(fd, directory),
+        start_new_session=True,  # it removes its cgroup whatever becomes of us
+    )
+    try:
+        size = os.fstat(fd).st_size
+        for offset in windows(fd, size, _WINDOW):
+            places = np.arange(
+                offset,
+                min(offset + _WINDOW, size),
+                machine.page_size,
+                dtype=np.uint64,
+            )
+            if not guard.allows(len(places) * machine.page_size):
+                return False
+            tell(child, places)
+        return True
+    finally:
+        finish(child)
+
+
+def _resident(fd: int, machine: Machine) -> int:
+    """Bytes of the file that are in memory."""
+    size = os.fstat(fd).st_size
+    total = 0
+    for offset in windows(fd, size, _WINDOW):
+        with Mapping(fd, offset, min(_WINDOW, size - offset)) as mapping:
+            total += sum(mapping.resident(machine.page_size)) * machine.page_size
+    return total

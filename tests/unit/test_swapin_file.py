@@ -1,0 +1,80 @@
+"""A shmem file is read from within a memcg, and nothing is left of what that takes."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from memcgctl.actions import helper, measure, swapin_file
+from memcgctl.actions.machine import ActionError, Guard, read_machine
+from memcgctl.model import Aim, Step
+from tests.unit.plans import TMPFS
+
+PAGE = 4096
+STEP = Step(
+    memcgs=(100,),
+    action="swapin-file",
+    option="recharge-parent",
+    target="/mnt/t",
+    command="",
+    bytes=PAGE,
+    charged_to=("/app",),
+    collateral_bytes=0,
+    risk="",
+    aim=Aim(file=TMPFS, memcg_id=5, memcg_path="/app"),
+)
+
+
+def read(
+    fd: int, directory: Path, batches: list[list[int]]
+) -> tuple[int, bytes, bytes]:
+    """What ``child.py`` makes of batches of offsets."""
+    told = b"".join(struct.pack(f"={1 + len(b)}Q", len(b), *b) for b in batches)
+    words = str(fd), str(directory), str(min(os.sched_getaffinity(0))), str(PAGE)
+    ran = subprocess.run(
+        helper.command("read", *words),
+        input=told,
+        capture_output=True,
+        pass_fds=(fd,),
+        check=False,
+    )
+    return ran.returncode, ran.stdout, ran.stderr
+
+
+def test_it_is_read_from_within_the_memcg(tmp_path: Path) -> None:
+    """Lost: who is charged: the file would be read by us, for us."""
+    (tmp_path / "cgroup.procs").touch()
+    (tmp_path / "file").write_bytes(bytes(3 * PAGE))
+    fd = os.open(tmp_path / "file", os.O_RDONLY)
+    assert read(fd, tmp_path, [[0, PAGE], [2 * PAGE]]) == (0, b"..", b"")
+    os.close(fd)
+    assert (tmp_path / "cgroup.procs").read_text() == "0"
+
+
+def test_a_cgroup_that_was_made_for_it_is_removed(tmp_path: Path) -> None:
+    """Lost: a cgroup of ours in somebody's tree, here as nothing can be joined."""
+    (tmp_path / "cgroup.type").touch()
+    fd = os.open(tmp_path / "cgroup.type", os.O_RDONLY)
+    status, answers, said = read(fd, tmp_path, [[0]])
+    os.close(fd)
+    assert (status, answers) == (1, b"")
+    assert b"memcgctl." in said
+    assert [path.name for path in tmp_path.iterdir()] == ["cgroup.type"]
+
+
+def test_what_would_push_the_ancestor_over_its_limit_is_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Lost: an OOM kill for a file that is in memory for a moment only."""
+    machine = read_machine()
+    monkeypatch.setattr(measure, "room", lambda *_, swap: (PAGE - 1, "/app"))
+    with pytest.raises(ActionError, match="/app would be pushed over"):
+        swapin_file.apply(STEP, machine, Guard())
+    asked = replace(STEP, over_limit=("/app",), aim=replace(STEP.aim, memcg_id=1 << 60))
+    with pytest.raises(ActionError, match="gone"):
+        swapin_file.apply(asked, machine, Guard())
