@@ -3,8 +3,9 @@
 A child of ours reads the file from within the nearest online ancestor of who is charged
 (``shmem_swapin_folio`` always frees the entry; the folio of an offline memcg's entry is
 charged to whoever reads, ``mem_cgroup_swapin_charge_folio``; before 5.14 to the root).
-Where that cgroup can have no processes, a child cgroup is made for it, and removed.
-Then the file is paged out again, which is charged to the ancestor, as it was swapped.
+Where that cgroup can have no processes, a child cgroup is made for it, and removed:
+up to 7.0 a zombie as long as it has the folios, so that the file is paged out again,
+which is charged to the ancestor then.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def probe(machine: Machine) -> str | None:
 
 
 def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
-    """Read the file from within the memcg, then page it out."""
+    """Read the file from within the memcg, and page it out if it is to go again."""
     file, aim = step.aim.file, step.aim
     assert file
     _must_fit(step, machine)
@@ -52,10 +53,10 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
         before = _resident(fd, machine)
         ended = not _read(fd, directory, machine, guard)
         moved = max(0, _resident(fd, machine) - before)
-    if ended:
-        return Outcome(moved, ENDED)
-    out = pageout_file.apply(step, machine, replace(guard, most=None))
     short = "" if moved >= step.bytes else f"{step.bytes - moved} bytes stay in swap"
+    if ended or not aim.page_out:
+        return Outcome(moved, ENDED if ended else short)
+    out = pageout_file.apply(step, machine, replace(guard, most=None))
     waiting = len(out.waiting) * machine.page_size  # told of when they are let go of
     return Outcome(max(0, moved - waiting), short or out.left, out.waiting)
 

@@ -102,11 +102,17 @@ def _entries_stay(kernel: OpenedKernel) -> bool:
     )
 
 
+def _reparents(kernel: OpenedKernel) -> bool:
+    """7.1+: a memcg that goes offline hands its folios' obj_cgroups to its parent."""
+    return has_member(kernel.prog, "struct mem_cgroup_per_node", "objcg_list")
+
+
 _SHAPES: dict[str, Callable[[OpenedKernel], bool]] = {
     "memory.reclaim swappiness": _swappiness_key,
     "lru_gen by private id": _lru_gen_by_private_id,
     "one stock": _one_stock,
     "swap entries stay": _entries_stay,
+    "folios go to the parent": _reparents,
 }
 
 

@@ -185,10 +185,11 @@ def swap_in_file(
     page_size: int,
     *,
     own: bool,
+    again: bool,
     reclaim: Iterable[str],
     key: str,
 ) -> str:
-    """Read a file of shmem from within a memcg, then page it out again.
+    """Read a file of shmem from within a memcg, then page it out if it is to go again.
 
     With an ``own`` memcg below that one where it can have no processes itself. Freed
     entries are made way for from outside, as in ``swap_in``: entries of its own would
@@ -204,8 +205,8 @@ def swap_in_file(
         f"m.madvise({MADV_PAGEOUT});time.sleep(1);m[:]=bytes(n)"
         f"{';os.rmdir(t)' if own else ''}"
     )
-    again = page_out_file(file, page_size, reclaim, key)
-    return f"python3 -c '{script}' {file} {quote(directory)} && {again}"
+    out = f" && {page_out_file(file, page_size, reclaim, key)}" if again else ""
+    return f"python3 -c '{script}' {file} {quote(directory)}{out}"
 
 
 def _pages(pid: int, page_size: int) -> str:

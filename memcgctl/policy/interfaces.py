@@ -541,14 +541,26 @@ def _reach_swapped_file(part: Part, world: World) -> Reach:
         return _cannot(part, "its ancestor is not in the census")
     here = world.census.kernel.interfaces
     payer = world.pays_for_files(part)
-    # It is read from within a memcg that is made for it and goes: a zombie itself, up
-    # to 7.0, as long as what is read waits in the swap cache.
-    joins = world.census.kernel.cgroup_version == 1 or world.room.path(payer) == "/"
-    at_once = world.census.kernel.swaps_at_once or "memory.reclaim" in here
-    if not joins and not at_once:
+    deed = Deed((_identity(backing), payer), part.bytes, payer)
+    if not _pages_out(payer, world):
+        charged = ((payer, part.bytes),)
+        return Reach(Effect(part, "recharge-parent", charged=charged), (deed,))
+    if not world.census.kernel.swaps_at_once and "memory.reclaim" not in here:
         return _cannot(part, "it would wait in the swap cache until memory is short")
     done = Effect(part, "recharge-parent", swapped_bytes=part.bytes)
-    return Reach(done, (Deed((_identity(backing), payer), part.bytes, payer),))
+    return Reach(done, (deed,))
+
+
+def _pages_out(payer: int, world: World) -> bool:
+    """Whether what was read has to go again.
+
+    cgroup v2 has no processes where there are memcgs below, the root aside: it is read
+    from within a memcg that is made for it, which up to 7.0 is a zombie until its
+    folios are gone, whose swap the ancestor is charged for then.
+    """
+    kernel = world.census.kernel
+    here = kernel.cgroup_version == 1 or world.room.path(payer) == "/"
+    return not here and "folios go to the parent" not in kernel.interfaces
 
 
 def _swap_in_file(key: Hashable, served: Served, world: World) -> Action:
@@ -556,24 +568,35 @@ def _swap_in_file(key: Hashable, served: Served, world: World) -> Action:
     backing = _swapped_file(served[0][0])
     assert backing
     here, directory = world.census.kernel.interfaces, world.directory(payer)
-    root = world.room.path(payer) == "/"
-    asks = "memory.reclaim" in here and not root
+    again, path = _pages_out(payer, world), world.room.path(payer)
+    asks = again and "memory.reclaim" in here
     return Action(
-        replace(world.file(backing), memcg_id=payer, memcg_path=world.room.path(payer)),
+        Aim(
+            file=backing,
+            processes=world.file(backing).processes,
+            memcg_id=payer,
+            memcg_path=path,
+            page_out=again,
+        ),
         file_words(backing),
         commands.swap_in_file(
             world.word(backing) or "",
             directory,
             world.page_size,
-            own=world.census.kernel.cgroup_version == 2 and not root,
+            own=world.census.kernel.cgroup_version == 2 and path != "/",
+            again=again,
             reclaim=[directory] if asks else [],
             key=" swappiness=200" if "memory.reclaim swappiness" in here else "",
         ),
-        (backing.cached_bytes or 0)
+        (again and backing.cached_bytes or 0)
         + (min(world.innocent[payer], _RECLAIM_BATCH) if asks else 0),
-        "the file is in memory for a moment, and what lies beside it on a disk is read "
-        "ahead; what a disk has not written at once is left to memory.reclaim, which "
-        "takes more than it is asked for",
+        "the file comes back to memory, and what lies beside it on a disk is read ahead"
+        + (
+            "; it is paged out again, by memory.reclaim if it waits in the swap cache, "
+            "which takes more than it is asked for"
+            if again
+            else ""
+        ),
     )
 
 
@@ -775,7 +798,8 @@ INTERFACES: tuple[Interface, ...] = (
         needs=("pageout",),
         seen=("6.12", "7.3"),
         requires="root, Python 3.8",
-        effect="the nearest online ancestor's swap is charged, up to 5.13 the root's",
+        effect="the nearest online ancestor is charged, up to 5.13 the root: in memory, "
+        "or below a memcg of v2 up to 7.0 in swap again",
         touches="what others are charged for of the same file",
         cannot="files that no path leads to; on a disk where there is no "
         "memory.reclaim, from 5.14 on",

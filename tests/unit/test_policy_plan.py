@@ -598,3 +598,10 @@ def test_who_pays_for_a_file_is_the_kernels_rule() -> None:
     )
     assert v1.steps[0].charged_to == ("/app",)
     assert "mkdir" not in v1.steps[0].command
+    assert not v1.steps[0].aim.page_out
+    new = (*INTERFACES_HERE, "folios go to the parent")
+    for interfaces, again in ((INTERFACES_HERE, True), (new, False)):
+        (step,) = steps(world(held, interfaces=interfaces))
+        assert "mkdir" in step.command
+        assert (" && " in step.command) is again
+        assert step.aim.page_out is again
