@@ -470,11 +470,11 @@ class Aim:
 
     ``file`` is an inode, ``processes`` those that are acted on or, with a ``file``,
     those that have it open or map it. ``memcg_id`` and ``memcg_path`` are the online
-    memcg that is asked to give memory back, or in which to act, ``shown_ids`` the online
-    memcgs under whose id /proc/kpagecgroup shows the pages that are meant. ``device`` is
-    the name of a block device. ``private_id`` is an offline memcg's own (``memcg_path``
-    its path), of which ``swappiness`` says what to evict: 0 files, 200 the rest first.
-    ``page_out``: what was read is paged out again.
+    memcg that is asked to give memory back, or in which to act, ``shown_ids`` the
+    online memcgs under whose id /proc/kpagecgroup shows the pages that are meant.
+    ``device`` is the name of a block device. ``private_id`` is an offline memcg's own
+    (the other two are its as well then), of which ``swappiness`` says what to evict: 0
+    files, 200 what is swap-backed first. ``page_out``: what was read goes out again.
     """
 
     file: Backing | None = None

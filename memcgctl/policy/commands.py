@@ -235,6 +235,23 @@ def charge_on_cpu(cpu: int, mount: str) -> str:
     )
 
 
+def evict_generations(private_id: int, swappiness: int) -> str:
+    """Have lru_gen evict files (0) or what is swap-backed first (200) of one memcg.
+
+    In three rounds: what was used of late is taken later.
+    """
+    script = (
+        'import re;p="/sys/kernel/debug/lru_gen";'
+        'w=lambda*a:open(p,"w").write(" ".join(map(str,a)));'
+        "l=lambda:[(n,max(int(x.split()[0])for x in r.splitlines()))for n,r in "
+        r're.findall("node +([0-9]+)\n((?: +[0-9]+ .*\n)+)",'
+        rf're.search("(?m)^memcg +{private_id} .*\n((?: .*\n)+)",open(p).read())[1])];'
+        f'[[w("+",{private_id},n,g,1,1)and w("+",{private_id},n,g+1,1,1)and '
+        f'w("-",{private_id},n,g,{swappiness})for n,g in l()]for _ in range(3)]'
+    )
+    return f"python3 -c '{script}'"
+
+
 def flush_device(name: str) -> str:
     """Write a block device back and drop its page cache (``BLKFLSBUF``)."""
     return f"blockdev --flushbufs {quote(f'/dev/{name}')}"

@@ -543,6 +543,8 @@ def _reach_swapped_file(part: Part, world: World) -> Reach:
     payer = world.pays_for_files(part)
     deed = Deed((_identity(backing), payer), part.bytes, payer)
     if not _pages_out(payer, world):
+        if world.stuck[part.memcg.id]:
+            return _cannot(part, "what is in the swap cache stays charged when read")
         charged = ((payer, part.bytes),)
         return Reach(Effect(part, "recharge-parent", charged=charged), (deed,))
     if not world.census.kernel.swaps_at_once and "memory.reclaim" not in here:
@@ -588,7 +590,7 @@ def _swap_in_file(key: Hashable, served: Served, world: World) -> Action:
             reclaim=[directory] if asks else [],
             key=" swappiness=200" if "memory.reclaim swappiness" in here else "",
         ),
-        (again and backing.cached_bytes or 0)
+        (backing.cached_bytes or 0 if again else 0)
         + (min(world.innocent[payer], _RECLAIM_BATCH) if asks else 0),
         "the file comes back to memory, and what lies beside it on a disk is read ahead"
         + (
@@ -597,6 +599,42 @@ def _swap_in_file(key: Hashable, served: Served, world: World) -> Action:
             if again
             else ""
         ),
+    )
+
+
+# --- what one offline memcg has -------------------------------------------------------
+
+
+def _reach_lru_gen(part: Part, world: World) -> Reach:
+    memcg, group = part.memcg, part.group
+    assert group
+    if not memcg.private_id:  # it has no swap entries
+        return _cannot(part, "")
+    if group.kind == "file":
+        return _evicted(part, (memcg.id, 0), world)
+    if group.mapped or group.backing:
+        return _cannot(part, "")  # it would be its swap
+    size, why = movable(group)
+    if why:
+        return _cannot(part, why)
+    done = Effect(part, "evict", evicted_bytes=size)  # its entries are there already
+    return Reach(done, (Deed((memcg.id, 200), size),))
+
+
+def _evict_generations(key: Hashable, served: Served, world: World) -> Action:
+    _, swappiness = cast("tuple[int, int]", key)
+    memcg = served[0][0].memcg
+    return Action(
+        Aim(
+            memcg_id=memcg.id,
+            memcg_path=memcg.path,
+            private_id=memcg.private_id,
+            swappiness=swappiness,
+        ),
+        memcg.path,
+        commands.evict_generations(memcg.private_id, swappiness),
+        0,
+        "who uses it waits for the device when it is touched next",
     )
 
 
@@ -796,10 +834,10 @@ INTERFACES: tuple[Interface, ...] = (
         options=("recharge-parent", "deferred"),
         cases=("swap",),
         needs=("pageout",),
-        seen=("6.12", "7.3"),
+        seen=("5.10", "6.12", "7.0", "7.3"),
         requires="root, Python 3.8",
-        effect="the nearest online ancestor is charged, up to 5.13 the root: in memory, "
-        "or below a memcg of v2 up to 7.0 in swap again",
+        effect="the nearest online ancestor is charged, up to 5.13 the root: in "
+        "memory, or, where that is no root of v2, up to 7.0 in swap again",
         touches="what others are charged for of the same file",
         cannot="files that no path leads to; on a disk where there is no "
         "memory.reclaim, from 5.14 on",
@@ -845,6 +883,21 @@ INTERFACES: tuple[Interface, ...] = (
         cannot="buffers that a mounted file system keeps",
         reach=_reach_device,
         action=_flush_device,
+    ),
+    Interface(
+        name="lru_gen",
+        options=("evict",),
+        cases=(*_FILES, "swap-backed-unmapped", "metadata"),
+        needs=("lru_gen by private id",),
+        seen=("6.12",),
+        requires="root, debugfs mounted, the multi-generational LRU switched on",
+        effect="nobody is charged until it is read again; swap entries stay",
+        touches="nothing but what that memcg is charged for",
+        cannot="memcgs without swap entries, mapped shmem and anonymous memory; all "
+        "offline ones from 7.0 on, which names them by cgroup id and finds none",
+        reach=_reach_lru_gen,
+        action=_evict_generations,
+        disturbs=True,
     ),
     Interface(
         name="memory.reclaim",

@@ -37,7 +37,7 @@ UNREAD = "/proc/kcore is masked, as in a container: run memcgctl on the host"
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
-    """Root on a host with cgroup v2, swap, huge pages and seven zombies."""
+    """Root on a host with cgroup v2, swap, huge pages, debugfs and seven zombies."""
     mount = tmp_path / "cgroup"
     mount.mkdir()
     (mount / "cgroup.stat").write_text("nr_descendants 9\nnr_dying_descendants 7\n")
@@ -45,6 +45,10 @@ def machine(tmp_path: Path) -> Machine:
     size = tmp_path / "sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
     size.parent.mkdir(parents=True)
     size.write_text("2097152\n")
+    for name, text in (("mm/lru_gen/enabled", "0x0007\n"), ("debug/lru_gen", "")):
+        path = tmp_path / "sys/kernel" / name
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
     caches = tmp_path / "proc/sys/vm/drop_caches"
     caches.parent.mkdir(parents=True)
     caches.write_text("0\n")

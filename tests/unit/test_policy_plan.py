@@ -424,6 +424,39 @@ def test_what_its_memcg_has_in_swap_can_come_back_with_it() -> None:
     assert step.collateral_bytes == 7 * PAGE
 
 
+NAMED = (*AIMED, "lru_gen by private id")
+
+
+def test_what_several_map_goes_by_the_memcgs_private_id() -> None:
+    """Lost: libraries that many processes map, which MADV_PAGEOUT passes by."""
+    other = Process(78, "other", "/holder", HOLDER, PAGE, 101)
+    shared = group("file-mapped", mappers=(USER, other))
+    held = zombie(100, shared, swap=swapped(), private_id=7)
+    first, *_ = made = steps(world(held, interfaces=NAMED))
+    assert [step.action for step in made] == ["lru_gen", "swapin"]
+    assert (first.aim.private_id, first.aim.swappiness) == (7, 0)
+    assert first.aim.memcg_path == held.path
+    assert first.collateral_bytes == 0
+    assert made[-1].frees == (100,)
+    nameless = replace(held, private_id=0)
+    assert not plan(world(nameless, interfaces=NAMED), LEAST).freed
+
+
+def test_a_swap_cache_of_several_goes_before_its_entries_are_read() -> None:
+    """Lost: zombies that are held by the swap cache of more than one process."""
+    (device,) = swapped(2)
+    owners = tuple(replace(device.owners[0], pid=pid, entries=1) for pid in (77, 78))
+    cached = zombies.group(kind="anon", backing=None, bytes=2 * PAGE)
+    swap = (replace(device, owners=owners),)
+    held = zombie(100, replace(cached, evictable_bytes=2 * PAGE), swap=swap)
+    held = replace(held, private_id=7)
+    made = plan(world(held, interfaces=NAMED), LEAST)
+    assert [step.action for step in made.steps] == ["lru_gen", "swapin", "swapin"]
+    assert made.steps[0].aim.swappiness == 200
+    assert made.freed == (100,)
+    assert not plan(world(held, interfaces=AIMED), LEAST).freed
+
+
 def test_entries_that_outlive_their_reading_are_not_promised() -> None:
     """Lost: reading gigabytes from a disk for nothing, on 7.0 to 7.2."""
     held = zombie(100, swap=swapped(device="/dev/sda2"))

@@ -101,6 +101,7 @@ def offline(draw: Any, number: int) -> Memcg:
         *draw(st.lists(groups(), max_size=3)),
         swap=devices,
         holders=tuple(holders),
+        private_id=draw(st.sampled_from([0, 7])),
         parent_id=parent,
         ancestor=draw(st.sampled_from(["/app", "/app/in", "/"])),
     )
