@@ -1,0 +1,239 @@
+"""A plan's printed commands, typed into a shell one after the other.
+
+A guest makes zombies, is asked for a plan, and each step's command is carried out as a
+person would, by programs that know nothing of memcgctl. What came of it is told by the
+kernel alone: cgroup.stat, /proc/kpagecgroup, memory.swap.current, the page cache.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab import run, truth
+from tests.lab.guest import Guest
+from tests.lab.live import ROOT, Ran, libraries, live, make_disk, run_in, stage
+from tests.lab.packages import PackageError
+from tests.lab.scenarios import (
+    CGROUPS,
+    Scenario,
+    deleted,
+    dirty,
+    huge_pages,
+    mapped_file,
+    memory_object,
+    moved_process,
+    nested,
+    online,
+    opened,
+    read_file,
+    segment,
+    swapped,
+    swapped_shmem,
+    tmpfs,
+    under_online,
+)
+from tests.vm.test_actions import bind
+from tests.vm.test_live import KERNELS, give_up, require_programs
+
+# Zombies of all kinds that commands are printed for, few of each.
+SCENARIO = Scenario(
+    [
+        *(read_file, opened, deleted, mapped_file, tmpfs, memory_object, segment),
+        *(moved_process, huge_pages, swapped, swapped_shmem, nested),
+        *(under_online, online, dirty),
+    ],
+    stock=False,
+)
+SHELL = ["bash", "blockdev", "cat", "dd", "find", "mktemp", "rmdir", "sh", "sync"]
+SHELL += ["taskset", "true"]
+# A shell finds Python in its path, not where the disk has it.
+PYTHON = f'#!/usr/bin/sh\nexec {sys.executable} "$@"\n'
+LIVING = "/app/online"
+# Part of what is read from swap, and of the process that reads it, is the kernel's.
+PRECISION = 0.05
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the kernel says at one moment; bytes in memory and in swap by path.
+
+    What is in memory is that of the memcg and of zombies whose nearest online ancestor
+    it is, what is in swap that of all below it.
+    """
+
+    dying: int
+    listed: frozenset[int]
+    memory: dict[str, truth.Count]
+    swap: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A plan, what each of its commands said, and a look before and after them all."""
+
+    plan: dict[str, Any]
+    ran: list[Ran]
+    before: Look
+    after: Look
+    ancestors: dict[int, str]
+
+
+def look(guest: Guest, told: dict[str, Any]) -> Look:
+    ran = run_in(guest, "memcgctl", "list", "--no-scan", "--json")
+    memcgs = json.loads(ran.stdout)["memcgs"]
+    living = {m["id"]: m["path"] for m in told["memcgs"] if m["state"] == "online"}
+    counts = truth.count(guest)
+    paths = [CGROUPS + path for path in living.values()]
+    files = truth.read_files(guest, paths)
+    return Look(
+        run.dying(guest),
+        frozenset(memcg["id"] for memcg in memcgs),
+        {path: counts.get(one, truth.Count()).user() for one, path in living.items()},
+        {living[said.id]: said.swap or 0 for said in files},
+    )
+
+
+def give_shell(guest: Guest) -> None:
+    """The programs of a root shell, beside Python and memcgctl."""
+    guest.sh(f"""
+        mkdir /mnt/shell; mount -o ro /dev/disk/shell /mnt/shell
+        cp -a /mnt/shell/. {ROOT}
+        mkdir -p {ROOT}/tmp; mount -t tmpfs tmpfs {ROOT}/tmp
+    """)
+    guest.write(f"{ROOT}/usr/bin/python3", PYTHON)
+    guest.sh(f"chmod +x {ROOT}/usr/bin/python3")
+
+
+def shell_disk(directory: Path) -> Path:
+    path = "/usr/bin:/usr/sbin:/bin:/sbin"
+    found = {name: shutil.which(name, path=path) for name in SHELL}
+    if missing := [name for name, place in found.items() if not place]:
+        give_up(f"nothing can be typed without {', '.join(missing)}")
+    programs = {name: Path(place) for name, place in found.items() if place}
+    stage(libraries(programs.values()), directory / "shell")
+    for name, place in programs.items():
+        (directory / "shell/usr/bin").mkdir(parents=True, exist_ok=True)
+        shutil.copy2(place, directory / "shell/usr/bin" / name)
+    return make_disk(directory / "shell", directory / "shell.ext4", 32)
+
+
+@pytest.fixture(scope="module", params=KERNELS)
+def typed(request: pytest.FixtureRequest) -> Iterator[Typed]:
+    require_programs()
+    with tempfile.TemporaryDirectory(prefix="memcgctl-lab-") as name:
+        disks = {"shell": shell_disk(Path(name))}
+        try:
+            with live(request.param, SCENARIO, disks=disks) as (guest, told):
+                yield type_all(guest, told)
+        except PackageError as error:
+            give_up(f"no kernel packages: {error}")
+
+
+def type_all(guest: Guest, told: dict[str, Any]) -> Typed:
+    bind(guest)
+    give_shell(guest)
+    planned = run_in(guest, "memcgctl", "reclaim", "--dry-run", "--json")
+    assert (planned.status, planned.stderr) == (0, "")
+    plan = json.loads(planned.stdout)
+    before = look(guest, told)
+    ran = [run_in(guest, "bash", "-c", step["command"]) for step in plan["steps"]]
+    time.sleep(run.SETTLE)
+    ancestors = {memcg["id"]: memcg["ancestor"] for memcg in told["memcgs"]}
+    return Typed(plan, ran, before, look(guest, told), ancestors)
+
+
+def test_each_command_does_its_work_without_a_word(typed: Typed) -> None:
+    """A person would be given a command that fails, or says what is no matter."""
+    steps = typed.plan["steps"]
+    assert steps
+    wrong = [
+        (step["command"], ran.status, ran.stdout, ran.stderr)
+        for step, ran in zip(steps, typed.ran, strict=True)
+        if (ran.status, ran.stdout, ran.stderr) != (0, "", "")
+    ]
+    assert wrong == []
+
+
+def test_those_that_were_to_go_are_gone_and_no_others(typed: Typed) -> None:
+    """A person would type for an hour, and zombies would stay that were to go."""
+    promised = set(typed.plan["predicted"]["freed"])
+    assert promised
+    assert typed.before.listed - typed.after.listed == promised
+    assert typed.before.dying - typed.after.dying == len(promised)
+
+
+def test_who_is_charged_and_for_how_much(typed: Typed) -> None:
+    """Somebody would be charged for what the plan charges to another, or to nobody."""
+    memory, swap = predicted(typed)
+    assert gained(memory, swap)
+    for said, found in (
+        (memory, memory_gained(typed)),
+        (swap, swap_gained(typed)),
+    ):
+        # What leaves and what comes can nearly cancel out: so of what was moved.
+        room = PRECISION * sum(abs(moved) for moved in said.values())
+        for path in {*said, *found} - {"/", LIVING}:
+            assert abs(found[path] - said[path]) <= room, (path, said, found)
+
+
+def gained(memory: Counter[str], swap: Counter[str]) -> Counter[str]:
+    return +memory + +swap
+
+
+def predicted(typed: Typed) -> tuple[Counter[str], Counter[str]]:
+    """What the plan's steps add to memory and to swap, by path: less if negative.
+
+    A zombie's are its nearest online ancestor's, as the kernel shows them.
+    """
+    memory: Counter[str] = Counter()
+    swap: Counter[str] = Counter()
+    for step in typed.plan["steps"]:
+        if not step["bytes"]:
+            continue
+        (ancestor,) = {typed.ancestors[memcg] for memcg in step["memcgs"]}
+        comes_back = step["action"].startswith("swapin")
+        (swap if comes_back else memory)[ancestor] -= step["bytes"]
+        stays = step["option"] == "recharge-mapper"
+        if step["action"] == "swapin-file":
+            stays = not step["aim"].get("page_out")
+        for path in step["charged"]:
+            (memory if stays else swap)[path] += step["bytes"]
+    return memory, swap
+
+
+def memory_gained(typed: Typed) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for path, count in typed.after.memory.items():
+        pages = sum(count.pages) - sum(typed.before.memory[path].pages)
+        found[path] = pages * truth.PAGE
+    return found
+
+
+def swap_gained(typed: Typed) -> Counter[str]:
+    """Of a memcg and its zombies: without those of living memcgs below it."""
+    found: Counter[str] = Counter()
+    for path, now in typed.after.swap.items():
+        gain = now - typed.before.swap[path]
+        found[path] += gain
+        if path.count("/") > 1:
+            found[path.rpartition("/")[0]] -= gain
+    return found
+
+
+def test_the_living_lose_no_more_than_was_said(typed: Typed) -> None:
+    """A command would do to living memcgs what it is to be typed instead of."""
+    most = max(step["collateral_bytes"] for step in typed.plan["steps"])
+    lost = typed.before.memory[LIVING] - typed.after.memory[LIVING]
+    assert min(lost.pages) >= 0
+    assert sum(lost.pages) * truth.PAGE <= most
