@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from fnmatch import fnmatchcase
 from operator import attrgetter
 from typing import Any, Literal, TypeVar
@@ -27,6 +27,12 @@ from memcgctl.model import (
 Kind = Literal["file", "shmem", "anon", "kernel", "swap", "children", "other"]
 Row = TypeVar("Row", Memcg, Group)
 Sum = TypeVar("Sum", Charges, Overhead, SwapUse)
+
+
+def unscanned(census: Census) -> Census:
+    """As it would have been taken without a scan: the tree and its counters."""
+    bare = (replace(memcg, charges=None, swap=None) for memcg in census.memcgs)
+    return replace(census, memcgs=tuple(bare))
 
 
 def select(

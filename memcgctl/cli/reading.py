@@ -70,7 +70,10 @@ def read_census(
 ) -> Census:
     """All that a command needs which asks for no memcg by name."""
     if census:
-        return load_census(census, paths)
+        from memcgctl.census.select import unscanned
+
+        loaded = load_census(census, paths)
+        return loaded if scan else unscanned(loaded)
 
     from memcgctl.census import take_census
 

@@ -43,6 +43,15 @@ def saved(path: Path, *memcgs: Any, **changes: Any) -> Path:
     return path / "census.json.zst"
 
 
+def test_list_without_a_scan_shows_no_charges(tmp_path: Path) -> None:
+    """A person would compare a list of a saved census with one that lacks charges."""
+    done = run("list", "--no-scan", "--json", "--census", saved(tmp_path, ROOT, FOLIO))
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["memcgs"]
+    assert row["id"] == 20
+    assert row["charged"] is row["swap"] is None
+
+
 @pytest.mark.parametrize("text", ["20", "0xffff888000014000"])
 def test_explain_begins_with_the_verdict(tmp_path: Path, text: str) -> None:
     """A person at 3 a.m. would read a table instead of a reason."""
