@@ -102,7 +102,8 @@ def _by_kind(device: SwapDeviceUse) -> Iterator[SwapDeviceUse]:
             yield SwapDeviceUse(device.device, entries, (owner,))
     if rest:
         owners = tuple(owner for owner in device.owners if not owner.file)
-        yield replace(device, entries=rest, owners=owners)
+        cached = min(rest, device.parents_entries)
+        yield replace(device, entries=rest, owners=owners, parents_entries=cached)
 
 
 def movable(group: ChargeGroup, beaten: Iterable[str] = ()) -> tuple[int, str]:

@@ -490,14 +490,22 @@ def _reach_swap(part: Part, world: World) -> Reach:
     if world.rule == "first":
         found.sort(key=lambda process: process.start_ticks)
     shared = 0 < left_over < sum(process.bytes for process in found) - again
+    parents = (part.device.parents_entries if part.device else 0) * world.page_size
     for process in found:
         size = min(process.bytes, left_over)
         left_over -= size
+        # What is in the swap cache stays with whoever is charged for its folio.
+        mine = min(size, parents)
+        parents -= mine
         # All who share an entry have to read it, though it is charged once.
-        if size or shared:
-            payer = world.pays_for_swapin(part, process)
-            deeds.append(Deed(process.pid, size, payer))
-            charged[payer] += size
+        payer = world.pays_for_swapin(part, process)
+        for one, share in (
+            (world.room.ancestor(part.memcg), mine),
+            (payer, size - mine),
+        ):
+            if share or (shared and one == payer):
+                deeds.append(Deed(process.pid, share, one))
+                charged[one] += share
     whys = ["not all of them are in page tables that were found"] if left_over else []
     if cached:
         whys.append("what is in the swap cache stays charged when it is read")

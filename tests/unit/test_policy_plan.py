@@ -17,7 +17,7 @@ from memcgctl.model import (
     SwapUse,
 )
 from memcgctl.policy.interfaces import INTERFACES
-from memcgctl.policy.plan import plan
+from memcgctl.policy.plan import plan, work_out
 from memcgctl.policy.policies import POLICIES
 from tests.unit import zombies
 from tests.unit.plans import (
@@ -422,6 +422,17 @@ def test_what_its_memcg_has_in_swap_can_come_back_with_it() -> None:
     holder = online(HOLDER, "/holder", ROOT, swap=SwapUse(7, 7 * PAGE))
     (step,) = steps(world(holder, zombie(100, swap=swapped(4))))
     assert step.collateral_bytes == 7 * PAGE
+
+
+def test_a_folio_that_went_to_the_parent_stays_there_when_it_is_read() -> None:
+    """Lost: who is charged from 7.1 on for what is in the swap cache."""
+    (device,) = swapped(5)
+    held = zombie(100, swap=(replace(device, parents_entries=2),))
+    worked = work_out(world(held), LEAST)
+    (step,) = worked.plan.steps
+    assert (step.bytes, step.charged_to) == (5 * PAGE, ("/app", "/holder"))
+    (one,) = worked.effects[100]
+    assert dict(one.charged) == {APP: 2 * PAGE, HOLDER: 3 * PAGE}
 
 
 NAMED = (*AIMED, "lru_gen by private id")
