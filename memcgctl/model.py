@@ -130,7 +130,9 @@ class Holder:
 class Process:
     """A process that uses charged memory; ``bytes`` is how much of it.
 
-    ``start_ticks`` tells a process from a later one of the same pid.
+    ``start_ticks`` tells a process from a later one of the same pid. ``huge_bytes`` of
+    the memory fill as many addresses as a huge page has (2 MiB), in one anonymous
+    mapping, but page by page.
     """
 
     pid: int
@@ -139,6 +141,7 @@ class Process:
     memcg_id: int
     bytes: int
     start_ticks: int = 0
+    huge_bytes: int = 0
 
 
 @dataclass(frozen=True)

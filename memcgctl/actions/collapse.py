@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from memcgctl.actions import pages
+from memcgctl.actions import lru
 from memcgctl.actions.libc import MADV_COLLAPSE, process_madvise
 from memcgctl.actions.machine import (
     ENDED,
@@ -18,11 +18,15 @@ from memcgctl.actions.machine import (
     predict,
     read_text,
 )
-from memcgctl.actions.pageout import find, gone
+from memcgctl.actions.pageout import Found, find, gone
+from memcgctl.actions.pages import U64
 from memcgctl.actions.target import hold
 from memcgctl.model import Step
 
 __all__ = ["apply", "predict", "probe"]
+
+# Other than MADV_PAGEOUT it takes what is locked, and leaves what wants no huge pages.
+_REFUSED = frozenset({"ht", "pf", "io", "nh"})
 
 
 def probe(machine: Machine) -> str | None:
@@ -37,21 +41,43 @@ def _huge_size(machine: Machine) -> int:
 
 
 def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
-    """Collapse each huge page's worth of addresses that has a page that is meant."""
+    """Collapse the huge pages' worth of addresses that only have pages that are meant.
+
+    Holes would be filled with zeros, and what others are charged for moved as well.
+    """
     (process,) = step.aim.processes
     size = _huge_size(machine)
     why = ""
     with hold(process, machine) as pidfd:
-        meant = find(process.pid, step.aim, machine)
-        places = np.unique(meant.addresses // np.uint64(size)) * np.uint64(size)
-        for start in places.tolist():
+        meant = _full(find(process.pid, step.aim, machine, _REFUSED), size, machine)
+        for start in np.unique(_start(meant.addresses, size)).tolist():
             if not guard.allows(size):
                 why = ENDED
                 break
             _, error = process_madvise(pidfd, [(start, size)], MADV_COLLAPSE)
             if error is not None:
                 why = error.strerror or str(error)
-        left = pages.of_memcgs(meant.frames, step.aim.shown_ids, machine)
-    if left.any() and not why:
-        why = f"{int(left.sum()) * machine.page_size} bytes stay"
-    return Outcome(gone(meant, step, machine), why)
+        lru.drain(machine)  # of what was locked, the last are in a batch
+        moved = gone(meant, step, machine)
+    short = min(step.bytes, len(meant.frames) * machine.page_size) - moved
+    if short > 0:
+        why = f"{short} bytes stay{f': {why}' if why else ''}"
+    elif moved < step.bytes:
+        why = f"{step.bytes - moved} bytes do not fill huge pages any more"
+    else:
+        why = ""
+    return Outcome(moved, why)
+
+
+def _start(addresses: U64, size: int) -> U64:
+    starts: U64 = addresses // np.uint64(size) * np.uint64(size)
+    return starts
+
+
+def _full(found: Found, size: int, machine: Machine) -> Found:
+    """Those that fill as many addresses as a huge page has."""
+    _, which, counts = np.unique(
+        _start(found.addresses, size), return_inverse=True, return_counts=True
+    )
+    full = (counts * machine.page_size == size)[which]
+    return Found(found.addresses[full], found.frames[full], found.shared[full])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -85,7 +85,10 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     )
 
 
-def find(pid: int, aim: Aim, machine: Machine) -> Found:
+def find(
+    pid: int, aim: Aim, machine: Machine, refused_flags: Set[str] = _REFUSED
+) -> Found:
+    """The pages of a process that are meant, those of some mappings only counted."""
     """What of the memcgs' the process maps; ActionError if not even the file."""
     found = _areas(pid, aim.file, machine)
     if aim.file and not found:
@@ -100,7 +103,7 @@ def find(pid: int, aim: Aim, machine: Machine) -> Found:
         for at, values in pages.entries(pid, area, machine):
             pfns = pages.frames(values)
             here = pages.of_memcgs(pfns, aim.shown_ids, machine)
-            if area.flags & _REFUSED:
+            if area.flags & refused_flags:
                 refused += int(here.sum())
                 continue
             addresses.append(at[here])

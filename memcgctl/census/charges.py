@@ -49,6 +49,7 @@ _USER_END = 1 << 56
 
 # How many pages each process has, by its position in ``tasks``.
 Sharers = Counter[int]
+_NOBODY: Sharers = Counter()
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Processes:
     memcg: list[str]
     memcg_id: list[int]
 
-    def process(self, place: int, size_bytes: int) -> Process:
+    def process(self, place: int, size_bytes: int, huge_bytes: int = 0) -> Process:
         return Process(
             pid=int(self.tasks.pid[place]),
             comm=self.tasks.comm[place],
@@ -82,6 +83,7 @@ class Processes:
             memcg_id=self.memcg_id[place],
             bytes=size_bytes,
             start_ticks=int(self.tasks.start_ticks[place]),
+            huge_bytes=huge_bytes,
         )
 
 
@@ -119,11 +121,11 @@ def details_for(
     vmas = file_vmas(kernel, np.where(is_mapped, mappings, np.uint64(0)))
     # A swap entry whose folio is in the swap cache belongs to those who map this.
     cached = _flag(kernel, found.flags, "PG_swapcache") & (found.kind == _ANON_KIND)
-    mappers, of_cached = _map(
+    mappers, of_cached, huge = _map(
         kernel, found, vmas, cached, groups.of, processes.tasks, warnings
     )
     lists = _charge_groups(
-        kernel, tree, memcgs, processes, found, groups, vmas, mappers
+        kernel, tree, memcgs, processes, found, groups, vmas, mappers, huge
     )
     entries = {int(found.private[folio]): users for folio, users in of_cached.items()}
     row = {address: row for row, address in enumerate(tree.address.tolist())}
@@ -144,6 +146,7 @@ def _charge_groups(
     groups: Groups,
     vmas: Vmas,
     mappers: dict[int, Sharers],
+    huge: dict[int, Sharers],
 ) -> list[list[ChargeGroup]]:
     """The charge groups of each memcg in ``wanted``, largest first."""
     tasks, page_size = processes.tasks, kernel.memory.page_size
@@ -188,7 +191,11 @@ def _charge_groups(
                 dirty_bytes=dirty[group],
                 backing=backings[place],
                 mappers=tuple(
-                    processes.process(position, pages * page_size)
+                    processes.process(
+                        position,
+                        pages * page_size,
+                        huge.get(group, _NOBODY)[position] * page_size,
+                    )
                     for position, pages in mappers.get(group, Counter()).most_common()
                 ),
                 openers=tuple(
@@ -272,9 +279,10 @@ def _map(
     of: NDArray[np.int64],
     tasks: Tasks,
     warnings: Warnings,
-) -> tuple[dict[int, Sharers], dict[int, Sharers]]:
+) -> tuple[dict[int, Sharers], dict[int, Sharers], dict[int, Sharers]]:
     """Who maps each group, and who maps each folio that is looked at ``apart``.
 
+    The third is what of each group fills page tables of an anonymous area.
     The reverse map says where to look, page tables how much is there. KSM pages have
     a reverse map of their own; for these all address spaces are looked at. ``of`` is
     the group of each folio.
@@ -292,6 +300,12 @@ def _map(
         np.concatenate([area.start for area in areas]),
         np.concatenate([area.end for area in areas]),
     )
+    no_file = areas[1].file == 0
+    anonymous = Ranges(
+        np.searchsorted(mms, areas[1].mm[no_file]),
+        areas[1].start[no_file],
+        areas[1].end[no_file],
+    )
     # What is looked at apart has a number of its own, beyond those of the groups.
     groups = int(of.max(initial=-1)) + 1
     number = np.where(apart, groups + np.arange(len(of)), of)
@@ -305,15 +319,20 @@ def _map(
         positions.setdefault(address, []).append(position)
     by_group: dict[int, Sharers] = {}
     by_folio: dict[int, Sharers] = {}
-    for place, group, pages in mapped_pages(kernel, mms, frames, ranges):
+    huge: dict[int, Sharers] = {}
+    for place, group, pages, full in mapped_pages(
+        kernel, mms, frames, ranges, anonymous
+    ):
         sharers = positions.get(int(mms[place]), ())
         if not sharers:
             warnings["memory is mapped by an address space without a process"] += 1
         if group >= groups:
             folio, group = group - groups, int(of[group - groups])
             by_folio.setdefault(folio, Counter()).update(dict.fromkeys(sharers, pages))
+        elif full:
+            huge.setdefault(group, Counter()).update(dict.fromkeys(sharers, full))
         by_group.setdefault(group, Counter()).update(dict.fromkeys(sharers, pages))
-    return by_group, by_folio
+    return by_group, by_folio, huge
 
 
 def _everything(tasks: Tasks) -> Vmas:

@@ -7,7 +7,7 @@ together, and reads the page-table pages in bulk; entries come out as NumPy arra
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _PAGE_SHIFT = 12
 _TABLE = np.dtype(("<u8", (512,)))
+_NOWHERE = np.zeros(0, np.intp)
 
 # arch/x86/include/asm/pgtable_types.h; PROTNONE is the global bit of a PTE that is
 # not present (NUMA hinting faults).
@@ -49,24 +50,30 @@ class Leaves:
     """Page-table entries that are not empty, ``pages`` base pages each.
 
     ``mm`` is the position of the address space among those asked for; ``entry`` is
-    the raw entry.
+    the raw entry. ``full`` has the places where those of a table begin that all map
+    something, and whose addresses one of the areas asked for spans.
     """
 
     mm: NDArray[np.int64]
     entry: U64
     pages: int
+    full: NDArray[np.intp] = field(default_factory=lambda: _NOWHERE)
 
 
 def walk(
-    kernel: OpenedKernel, mms: U64, ranges: Ranges | None = None
+    kernel: OpenedKernel,
+    mms: U64,
+    ranges: Ranges | None = None,
+    areas: Ranges | None = None,
 ) -> Iterator[Leaves]:
     """All non-empty leaf entries of each ``struct mm_struct *``'s user half.
 
     With ``ranges`` only page-table pages that serve some part of them are read: leaves
-    close to a range come out as well. A table that an address space uses twice is
-    damage and read once.
+    close to a range come out as well. ``areas`` are those to look for full tables in.
+    A table that an address space uses twice is damage and read once.
     """
     wanted = None if ranges is None else _Wanted(ranges)
+    spanned = None if areas is None else _Wanted(areas)
     mm = np.arange(len(mms), dtype=np.int64)
     table = read_structs(kernel, "struct mm_struct", mms, {"pgd": "pgd"})["pgd"]
     mm, table = mm[table != 0], addresses(table[table != 0])
@@ -92,7 +99,8 @@ def walk(
             row = place >> 9
             owner = mm[some][row]
             if shift == _PAGE_SHIFT:
-                yield Leaves(owner, entry, 1)
+                full = _full(mm[some], base[some], row, entry, spanned)
+                yield Leaves(owner, entry, 1, full)
                 continue
             slot = (place & 511).astype(np.uint64)
             at = base[some][row] + (slot << np.uint64(shift))
@@ -116,6 +124,24 @@ def walk(
         mm, table, base = mm[order], table[order], base[order]
         once = np.append(True, (np.diff(table) != 0) | (np.diff(mm) != 0))
         mm, table, base = mm[once], table[once], base[once]
+
+
+def _full(
+    mm: NDArray[np.int64],
+    base: U64,
+    row: NDArray[np.intp],
+    entry: U64,
+    areas: _Wanted | None,
+) -> NDArray[np.intp]:
+    """Where the entries of full tables begin; ``row`` is the table of each entry."""
+    if areas is None:
+        return _NOWHERE
+    (tables,) = areas.span(mm, base, 512 << _PAGE_SHIFT).nonzero()
+    start = np.searchsorted(row, tables)
+    start = start[np.searchsorted(row, tables, side="right") - start == 512]
+    maps = entry[start[:, None] + np.arange(512)] & _MAPS != 0
+    full: NDArray[np.intp] = start[maps.all(axis=1)]
+    return full
 
 
 def frames(kernel: OpenedKernel, leaves: Leaves) -> tuple[NDArray[np.int64], U64]:
@@ -162,7 +188,7 @@ class _Wanted:
         start = self._key(ranges.mm, ranges.start)
         end = self._key(ranges.mm, ranges.end + np.uint64((1 << _PAGE_SHIFT) - 1))
         order = np.argsort(start)
-        self._start = start[order]
+        self._start, self._own_end = start[order], end[order]
         # Where ranges overlap, an end never lies before an earlier one's.
         self._end = np.maximum.accumulate(end[order]) if len(end) else end
 
@@ -184,6 +210,16 @@ class _Wanted:
             return np.zeros(len(mm), np.bool_)
         touched: NDArray[np.bool_] = known & (self._start[first] < end)
         return touched
+
+    def span(self, mm: NDArray[np.int64], at: U64, size: int) -> NDArray[np.bool_]:
+        """Which of the areas [at, at + size) lie in one range; ranges are disjoint."""
+        if not len(self._start):
+            return np.zeros(len(mm), np.bool_)
+        start = self._key(mm, at)
+        last = np.searchsorted(self._start, start, side="right") - 1
+        end = start + np.uint64(size >> _PAGE_SHIFT)
+        spans: NDArray[np.bool_] = (last >= 0) & (self._own_end[last] >= end)
+        return spans
 
 
 def _direct_map(kernel: OpenedKernel) -> int:

@@ -8,14 +8,15 @@ a VMA alone proves nothing.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memcgctl.census.bulk import U64, addresses, read_structs, unique
-from memcgctl.census.pagetables import Ranges, frames, walk
+from memcgctl.census.pagetables import Leaves, Ranges, frames, walk
 from memcgctl.kernel.layout import offset_of
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _HEIGHT_LIMIT = 96
 # So many counters at once are quicker than sorting.
 _DENSE = 1 << 22
+# Of a page table of the lowest level.
+_TABLE_PAGES = 512
 
 
 @dataclass(frozen=True)
@@ -83,19 +86,39 @@ def anon_vmas(kernel: OpenedKernel, anon_vmas: U64) -> Vmas:
     return _vmas(kernel, owner, addresses(chains["vma"]))
 
 
+class Mapped(NamedTuple):
+    """How much of a group the page tables of an ``mm`` (its position) map.
+
+    ``full_pages`` of these fill page tables without anything else.
+    """
+
+    mm: int
+    group: int
+    pages: int
+    full_pages: int
+
+
 def mapped_pages(
-    kernel: OpenedKernel, mms: U64, wanted: Frames, ranges: Ranges | None = None
-) -> list[tuple[int, int, int]]:
-    """How much of each group the page tables map: (position of mm, group, pages).
+    kernel: OpenedKernel,
+    mms: U64,
+    wanted: Frames,
+    ranges: Ranges | None = None,
+    areas: Ranges | None = None,
+) -> list[Mapped]:
+    """How much of each group the page tables map.
 
     A page that an address space maps twice counts twice, as in its own smaps.
-    ``ranges`` limits the walk to where these frames can be.
+    ``ranges`` limits the walk to where these frames can be, ``areas`` are those that
+    full tables count in.
     """
     groups = int(wanted.group.max(initial=0)) + 1
     runs = _runs(wanted)
     keys: list[NDArray[np.int64]] = []
     pages: list[NDArray[np.int64]] = []
-    for leaves in walk(kernel, mms, ranges):
+    filled: Counter[int] = Counter()
+    for leaves in walk(kernel, mms, ranges, areas):
+        for cell_ in _filled(kernel, leaves, runs, groups):
+            filled[cell_] += _TABLE_PAGES
         mm, pfn = frames(kernel, leaves)
         place, hit, count = _overlaps(runs, pfn, leaves.pages)
         cell = mm[hit] * groups + runs.group[place]
@@ -112,14 +135,29 @@ def mapped_pages(
         return []
     key, where = np.unique(np.concatenate(keys), return_inverse=True)
     total = np.bincount(where, np.concatenate(pages), len(key)).astype(np.int64)
-    return list(
-        zip(
-            (key // groups).tolist(),
-            (key % groups).tolist(),
-            total.tolist(),
-            strict=True,
-        )
-    )
+    return [
+        Mapped(cell // groups, cell % groups, pages, filled[cell])
+        for cell, pages in zip(key.tolist(), total.tolist(), strict=True)
+    ]
+
+
+def _filled(
+    kernel: OpenedKernel, leaves: Leaves, runs: Frames, groups: int
+) -> list[int]:
+    """The cell of each table that is full of one group's pages."""
+    if not len(leaves.full):
+        return []
+    place = (leaves.full[:, None] + np.arange(_TABLE_PAGES)).ravel()
+    some = Leaves(leaves.mm[place], leaves.entry[place], 1)
+    mm, pfn = frames(kernel, some)
+    known, hit, _ = _overlaps(runs, pfn, 1)
+    group = np.full(len(pfn), -1)
+    group[hit] = runs.group[known]
+    rows = group.reshape(-1, _TABLE_PAGES)
+    alike = (rows[:, 0] >= 0) & (rows == rows[:, :1]).all(axis=1)
+    cells = mm[::_TABLE_PAGES] * groups + rows[:, 0]
+    found: list[int] = cells[alike].tolist()
+    return found
 
 
 def _runs(wanted: Frames) -> Frames:

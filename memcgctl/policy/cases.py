@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 from memcgctl.model import (
     ChargeGroup,
+    Coldness,
     Details,
     Holder,
     Memcg,
@@ -41,6 +42,9 @@ REFERENCES: tuple[Case, ...] = ("writeback", "stock", "other")
 CASES: tuple[Case, ...] = (*MEMORY, "swap", *REFERENCES)
 
 
+LOCKED = "locked (mlock)"
+
+
 class Part(NamedTuple):
     """One thing that holds a memcg; ``bytes`` is 0 for a mere reference.
 
@@ -61,8 +65,9 @@ def parts(memcg: Memcg, page_size: int) -> Iterator[Part]:
     details = memcg.details
     if details is None:
         return
-    for group in details.charge_groups:
-        yield Part(memcg, case_of(group), group.bytes, group)
+    for whole in details.charge_groups:
+        for group in _by_size(whole):
+            yield Part(memcg, case_of(group), group.bytes, group)
     yield from _swap(memcg, details, page_size)
     for holder in details.holders:
         if holder.kind == "writeback":
@@ -91,6 +96,47 @@ def _swap(memcg: Memcg, details: Details, page_size: int) -> Iterator[Part]:
         left -= device.entries
     if left > 0:
         yield Part(memcg, "swap", left * page_size)
+
+
+def _by_size(group: ChargeGroup) -> Iterator[ChargeGroup]:
+    """What fills huge pages' worth of one process's addresses apart from the rest.
+
+    What is locked is taken to be part of that, where it is enough.
+    """
+    locked = sum(size for what, size in group.obstacles if what == LOCKED)
+    huge = group.mappers[0].huge_bytes if len(group.mappers) == 1 else 0
+    other = [what for what, _ in group.obstacles if what != LOCKED]
+    if not 0 < huge < group.bytes or other or locked > huge:
+        yield group
+        return
+    yield _share(group, huge, huge, locked)
+    yield _share(group, group.bytes - huge, 0, 0)
+
+
+def _share(group: ChargeGroup, size: int, huge: int, locked: int) -> ChargeGroup:
+    """``size`` bytes of a group that one process maps, as much of each number."""
+
+    def part(number: int) -> int:
+        return number * size // group.bytes
+
+    (process,) = group.mappers
+    mapped = size if huge else process.bytes - (group.bytes - size)
+    cold = group.coldness
+    return replace(
+        group,
+        folios=part(group.folios),
+        bytes=size,
+        evictable_bytes=size - locked,
+        obstacles=((LOCKED, locked),) if locked else (),
+        dirty_bytes=part(group.dirty_bytes),
+        mappers=(replace(process, bytes=max(0, mapped), huge_bytes=huge),),
+        coldness=Coldness(
+            part(cold.active_bytes),
+            part(cold.referenced_bytes),
+            part(cold.workingset_bytes),
+            tuple((age, part(number)) for age, number in cold.generations),
+        ),
+    )
 
 
 def _by_kind(device: SwapDeviceUse) -> Iterator[SwapDeviceUse]:

@@ -61,7 +61,8 @@ class Chooser:
             self._world.stuck[part.memcg.id] += in_cache * best[1].effect.left_bytes
             if best[0] and best[0].rank and best[0].aimed:
                 self._world.mapped_again[part.memcg.id] += best[1].effect.swapped_bytes
-        if best[1].effect.swapped_bytes:  # the next one has less room in swap
+        # The next one has less room in swap, or in the memcg that it is recharged to.
+        if best[1].effect.swapped_bytes or (best[0] and best[0].rank < 0):
             self._world.room.charge(moves(best[1].effect, self._world.room))
         return best
 

@@ -57,7 +57,9 @@ def moves(one: Effect, room: Headroom) -> list[Move]:
     gone = one.part.bytes - one.left_bytes
     origin = room.ancestor(one.part.memcg)
     in_swap = one.part.case == "swap"
-    found = [(origin, 0, -gone) if in_swap else (origin, -gone, one.swapped_bytes)]
+    found = [(origin, 0 if in_swap else -gone, one.swapped_bytes)]
+    if in_swap:
+        found.append((origin, 0, -gone))
     # An entry that is recharged without being read stays in swap.
     stays = in_swap and one.option in ("recharge-parent", "deferred")
     for memcg_id, size in one.charged:

@@ -16,7 +16,7 @@ from typing import NamedTuple, cast
 
 from memcgctl.model import Aim, Backing, Census, ChargeGroup, Memcg, Process
 from memcgctl.policy import commands
-from memcgctl.policy.cases import Case, Part, movable, swapped_users, users
+from memcgctl.policy.cases import LOCKED, Case, Part, movable, swapped_users, users
 from memcgctl.policy.effects import WRITTEN, Effect, left
 from memcgctl.policy.headroom import Headroom
 from memcgctl.policy.policies import MapperRule, Option
@@ -199,7 +199,7 @@ class Interface:
     programs); ``effect`` whom it charges, ``touches`` what else it moves, ``cannot``
     what it leaves. One that is not ``aimed`` is only taken where nothing innocent is in
     its reach, or if it is asked for; one with ``ask`` only if that is asked for. Those
-    of a higher ``rank`` move what the others leave, so that they come last; one with
+    of a higher ``rank`` move what the others leave, so that they come later; one with
     ``after`` moves nothing unless that was done to the same process before. What
     ``disturbs`` makes a process wait for memory that it uses.
     """
@@ -402,14 +402,19 @@ def _page_out_again(key: Hashable, served: Served, world: World) -> Action:
 
 
 def _reach_collapse(part: Part, world: World) -> Reach:
-    if not part.group or part.group.kind != "anon":
-        return _cannot(part, "it is no anonymous memory")
     found = users(part, world.page_size)
     ancestor = world.room.ancestor(part.memcg)
-    if len(found) != 1 or found[0].memcg_id not in world.room.memcgs:
-        return _cannot(part, "not just one process maps it")
-    if found[0].bytes < part.bytes:
-        return _cannot(part, "not all of it was found in page tables")
+    # Only where nothing else is in the same 2 MiB of addresses, and nothing is missing.
+    if len(found) != 1 or found[0].huge_bytes < part.bytes:
+        return _cannot(part, "")
+    if found[0].memcg_id not in world.room.memcgs or not ancestor:
+        return _cannot(part, "")
+    _, why = movable(_group([(part, 0)]), (LOCKED,))
+    room = world.room.room(found[0].memcg_id)
+    if room is not None and room < part.bytes:
+        why = f"{found[0].memcg} has no room"
+    if why:
+        return _cannot(part, why)
     done = Effect(part, "recharge-mapper", charged=((found[0].memcg_id, part.bytes),))
     key = (found[0].pid, ancestor)
     return Reach(done, (Deed(key, part.bytes, found[0].memcg_id),))
@@ -423,7 +428,7 @@ def _collapse(key: Hashable, served: Served, world: World) -> Action:
         _process_words(process),
         commands.collapse(pid, [ancestor], world.page_size),
         world.charged_to(ancestor),
-        "holes are filled with zeros: it may use up to 2 MiB for each page",
+        "it stays where there is no free huge page, or the process asked for none",
     )
 
 
@@ -767,13 +772,15 @@ INTERFACES: tuple[Interface, ...] = (
         options=("recharge-mapper",),
         cases=("swap-backed-mapped",),
         needs=("process_madvise", "collapse", "pagemap", "kpagecgroup"),
-        seen=(),
+        seen=("6.12", "7.3"),
         requires="root, Python 3.9, transparent huge pages",
         effect="the process's memcg is charged at once",
-        touches="what else lies in the same 2 MiB of addresses",
-        cannot="mappings that don't span 2 MiB, huge pages, pinned pages",
+        touches="what the process maps that is charged to the ancestor itself",
+        cannot="what does not fill 2 MiB of addresses of one mapping, huge pages, "
+        "pinned pages, pages that several map",
         reach=_reach_collapse,
         action=_collapse,
+        rank=-1,  # pageout takes all that the process maps
         disturbs=True,
     ),
     Interface(

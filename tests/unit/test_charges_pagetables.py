@@ -183,8 +183,34 @@ def test_what_is_mapped_is_counted_by_group() -> None:
     )
     mms = addresses([first, second])
     assert mapped_pages(spaces.fake.kernel, mms, wanted) == [
-        (0, 2, 1),
-        (0, 5, 1),
-        (1, 0, 1 + 16),
-        (1, 2, 2),
+        (0, 2, 1, 0),
+        (0, 5, 1, 0),
+        (1, 0, 1 + 16, 0),
+        (1, 2, 2, 0),
     ]
+
+
+def test_what_fills_a_page_table() -> None:
+    """Lost: what MADV_COLLAPSE copies, and no more than that, to a huge page."""
+    spaces = Spaces()
+    mm = spaces.mm()
+    for table, of_group in ((0x200000, 512), (0x400000, 512), (0x600000, 511)):
+        for page in range(512):
+            frame = 0x1000 + (table >> 12) + page if page < of_group else 0x9000
+            spaces.map(mm, table + page * 4096, frame << 12 | PRESENT)
+    wanted = Frames(
+        addresses([0x1000, 0x9000]), addresses([0x900, 1]), np.array([0, 1])
+    )
+    mms = addresses([mm])
+
+    def full(*areas: tuple[int, int]) -> list[int]:
+        starts, ends = zip(*areas, strict=True)
+        places = np.zeros(len(areas), np.int64)
+        ranges = Ranges(places, addresses(starts), addresses(ends))
+        found = mapped_pages(spaces.fake.kernel, mms, wanted, None, ranges)
+        return [one.full_pages for one in found]
+
+    assert full((0x200000, 0x800000)) == [1024, 0]
+    assert full((0x200000, 0x400000), (0x400000, 0x800000)) == [1024, 0]
+    assert full((0x1FF000, 0x5FF000), (0x5FF000, 0x800000)) == [512, 0]
+    assert full((0x201000, 0x400000)) == [0, 0]

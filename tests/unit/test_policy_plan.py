@@ -353,6 +353,56 @@ def test_pages_that_several_map_are_not_promised() -> None:
     assert "several processes" in made.remaining[0].why
 
 
+COLLAPSING = (*AIMED, "collapse")
+
+
+def huge(size: int, full: int, **changes: Any) -> Any:
+    """Anonymous memory, some of which fills huge pages' worth of addresses."""
+    user = replace(USER, bytes=size, huge_bytes=full)
+    values = {"bytes": size, "evictable_bytes": size, "mappers": (user,)}
+    return group("swap-backed-mapped", **(values | changes))
+
+
+def test_what_fills_huge_pages_is_charged_to_who_maps_it_before_the_rest_goes() -> None:
+    """Lost: the one recharge to the mapper that user space has; pageout takes it."""
+    made = plan(
+        world(zombie(100, huge(520 * PAGE, 512 * PAGE)), interfaces=COLLAPSING), LEAST
+    )
+    assert [(step.action, step.bytes, step.charged_to) for step in made.steps] == [
+        ("collapse", 512 * PAGE, ("/holder",)),
+        ("pageout", 8 * PAGE, ("/app",)),
+    ]
+    assert made.freed == (100,)
+    (alone,) = steps(world(zombie(100, huge(512 * PAGE, 0)), interfaces=COLLAPSING))
+    assert alone.action == "pageout"
+    old = steps(world(zombie(100, huge(520 * PAGE, 512 * PAGE)), interfaces=AIMED))
+    assert [(step.action, step.bytes) for step in old] == [("pageout", 520 * PAGE)]
+
+
+def test_who_has_no_room_for_it_has_it_paged_out() -> None:
+    """Lost: zombies whose second half would push its user over a limit."""
+    limits = Limits(max_bytes=600 * PAGE)
+    holder = online(HOLDER, "/holder", ROOT, limits=limits)
+    held = [zombie(100 + n, huge(512 * PAGE, 512 * PAGE)) for n in range(2)]
+    made = plan(world(holder, *held, interfaces=COLLAPSING), LEAST)
+    assert [step.action for step in made.steps] == ["collapse", "pageout"]
+    assert made.freed == (101, 100)
+
+
+def test_locked_memory_goes_to_who_maps_it_if_it_fills_huge_pages() -> None:
+    """Lost: locked memory, which nothing else moves."""
+    locked = {"evictable_bytes": PAGE, "obstacles": (("locked (mlock)", 512 * PAGE),)}
+    census = world(
+        zombie(100, huge(513 * PAGE, 512 * PAGE, **locked)), interfaces=COLLAPSING
+    )
+    made = plan(census, LEAST)
+    assert [step.action for step in made.steps] == ["collapse", "pageout"]
+    assert made.freed == (100,)
+    pinned = {"evictable_bytes": PAGE, "obstacles": (("pinned", 512 * PAGE),)}
+    held = zombie(100, huge(513 * PAGE, 512 * PAGE, **pinned))
+    assert not plan(world(held, interfaces=COLLAPSING), LEAST).steps
+
+
 def test_nobody_is_disturbed_for_a_zombie_that_stays() -> None:
     """Lost: a process paged out in vain."""
     locked = group(
