@@ -52,7 +52,9 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
         guard.afford(step.bytes, step.target)
         before = _resident(fd, machine)
         ended = not _read(fd, directory, machine, guard)
-        moved = max(0, _resident(fd, machine) - before)
+        there = _resident(fd, machine)
+        # mincore had what was in the swap cache as well.
+        moved = max(there - before, min(there, step.bytes))
     short = "" if moved >= step.bytes else f"{step.bytes - moved} bytes stay in swap"
     if ended or not aim.page_out:
         return Outcome(moved, ENDED if ended else short)
