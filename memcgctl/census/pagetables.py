@@ -139,8 +139,8 @@ def _full(
     (tables,) = areas.span(mm, base, 512 << _PAGE_SHIFT).nonzero()
     start = np.searchsorted(row, tables)
     start = start[np.searchsorted(row, tables, side="right") - start == 512]
-    maps = entry[start[:, None] + np.arange(512)] & _MAPS != 0
-    full: NDArray[np.intp] = start[maps.all(axis=1)]
+    used = entry[start[:, None] + np.arange(512)] & _MAPS != 0
+    full: NDArray[np.intp] = start[used.all(axis=1)]
     return full
 
 
@@ -149,9 +149,9 @@ def frames(kernel: OpenedKernel, leaves: Leaves) -> tuple[NDArray[np.int64], U64
     mm, entry = leaves.mm, leaves.entry
     # A huge entry that is being split is not present, but still maps.
     if leaves.pages == 1:
-        maps = entry & _MAPS != 0
-        if not maps.all():
-            mm, entry = mm[maps], entry[maps]
+        here = maps(leaves)
+        if not here.all():
+            mm, entry = mm[here], entry[here]
     # Frames of entries that are not present are stored inverted, against L1TF (4.19).
     absent = entry & _PRESENT == 0
     if absent.any():
@@ -161,6 +161,12 @@ def frames(kernel: OpenedKernel, leaves: Leaves) -> tuple[NDArray[np.int64], U64
     if leaves.pages > 1:
         frame &= ~np.uint64(leaves.pages - 1)
     return mm, frame
+
+
+def maps(leaves: Leaves) -> NDArray[np.bool_]:
+    """Which entries ``frames`` tells of: all huge ones, PTEs that map memory."""
+    here: NDArray[np.bool_] = leaves.entry & _MAPS != 0
+    return here | (leaves.pages > 1)
 
 
 def swap_entries(leaves: Leaves) -> tuple[NDArray[np.int64], NDArray[np.int64], U64]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcgctl.census.bulk import U64, addresses, read_structs, unique
-from memcgctl.census.pagetables import Leaves, Ranges, frames, walk
+from memcgctl.census.pagetables import Leaves, Ranges, frames, maps, walk
 from memcgctl.kernel.layout import offset_of
 
 if TYPE_CHECKING:
@@ -117,11 +117,13 @@ def mapped_pages(
     pages: list[NDArray[np.int64]] = []
     filled: Counter[int] = Counter()
     for leaves in walk(kernel, mms, ranges, areas):
-        for cell_ in _filled(kernel, leaves, runs, groups):
-            filled[cell_] += _TABLE_PAGES
         mm, pfn = frames(kernel, leaves)
         place, hit, count = _overlaps(runs, pfn, leaves.pages)
         cell = mm[hit] * groups + runs.group[place]
+        if len(leaves.full):
+            of_entry = np.full(len(leaves.entry), -1)
+            of_entry[maps(leaves).nonzero()[0][hit]] = cell
+            filled.update(_filled(leaves, of_entry))
         if len(mms) * groups <= _DENSE:
             found = np.bincount(cell, count if leaves.pages > 1 else None)
             (key,) = found.nonzero()
@@ -136,27 +138,16 @@ def mapped_pages(
     key, where = np.unique(np.concatenate(keys), return_inverse=True)
     total = np.bincount(where, np.concatenate(pages), len(key)).astype(np.int64)
     return [
-        Mapped(cell // groups, cell % groups, pages, filled[cell])
+        Mapped(cell // groups, cell % groups, pages, _TABLE_PAGES * filled[cell])
         for cell, pages in zip(key.tolist(), total.tolist(), strict=True)
     ]
 
 
-def _filled(
-    kernel: OpenedKernel, leaves: Leaves, runs: Frames, groups: int
-) -> list[int]:
-    """The cell of each table that is full of one group's pages."""
-    if not len(leaves.full):
-        return []
-    place = (leaves.full[:, None] + np.arange(_TABLE_PAGES)).ravel()
-    some = Leaves(leaves.mm[place], leaves.entry[place], 1)
-    mm, pfn = frames(kernel, some)
-    known, hit, _ = _overlaps(runs, pfn, 1)
-    group = np.full(len(pfn), -1)
-    group[hit] = runs.group[known]
-    rows = group.reshape(-1, _TABLE_PAGES)
-    alike = (rows[:, 0] >= 0) & (rows == rows[:, :1]).all(axis=1)
-    cells = mm[::_TABLE_PAGES] * groups + rows[:, 0]
-    found: list[int] = cells[alike].tolist()
+def _filled(leaves: Leaves, cell: NDArray[np.int64]) -> list[int]:
+    """The cell of each full table whose entries are all of one; -1 is none."""
+    rows = cell[leaves.full[:, None] + np.arange(_TABLE_PAGES)]
+    first = rows[:, 0]
+    found: list[int] = first[(first >= 0) & (rows == rows[:, :1]).all(axis=1)].tolist()
     return found
 
 

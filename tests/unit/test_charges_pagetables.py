@@ -198,6 +198,7 @@ def test_what_fills_a_page_table() -> None:
         for page in range(512):
             frame = 0x1000 + (table >> 12) + page if page < of_group else 0x9000
             spaces.map(mm, table + page * 4096, frame << 12 | PRESENT)
+    spaces.map(mm, 0x1FF000, 0x123 << 9)  # a swap entry before them
     wanted = Frames(
         addresses([0x1000, 0x9000]), addresses([0x900, 1]), np.array([0, 1])
     )
