@@ -199,9 +199,9 @@ def test_what_fills_a_page_table() -> None:
             frame = 0x1000 + (table >> 12) + page if page < of_group else 0x9000
             spaces.map(mm, table + page * 4096, frame << 12 | PRESENT)
     spaces.map(mm, 0x1FF000, 0x123 << 9)  # a swap entry before them
-    wanted = Frames(
-        addresses([0x1000, 0x9000]), addresses([0x900, 1]), np.array([0, 1])
-    )
+    frames_ = addresses([0x1200, 0x1400, 0x9000])
+    sizes = addresses([0x200, 0x400, 1])
+    wanted = Frames(frames_, sizes, np.array([0, 1, 2]))
     mms = addresses([mm])
 
     def full(*areas: tuple[int, int]) -> list[int]:
@@ -211,7 +211,7 @@ def test_what_fills_a_page_table() -> None:
         found = mapped_pages(spaces.fake.kernel, mms, wanted, None, ranges)
         return [one.full_pages for one in found]
 
-    assert full((0x200000, 0x800000)) == [1024, 0]
-    assert full((0x200000, 0x400000), (0x400000, 0x800000)) == [1024, 0]
-    assert full((0x1FF000, 0x5FF000), (0x5FF000, 0x800000)) == [512, 0]
-    assert full((0x201000, 0x400000)) == [0, 0]
+    assert full((0x200000, 0x800000)) == [512, 512, 0]
+    assert full((0x200000, 0x400000), (0x400000, 0x800000)) == [512, 512, 0]
+    assert full((0x1FF000, 0x5FF000), (0x5FF000, 0x800000)) == [512, 0, 0]
+    assert full((0x201000, 0x400000)) == [0, 0, 0]
