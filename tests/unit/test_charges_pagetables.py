@@ -194,11 +194,11 @@ def test_what_fills_a_page_table() -> None:
     """Lost: what MADV_COLLAPSE copies, and no more than that, to a huge page."""
     spaces = Spaces()
     mm = spaces.mm()
+    spaces.map(mm, 0x1FF000, 0x123 << 9)  # a swap entry before them
     for table, of_group in ((0x200000, 512), (0x400000, 512), (0x600000, 511)):
         for page in range(512):
             frame = 0x1000 + (table >> 12) + page if page < of_group else 0x9000
             spaces.map(mm, table + page * 4096, frame << 12 | PRESENT)
-    spaces.map(mm, 0x1FF000, 0x123 << 9)  # a swap entry before them
     frames_ = addresses([0x1200, 0x1400, 0x9000])
     sizes = addresses([0x200, 0x400, 1])
     wanted = Frames(frames_, sizes, np.array([0, 1, 2]))
