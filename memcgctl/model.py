@@ -497,9 +497,9 @@ class Step:
     """One action of a plan, for all offline memcgs that it serves.
 
     ``bytes`` is what it moves of theirs, ``collateral_bytes`` what it can move of
-    others'. ``charged_to`` names who is charged afterwards, if anybody. ``frees`` are
-    the memcgs that are gone after it. ``over_limit`` are the memcgs that it could push
-    over a limit.
+    others'. ``charged_to`` names who is charged afterwards, if anybody, and
+    ``charged_bytes`` each one's part. ``frees`` are the memcgs that are gone after it.
+    ``over_limit`` are the memcgs that it could push over a limit.
     """
 
     memcgs: tuple[int, ...]
@@ -514,6 +514,7 @@ class Step:
     aim: Aim = Aim()
     frees: tuple[int, ...] = ()
     over_limit: tuple[str, ...] = ()
+    charged_bytes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -208,7 +208,10 @@ def _step(draft: _Draft, effects: Effects, world: World) -> Step:
         for memcg, index, deed in draft.shares
     ]
     action = draft.interface.action(draft.key, served, world)
-    charged = {deed.charged for _, _, deed in draft.shares} - {None}
+    charged: Counter[str] = Counter()
+    for _, _, deed in draft.shares:
+        if deed.charged is not None:
+            charged[world.room.path(deed.charged)] += deed.bytes
     return Step(
         memcgs=tuple(dict.fromkeys(memcg.id for memcg, _, _ in draft.shares)),
         action=draft.interface.name,
@@ -216,10 +219,11 @@ def _step(draft: _Draft, effects: Effects, world: World) -> Step:
         target=action.target,
         command=action.command,
         bytes=sum(size for _, size in served),
-        charged_to=tuple(sorted(world.room.path(one or 0) for one in charged)),
+        charged_to=tuple(sorted(charged)),
         collateral_bytes=action.collateral_bytes,
         risk=action.risk,
         aim=action.aim,
+        charged_bytes=tuple(charged[path] for path in sorted(charged)),
     )
 
 

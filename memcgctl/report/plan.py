@@ -171,7 +171,8 @@ def _sized(number_bytes: int) -> str:
 def to_json(plan: Plan, census: Census) -> str:
     """``memcgctl/plan/1``; ASCII, names as the kernel has them.
 
-    ``charged_to`` joins the paths of all that are charged, ``charged`` lists them.
+    ``charged_to`` joins the paths of all that are charged, ``charged`` lists them, and
+    ``charged_bytes`` has each one's part.
     """
     offline = {m.id: m for m in census.memcgs if m.state == "offline"}
     document = {
@@ -211,6 +212,7 @@ def _step_json(number: int | None, step: Step) -> dict[str, Any]:
         "risk": step.risk,
         "option": step.option,
         "charged": step.charged_to,
+        "charged_bytes": step.charged_bytes,
         "frees": step.frees,
         "over_limit": step.over_limit,
         "aim": _aim_json(step.aim),

@@ -481,6 +481,7 @@ def test_a_folio_that_went_to_the_parent_stays_there_when_it_is_read() -> None:
     worked = work_out(world(held), LEAST)
     (step,) = worked.plan.steps
     assert (step.bytes, step.charged_to) == (5 * PAGE, ("/app", "/holder"))
+    assert step.charged_bytes == (2 * PAGE, 3 * PAGE)
     (one,) = worked.effects[100]
     assert dict(one.charged) == {APP: 2 * PAGE, HOLDER: 3 * PAGE}
 

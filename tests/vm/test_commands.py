@@ -211,8 +211,8 @@ def predicted(typed: Typed) -> tuple[Moves, Moves]:
         stays = step["option"] == "recharge-mapper"
         if step["action"] == "swapin-file":
             stays = not step["aim"].get("page_out")
-        for path in step["charged"]:
-            (memory if stays else swap)[path].append(step["bytes"])
+        for path, size in zip(step["charged"], step["charged_bytes"], strict=True):
+            (memory if stays else swap)[path].append(size)
     return memory, swap
 
 
