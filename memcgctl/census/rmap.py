@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcgctl.census.bulk import U64, addresses, read_structs, unique
-from memcgctl.census.pagetables import Leaves, Ranges, frames, maps, walk
+from memcgctl.census.pagetables import Ranges, frames, maps, walk
 from memcgctl.kernel.layout import offset_of
 
 if TYPE_CHECKING:
@@ -118,14 +118,16 @@ def mapped_pages(
     filled: Counter[int] = Counter()
     for leaves in walk(kernel, mms, ranges, areas):
         mm, pfn = frames(kernel, leaves)
-        place, hit, count = _overlaps(runs, pfn, leaves.pages)
-        cell = mm[hit] * groups + runs.group[place]
-        if len(leaves.full):
-            of_entry = np.full(len(leaves.entry), -1)
-            of_entry[maps(leaves).nonzero()[0][hit]] = cell
-            filled.update(_filled(leaves, of_entry))
+        full = leaves.full
+        if len(full):  # where they begin among the entries that map something
+            full = np.searchsorted(maps(leaves).nonzero()[0], full)
+        first = _neighbours(mm, pfn, leaves.pages, full)
+        size = np.diff(first, append=len(pfn)) * leaves.pages
+        place, hit, count = _overlaps(runs, pfn[first], size.astype(np.uint64))
+        cell = mm[first[hit]] * groups + runs.group[place]
+        filled.update(_filled(full, first[hit], cell, count))
         if len(mms) * groups <= _DENSE:
-            found = np.bincount(cell, count if leaves.pages > 1 else None)
+            found = np.bincount(cell, count)
             (key,) = found.nonzero()
             found = found[key]
         else:
@@ -143,11 +145,32 @@ def mapped_pages(
     ]
 
 
-def _filled(leaves: Leaves, cell: NDArray[np.int64]) -> list[int]:
-    """The cell of each full table whose entries are all of one; -1 is none."""
-    rows = cell[leaves.full[:, None] + np.arange(_TABLE_PAGES)]
-    first = rows[:, 0]
-    found: list[int] = first[(first >= 0) & (rows == rows[:, :1]).all(axis=1)].tolist()
+def _neighbours(
+    mm: NDArray[np.int64], pfn: U64, pages: int, full: NDArray[np.intp]
+) -> NDArray[np.intp]:
+    """Where entries begin that map what follows on the one before; tables end them."""
+    first = np.ones(len(pfn), np.bool_)
+    first[1:] = (pfn[1:] - pfn[:-1] != pages) | (mm[1:] != mm[:-1])
+    edges = np.concatenate((full, full + _TABLE_PAGES))
+    first[edges[edges < len(first)]] = True
+    return first.nonzero()[0]
+
+
+def _filled(
+    full: NDArray[np.intp],
+    at: NDArray[np.intp],
+    cell: NDArray[np.int64],
+    pages: NDArray[np.int64],
+) -> list[int]:
+    """The cell of each full table whose entries are all of one."""
+    if not len(full) or not len(at):
+        return []
+    table = np.searchsorted(full, at, side="right") - 1
+    inside = (table >= 0) & (at < full[table] + _TABLE_PAGES)
+    cells = int(cell.max()) + 1
+    key, which = np.unique((table * cells + cell)[inside], return_inverse=True)
+    whole = np.bincount(which, pages[inside], len(key)) == _TABLE_PAGES
+    found: list[int] = (key[whole] % cells).tolist()
     return found
 
 
@@ -166,22 +189,17 @@ def _runs(wanted: Frames) -> Frames:
 
 
 def _overlaps(
-    wanted: Frames, pfn: U64, pages: int
+    wanted: Frames, pfn: U64, pages: U64
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int64]]:
     """Where [pfn, pfn + pages) meets frames of interest: (place, which pfn, pages)."""
     ends = wanted.pfn + wanted.pages
     first = np.searchsorted(ends, pfn, side="right")
-    if pages == 1 and len(ends):
-        # Most are of this kind; a page is in one folio or in none.
-        place = np.minimum(first, len(ends) - 1)
-        (hit,) = ((first < len(ends)) & (wanted.pfn[place] <= pfn)).nonzero()
-        return place[hit], hit, np.ones(len(hit), np.int64)
-    last = np.searchsorted(wanted.pfn, pfn + np.uint64(pages), side="left")
+    last = np.searchsorted(wanted.pfn, pfn + pages, side="left")
     many = np.maximum(last - first, 0)
     hit = np.repeat(np.arange(len(pfn)), many)
     place = np.repeat(first - np.cumsum(many) + many, many) + np.arange(many.sum())
     start = np.maximum(wanted.pfn[place], pfn[hit])
-    end = np.minimum(ends[place], pfn[hit] + np.uint64(pages))
+    end = np.minimum(ends[place], (pfn + pages)[hit])
     return place, hit, (end - start).astype(np.int64)
 
 
