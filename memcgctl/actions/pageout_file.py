@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from memcgctl.actions import lru, pages
+from memcgctl.actions import lru, pages, swapcache
 from memcgctl.actions.libc import MADV_PAGEOUT, Mapping
 from memcgctl.actions.machine import (
     ENDED,
@@ -56,9 +56,10 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
                 done = moved + len(waiting) * machine.page_size
                 if why := _cannot(there, done, machine, guard):
                     break
-                lru.drain(machine)
-                mapping.advise(MADV_PAGEOUT)
-                cached = frames[pages.flagged(frames, pages.SWAPCACHE, machine)]
+                cached = _page_out(mapping, frames, machine)
+                if len(cached) and not swapcache.can_be_asked(machine):
+                    swapcache.use_up_slots(machine)
+                    cached = _page_out(mapping, _touch(mapping, machine), machine)
                 waiting += cached.tolist()
                 # mincore has what is in the swap cache, too.
                 rest = sum(mapping.resident(machine.page_size)) * machine.page_size
@@ -66,6 +67,14 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
                 left += max(0, rest - len(cached) * machine.page_size)
     why = why or (f"{left} bytes stay in memory" if left else "")
     return Outcome(moved, why, tuple(waiting))
+
+
+def _page_out(mapping: Mapping, frames: U64, machine: Machine) -> U64:
+    """Page these frames out; those that are in the swap cache then."""
+    lru.drain(machine)
+    mapping.advise(MADV_PAGEOUT)
+    cached: U64 = frames[pages.flagged(frames, pages.SWAPCACHE, machine)]
+    return cached
 
 
 def _cannot(size: int, moved: int, machine: Machine, guard: Guard) -> str:

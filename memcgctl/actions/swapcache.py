@@ -11,17 +11,47 @@ SWAP_CLUSTER_MAX pages: so it is asked once for all, and for no more than there 
 from __future__ import annotations
 
 import errno
+import mmap
+import os
 import time
 from collections import Counter
 from contextlib import suppress
+from pathlib import Path
 
 from memcgctl.actions import lru, pages
+from memcgctl.actions.libc import MADV_PAGEOUT
 from memcgctl.actions.machine import ActionError, Machine
 from memcgctl.actions.pages import U64
 from memcgctl.actions.target import open_cgroup, write_at
 
 _WRITTEN_WITHIN = 5.0
+_SWAP_SLOTS_CACHE_SIZE = 64  # include/linux/swap_slots.h
 _ROUNDS = 2
+
+
+def can_be_asked(machine: Machine) -> bool:
+    """Whether memcgs have a memory.reclaim: of v2, 5.19+."""
+    mount = machine.cgroup
+    return bool(mount and next(Path(mount.point).glob("*/memory.reclaim"), None))
+
+
+def use_up_slots(machine: Machine) -> None:
+    """Have what is swapped out next go to the device that is to be swapped to next.
+
+    Up to 6.13 each CPU keeps free entries of the one before (``swp_slots``): a disk's,
+    maybe, which leave pages in the swap cache where zram's do not. As many pages of
+    our own get these, for a moment.
+    """
+    size = _SWAP_SLOTS_CACHE_SIZE * machine.page_size
+    before = os.sched_getaffinity(0)
+    try:
+        for cpu in sorted(before & machine.cpus):
+            with suppress(OSError), mmap.mmap(-1, size) as own:
+                os.sched_setaffinity(0, {cpu})
+                own.write(os.urandom(machine.page_size) * _SWAP_SLOTS_CACHE_SIZE)
+                own.madvise(MADV_PAGEOUT)
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def wait_written(frames: U64, machine: Machine) -> None:

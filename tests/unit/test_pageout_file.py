@@ -1,0 +1,68 @@
+"""Shmem that waits in the swap cache where nobody can be asked is paged out again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from memcgctl.actions import pageout_file, swapcache
+from memcgctl.actions.machine import Guard, Outcome, read_machine
+from memcgctl.model import Aim, Step
+from tests.unit.plans import TMPFS
+
+PAGE = 4096
+STEP = Step(
+    memcgs=(100,),
+    action="pageout-file",
+    option="evict",
+    target="/mnt/t",
+    command="",
+    bytes=2 * PAGE,
+    charged_to=("/app",),
+    collateral_bytes=0,
+    risk="",
+    aim=Aim(file=TMPFS),
+)
+
+
+@pytest.mark.parametrize(("asked", "tries", "waiting"), [(True, 1, 2), (False, 2, 0)])
+def test_what_waits_where_nobody_can_be_asked_is_paged_out_once_more(
+    asked: bool, tries: int, waiting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost: half of the tmpfs zombies of a kernel without memory.reclaim, with zram."""
+    fd = os.memfd_create("file")
+    os.write(fd, bytes(2 * PAGE))
+    calls: list[str] = []
+
+    @contextlib.contextmanager
+    def opened(*_: Any) -> Iterator[int]:
+        yield fd
+
+    def page_out(*_: Any) -> Any:
+        calls.append("page out")
+        left = [7, 8] if len(calls) == 1 else []
+        return np.array(left, np.uint64)
+
+    monkeypatch.setattr(pageout_file, "open_file", opened)
+    monkeypatch.setattr(pageout_file, "meminfo", lambda proc: {})
+    frames = np.array([7, 8], np.uint64)
+    monkeypatch.setattr(pageout_file, "_touch", lambda mapping, machine: frames)
+    monkeypatch.setattr(pageout_file, "_page_out", page_out)
+    monkeypatch.setattr(swapcache, "can_be_asked", lambda machine: asked)
+    monkeypatch.setattr(swapcache, "use_up_slots", lambda machine: calls.append("use"))
+    outcome: Outcome = pageout_file.apply(STEP, read_machine(), Guard())
+    os.close(fd)
+    assert calls == ["page out", "use", "page out"][: 2 * tries - 1]
+    assert len(outcome.waiting) == waiting
+
+
+def test_each_cpus_free_entries_are_used_up_by_pages_that_go() -> None:
+    """Lost: the CPUs that we may run on, if one of them were left behind."""
+    before = os.sched_getaffinity(0)
+    swapcache.use_up_slots(read_machine())
+    assert os.sched_getaffinity(0) == before
