@@ -6,6 +6,8 @@ outside the repository, in MEMCGCTL_LAB_CACHE or the user's cache directory.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import lzma
 import os
 import re
@@ -14,6 +16,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -51,6 +54,14 @@ def cache() -> Path:
     path = Path(os.environ.get("MEMCGCTL_LAB_CACHE") or Path(home) / "memcgctl-lab")
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """While no other process fills the cache: tests run side by side."""
+    with (cache() / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @lru_cache
@@ -149,6 +160,12 @@ def unpack(deb: Path, directory: Path) -> None:
 
 
 def get(wanted: str) -> Kernel:
+    """``newest``, by one process at a time."""
+    with alone():
+        return newest(wanted)
+
+
+def newest(wanted: str) -> Kernel:
     """The newest kernel of a series whose packages the mirror really has.
 
     An index can list files that the pool does not have (any more, or yet): the

@@ -232,7 +232,7 @@ def test_the_command(path: Path) -> None:
     home = str(path.parent.parent)
     ran = command(XDG_STATE_HOME=home)
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert ran.stdout.startswith("0 runs in ")
+    assert ran.stdout.startswith("0 runs in")
     run(path.parent.parent / "memcgctl/journal")
     ran = command("--limit", "1", XDG_STATE_HOME=home)
     assert (ran.returncode, ran.stderr) == (0, "")
