@@ -55,13 +55,14 @@ def use(machine: Machine, cpu: int | None = None) -> None:
         )
 
 
-def remove_stale(machine: Machine) -> None:
-    """Remove cgroups of ours whose maker was killed."""
+def remove_stale(machine: Machine, path: str = "/") -> None:
+    """Remove cgroups of ours whose maker was killed, those directly below a memcg."""
     if machine.cgroup is None:
         return
+    place = Path(machine.cgroup.point + path)
     with suppress(OSError):
-        for name in os.listdir(machine.cgroup.point):
+        for name in os.listdir(place):
             found = re.fullmatch(rf"{re.escape(_NAME)}(\d+)", name)
             if found and not (machine.proc / found[1]).exists():
                 with suppress(OSError):
-                    Path(machine.cgroup.point, name).rmdir()
+                    (place / name).rmdir()

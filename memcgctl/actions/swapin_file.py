@@ -45,6 +45,7 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     file, aim = step.aim.file, step.aim
     assert file
     _must_fit(step, machine)
+    helper.remove_stale(machine, aim.memcg_path or "/")
     with (
         open_file(file, aim.processes, machine) as fd,
         open_cgroup(aim.memcg_id or 0, aim.memcg_path, machine) as directory,

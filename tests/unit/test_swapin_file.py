@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from memcgctl.actions import helper, measure, swapin_file
-from memcgctl.actions.machine import ActionError, Guard, read_machine
+from memcgctl.actions.machine import ActionError, Guard, Mount, read_machine
 from memcgctl.model import Aim, Step
 from tests.unit.plans import TMPFS
 
@@ -78,3 +78,18 @@ def test_what_would_push_the_ancestor_over_its_limit_is_not_read(
     asked = replace(STEP, over_limit=("/app",), aim=replace(STEP.aim, memcg_id=1 << 60))
     with pytest.raises(ActionError, match="gone"):
         swapin_file.apply(asked, machine, Guard())
+
+
+def test_a_cgroup_whose_maker_was_killed_is_removed(tmp_path: Path) -> None:
+    """Lost: the promise that nothing stays behind, for cgroups below others."""
+    mount = Mount(1, "0:26", "/", str(tmp_path), "cgroup2", frozenset(), frozenset())
+    machine = replace(read_machine(), cgroup1=None, cgroup2=mount)
+    ours, alive = f"memcgctl.{1 << 30}", f"memcgctl.{os.getpid()}"
+    for name in (ours, alive, "memcgctl.slice"):
+        (tmp_path / "app" / name).mkdir(parents=True)
+    with pytest.raises(ActionError, match="it is gone"):
+        swapin_file.apply(STEP, machine, Guard())
+    assert {path.name for path in (tmp_path / "app").iterdir()} == {
+        alive,
+        "memcgctl.slice",
+    }
