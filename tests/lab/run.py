@@ -72,18 +72,23 @@ def make_disks(directory: Path, xfs: bool) -> dict[str, Path]:
     programs = {"ext4": "mke2fs"}
     if xfs:
         sizes["xfs"], programs["xfs"] = 304 << 20, "mkfs.xfs"
-    disks = {}
-    path = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
-    for name, size in sizes.items():
-        disk = disks[name] = directory / name
-        disk.touch()
-        os.truncate(disk, size)
-        if name in programs:
-            found = shutil.which(programs[name], path=path)
-            if found is None:
-                raise FileNotFoundError(f"{programs[name]} is needed to make a disk")
-            subprocess.run([found, "-q", disk], check=True)
-    return disks
+    return {
+        name: make_disk(directory / name, size, programs.get(name))
+        for name, size in sizes.items()
+    }
+
+
+def make_disk(disk: Path, size: int, program: str | None) -> Path:
+    """A sparse file; with a file system if there is a program to make it."""
+    disk.touch()
+    os.truncate(disk, size)
+    if program:
+        path = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
+        found = shutil.which(program, path=path)
+        if found is None:
+            raise FileNotFoundError(f"{program} is needed to make a disk")
+        subprocess.run([found, "-q", disk], check=True)
+    return disk
 
 
 def prepare(guest: Guest, version: int) -> None:
