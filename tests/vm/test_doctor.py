@@ -30,6 +30,7 @@ ZOMBIES = f"""
     for mount in proc sys dev; do mount --rbind /$mount {ROOT}/$mount; done
     mount -t tmpfs tmpfs {ROOT}/run
     mount -t securityfs securityfs {ROOT}/sys/kernel/security
+    mount -t debugfs debugfs {ROOT}/sys/kernel/debug
     mount -t cgroup2 cgroup2 {CGROUPS}
     echo +memory > {CGROUPS}/cgroup.subtree_control
     for name in a b c; do
