@@ -19,7 +19,7 @@ from memcgctl.model import Ability, Checkup, Kernel
 _WORDS = {
     "one stock": "this kernel's charge stocks are for several memcgs, since 6.16",
     "collapse": "this kernel lacks it, 6.1 brought it",
-    "lru_gen by private id": "only 6.1 to 6.19 can name an offline memcg",
+    "lru_gen by private id": "only 6.1 to 6.19 name offline memcgs, with MGLRU on",
     "memory.reclaim": "only cgroup v2 has it, from 5.19 on",
     "memory.force_empty": "only cgroup v1 has it",
     "writeback cleanup": "this kernel lacks it, 5.14 brought it",

@@ -15,7 +15,7 @@ import drgn
 from memcgctl.census.backing import mount_point
 from memcgctl.census.bulk import addresses, read_structs
 from memcgctl.census.lists import list_structs
-from memcgctl.kernel.layout import has_member
+from memcgctl.kernel.layout import has_member, offset_of
 
 if TYPE_CHECKING:
     from memcgctl.census.memcgs import Tree
@@ -72,14 +72,23 @@ def _swappiness_key(kernel: OpenedKernel) -> bool:
 
 
 def _lru_gen_by_private_id(kernel: OpenedKernel) -> bool:
-    """6.1 to 6.19: lru_gen in debugfs names memcgs by ``memcg->id.id``.
+    """6.1 to 6.19: lru_gen in debugfs names memcgs by ``memcg->id.id``, if it is on.
 
     From 7.0 on it takes the cgroup id, by which no offline memcg is found
     (``mem_cgroup_get_from_id``), and ``mem_cgroup_from_id`` has another name.
     """
-    return _any_symbol(kernel, ("lru_gen_seq_write",)) and _any_symbol(
-        kernel, ("mem_cgroup_from_id",)
-    )
+    names = ("lru_gen_seq_write", "mem_cgroup_from_id")
+    return all(_any_symbol(kernel, (name,)) for name in names) and _lru_gen_on(kernel)
+
+
+def _lru_gen_on(kernel: OpenedKernel) -> bool:
+    """Whether the multi-generational LRU is: the first key of ``lru_gen_caps``."""
+    try:
+        at = kernel.symbol("lru_gen_caps")
+        at += offset_of(kernel.prog, "struct static_key", "enabled")
+        return int.from_bytes(kernel.memory.read(at, 4), "little", signed=True) > 0
+    except (LookupError, drgn.FaultError):
+        return False
 
 
 def _one_stock(kernel: OpenedKernel) -> bool:

@@ -84,8 +84,7 @@ def test_a_kernel_without_swap_has_none() -> None:
         (["__arm64_sys_process_madvise"], 2, {"process_madvise"}),
         (["memory_reclaim", "memory_high_write"], 2, {"memory.reclaim", "memory.high"}),
         (["memory_reclaim", "mem_cgroup_force_empty_write"], 1, {"memory.force_empty"}),
-        (["lru_gen_seq_write", "mem_cgroup_from_id"], 2, {"lru_gen by private id"}),
-        (["lru_gen_seq_write"], 2, set()),  # 7.0+
+        (["lru_gen_seq_write", "mem_cgroup_from_id"], 2, set()),  # damaged
     ],
 )
 def test_interfaces_are_told_by_symbols(
@@ -95,6 +94,20 @@ def test_interfaces_are_told_by_symbols(
     fake = FakeKernel(KERNEL)
     fake.symbols |= dict.fromkeys(symbols, 0xFFFFFFFF81000000)
     assert set(interfaces(fake.kernel, version)) == expected
+
+
+@pytest.mark.parametrize("named", [True, False])  # 7.0+ has another name
+@pytest.mark.parametrize("on", [0, 1])
+def test_lru_gen_is_of_use_where_it_names_offline_memcgs_and_is_on(
+    named: bool, on: int
+) -> None:
+    """A plan would promise zombies by an LRU that Debian's 6.1 has switched off."""
+    fake = FakeKernel({**KERNEL, "static_key": {"gap": "u64", "enabled": "u64"}})
+    names = ["lru_gen_seq_write", *(["mem_cgroup_from_id"] if named else [])]
+    fake.symbols |= dict.fromkeys(names, 0xFFFFFFFF81000000)
+    fake.symbols["lru_gen_caps"] = fake.make("static_key", {"enabled": on})
+    expected = {"lru_gen by private id"} if named and on else set()
+    assert set(interfaces(fake.kernel, 2)) == expected
 
 
 def test_interfaces_are_told_by_types() -> None:
