@@ -386,7 +386,14 @@ def signals() -> Json:
         for count in range(1, len(lines(first)) + 1, 1 + (number == signal.SIGINT))
     ]
     last = command("reclaim", "--yes", "--json")
-    return {"whole": whole, "runs": runs, "last": last, "dying": dying()}
+    return {"whole": whole, "runs": runs, "last": last, **what_is_left()}
+
+
+def what_is_left() -> Json:
+    """By memcgctl and by the kernel, when those that go had time to."""
+    time.sleep(3)
+    rest = command("reclaim", "--dry-run", "--json")
+    return {"rest": rest, "dying": dying()}
 
 
 def signalled(journal: Path, number: int, count: int) -> Json:
@@ -476,9 +483,7 @@ def crowd() -> Json:
     }
     for path in TMPFS.glob("busy*"):
         path.unlink()
-    time.sleep(3)
-    rest = command("reclaim", "--dry-run", "--json")
-    return done | {"rest": rest, "dying": dying()}
+    return done | what_is_left()
 
 
 def come_and_go(name: str) -> None:
