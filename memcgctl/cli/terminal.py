@@ -52,6 +52,8 @@ def write(data: Text | str | bytes) -> None:
             sys.stdout.buffer.write(data)
         elif isinstance(data, str):
             sys.stdout.write(data)
+        elif not sys.stdout.isatty():
+            sys.stdout.write(data.plain)
         else:
             from rich.console import Console
 
