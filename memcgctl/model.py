@@ -478,6 +478,7 @@ class Aim:
     ``device`` is the name of a block device. ``private_id`` is an offline memcg's own
     (the other two are its as well then), of which ``swappiness`` says what to evict: 0
     files, 200 what is swap-backed first. ``page_out``: what was read goes out again.
+    ``unaimed``: memory.reclaim may be asked although it takes files as well.
     """
 
     file: Backing | None = None
@@ -490,6 +491,7 @@ class Aim:
     private_id: int | None = None
     swappiness: int | None = None
     page_out: bool = False
+    unaimed: bool = False
 
 
 @dataclass(frozen=True)

@@ -197,12 +197,13 @@ def _signals() -> Iterator[_Signals]:
 class _Waiting:
     """Page frames in the swap cache, and the memcgs that they were shown for then.
 
-    ``left`` is what the step could not do anyway.
+    ``left`` is what the step could not do anyway; ``unaimed`` as in the step's aim.
     """
 
     frames: U64
     memcg_ids: U64
     left: str
+    unaimed: bool
 
 
 @dataclass
@@ -296,27 +297,33 @@ class _Run:
     def _let_go(self, results: list[StepResult]) -> list[StepResult]:
         """Let go of what steps left in the swap cache, all at once."""
         machine = self.machine()
-        frames = np.concatenate([one.frames for one in self._waiting.values()])
-        ids = np.concatenate([one.memcg_ids for one in self._waiting.values()])
+        waiting = self._waiting.values()
+        frames = np.concatenate([one.frames for one in waiting])
+        ids = np.concatenate([one.memcg_ids for one in waiting])
+        unaimed = np.repeat(
+            [one.unaimed for one in waiting], [len(one.frames) for one in waiting]
+        )
         try:
             self.journal.write("swap-cache", pages=len(frames))
             # Some may be another memcg's by now, which is not to be reclaimed from.
             same = pages.shown(frames, machine) == ids
             others = frames[~same]
-            stay = np.append(
-                swapcache.let_go(frames[same], machine),
-                others[pages.flagged(others, pages.SWAPCACHE, machine)],
-            )
+            stay = others[pages.flagged(others, pages.SWAPCACHE, machine)]
+            for either in (True, False):
+                some = frames[same & (unaimed == either)]
+                if len(some):
+                    left = swapcache.let_go(some, machine, unaimed=either)
+                    stay = np.append(stay, left)
         except Exception:  # the steps are done: their report is worth more
             return results
         found = []
         for result in results:
-            if waiting := self._waiting.get(result.n):
-                size = len(waiting.frames) * machine.page_size
-                rest = int(np.isin(waiting.frames, stay).sum()) * machine.page_size
+            if mine := self._waiting.get(result.n):
+                size = len(mine.frames) * machine.page_size
+                rest = int(np.isin(mine.frames, stay).sum()) * machine.page_size
                 moved = size - rest
                 self.moved += moved
-                why = waiting.left or (
+                why = mine.left or (
                     f"{rest} bytes stay in the swap cache until memory is short"
                     if rest
                     else ""
@@ -384,7 +391,7 @@ class _Run:
             frames = np.array(outcome.waiting, np.uint64)
             with suppress(ActionError):
                 ids = pages.shown(frames, machine)
-                self._waiting[n] = _Waiting(frames, ids, left)
+                self._waiting[n] = _Waiting(frames, ids, left, step.aim.unaimed)
             wait = len(frames) * machine.page_size
             left = left or f"{wait} bytes wait in the swap cache for the last step"
         result = StepResult(

@@ -72,7 +72,8 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
         for number in range(_ROUNDS):
             if number:
                 lru.drain(machine)
-                swapcache.let_go(left.frames[left.shared], machine)
+                shared = left.frames[left.shared]
+                swapcache.let_go(shared, machine, unaimed=step.aim.unaimed)
                 _touch_swap_cache(process.pid, left, machine)
             if not _advise(pidfd, left.addresses, machine, guard):
                 return Outcome(gone(meant, step, machine), ENDED)

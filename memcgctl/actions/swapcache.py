@@ -63,10 +63,11 @@ def wait_written(frames: U64, machine: Machine) -> None:
         time.sleep(0.02)
 
 
-def let_go(frames: U64, machine: Machine) -> U64:
+def let_go(frames: U64, machine: Machine, *, unaimed: bool) -> U64:
     """Reclaim what of the frames is in the swap cache; what still is then.
 
-    A page that was written is in a batch of the CPU that heard of it, to be moved to
+    ``unaimed``: also where memory.reclaim cannot be kept from files (5.19 to 6.10). A
+    page that was written is in a batch of the CPU that heard of it, to be moved to
     the end of its list (``folio_rotate_reclaimable``): that reference keeps it.
     """
     wait_written(frames, machine)
@@ -76,21 +77,21 @@ def let_go(frames: U64, machine: Machine) -> U64:
             break
         lru.drain(machine)
         for memcg_id, count in Counter(pages.shown(left, machine).tolist()).items():
-            _reclaim(memcg_id, count * machine.page_size, machine)
+            _reclaim(memcg_id, count * machine.page_size, machine, unaimed)
         before, left = left, left[pages.flagged(left, pages.SWAPCACHE, machine)]
         if len(left) == len(before):
             break
     return left
 
 
-def _reclaim(memcg_id: int, size: int, machine: Machine) -> None:
-    """Ask for anonymous memory and shmem, or for what the kernel likes if it must be.
+def _reclaim(memcg_id: int, size: int, machine: Machine, unaimed: bool) -> None:
+    """Ask for anonymous memory and shmem, or for what the kernel likes if that may be.
 
     Nothing but that: ``max``, 6.16+. Rather that: 200, from 6.11 on. One that cannot
     have all fails with EAGAIN: asked again without the key, it would take files.
     """
     with suppress(ActionError), open_cgroup(memcg_id, None, machine) as directory:
-        for key in (" swappiness=max", " swappiness=200", ""):
+        for key in (" swappiness=max", " swappiness=200", *[""] * unaimed):
             try:
                 write_at(directory, "memory.reclaim", f"{size}{key}")
             except OSError as error:

@@ -89,15 +89,33 @@ class World:
     def directory(self, memcg_id: int) -> str:
         return self.mount + self.room.path(memcg_id).rstrip("/")
 
+    @cached_property
+    def unaimed(self) -> bool:
+        """Whether what waits in the swap cache goes only with files of the living.
+
+        From 5.19 to 6.10 memory.reclaim cannot be told what to prefer, and was seen to
+        take all page cache of living memcgs with a few pages of shmem.
+        """
+        kernel = self.census.kernel
+        return (
+            "memory.reclaim" in kernel.interfaces
+            and "memory.reclaim swappiness" not in kernel.interfaces
+            and not kernel.swaps_at_once
+        )
+
     def asked(self, ancestors: Iterable[int]) -> list[int]:
         """Those of whom memory.reclaim can be asked: not the root, on any kernel."""
-        if "memory.reclaim" not in self.census.kernel.interfaces:
+        here = self.census.kernel.interfaces
+        if "memory.reclaim swappiness" not in here and not self.unaimed:
             return []
         return sorted(one for one in {*ancestors} - {0} if self.room.path(one) != "/")
 
     def in_reach(self, asked: Iterable[int]) -> int:
-        """What living memcgs can lose to a round of their reclaim."""
-        return sum(min(self.innocent[one], _RECLAIM_BATCH) for one in asked)
+        """What living memcgs can lose to their reclaim: all, or what a round takes."""
+        sizes = (self.innocent[one] for one in asked)
+        return sum(
+            size if self.unaimed else min(size, _RECLAIM_BATCH) for size in sizes
+        )
 
     @property
     def reclaim_key(self) -> str:
@@ -171,10 +189,14 @@ class Deed(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """What an interface does to a part: its effect, and how much by which action."""
+    """What an interface does to a part: its effect, and how much by which action.
+
+    ``unaimed``: on this kernel it cannot be kept from what is of living memcgs.
+    """
 
     effect: Effect
     deeds: tuple[Deed, ...] = ()
+    unaimed: bool = False
 
 
 class Action(NamedTuple):
@@ -325,7 +347,8 @@ def _reach_mapped(part: Part, world: World) -> Reach:
             size -= moved
             if moved:
                 deeds.append(Deed((process.pid, ancestor), moved, deed.charged))
-    return reach._replace(deeds=tuple(deeds))
+    shmem = part.group is not None and part.group.kind == "shmem"
+    return reach._replace(deeds=tuple(deeds), unaimed=world.unaimed and shmem)
 
 
 def _page_out(key: Hashable, served: Served, world: World) -> Action:
@@ -340,7 +363,7 @@ def _page_out(key: Hashable, served: Served, world: World) -> Action:
     shmem = any(part.group and part.group.kind == "shmem" for part, _ in served)
     asked = world.asked([ancestor]) if shmem else []
     return Action(
-        aim,
+        replace(aim, unaimed=world.unaimed and bool(asked)),
         _process_words(process),
         commands.page_out(
             pid,
@@ -443,7 +466,7 @@ def _reach_shmem(part: Part, world: World) -> Reach:
         return _cannot(part, "no path leads to its file")
     if why := _waits_in_swap_cache(part, world):
         return _cannot(part, why)
-    return _evicted(part, _identity(backing), world)
+    return _evicted(part, _identity(backing), world)._replace(unaimed=world.unaimed)
 
 
 def _page_out_file(key: Hashable, served: Served, world: World) -> Action:
@@ -453,7 +476,7 @@ def _page_out_file(key: Hashable, served: Served, world: World) -> Action:
     others = max(0, (backing.cached_bytes or 0) - world.known[key])
     others += world.in_reach(asked)
     return Action(
-        world.file(backing),
+        replace(world.file(backing), unaimed=world.unaimed and bool(asked)),
         file_words(backing),
         commands.page_out_file(
             world.word(backing) or "",
@@ -563,7 +586,7 @@ def _reach_swapped_file(part: Part, world: World) -> Reach:
     if not world.census.kernel.swaps_at_once and "memory.reclaim" not in here:
         return _cannot(part, "it would wait in the swap cache until memory is short")
     done = Effect(part, "recharge-parent", swapped_bytes=part.bytes)
-    return Reach(done, (deed,))
+    return Reach(done, (deed,), world.unaimed)
 
 
 def _pages_out(payer: int, world: World) -> bool:
@@ -582,9 +605,9 @@ def _swap_in_file(key: Hashable, served: Served, world: World) -> Action:
     _, payer = cast("tuple[Hashable, int]", key)
     backing = _swapped_file(served[0][0])
     assert backing
-    here, directory = world.census.kernel.interfaces, world.directory(payer)
-    again, path = _pages_out(payer, world), world.room.path(payer)
-    asks = again and "memory.reclaim" in here
+    directory, path = world.directory(payer), world.room.path(payer)
+    again = _pages_out(payer, world)
+    asked = world.asked([payer]) if again else []
     return Action(
         Aim(
             file=backing,
@@ -592,6 +615,7 @@ def _swap_in_file(key: Hashable, served: Served, world: World) -> Action:
             memcg_id=payer,
             memcg_path=path,
             page_out=again,
+            unaimed=world.unaimed and bool(asked),
         ),
         file_words(backing),
         commands.swap_in_file(
@@ -600,11 +624,10 @@ def _swap_in_file(key: Hashable, served: Served, world: World) -> Action:
             world.page_size,
             own=world.census.kernel.cgroup_version == 2 and path != "/",
             again=again,
-            reclaim=[directory] if asks else [],
-            key=" swappiness=200" if "memory.reclaim swappiness" in here else "",
+            reclaim=[directory] if asked else [],
+            key=world.reclaim_key,
         ),
-        (backing.cached_bytes or 0 if again else 0)
-        + (min(world.innocent[payer], _RECLAIM_BATCH) if asks else 0),
+        (backing.cached_bytes or 0 if again else 0) + world.in_reach(asked),
         "the file comes back to memory, and what lies beside it on a disk is read ahead"
         + (
             "; it is paged out again, by memory.reclaim if it waits in the swap cache, "

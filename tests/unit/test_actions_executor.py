@@ -222,7 +222,7 @@ def test_the_swap_cache_is_let_go_of_once_after_all(
     """Living memcgs would lose pages with each step: every reclaim passes by them."""
     asked: list[tuple[list[int], list[int]]] = []
 
-    def let_go(frames: U64, machine: Machine) -> U64:
+    def let_go(frames: U64, machine: Machine, *, unaimed: bool) -> U64:
         asked.append(([*bench.action.done], frames.tolist()))
         return frames[-1:]
 
@@ -240,13 +240,32 @@ def test_the_swap_cache_is_let_go_of_once_after_all(
     assert result.moved_bytes == 12288
 
 
+@pytest.mark.parametrize("unaimed", [False, True])
+def test_reclaim_without_a_preference_is_only_for_steps_that_may(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, unaimed: bool
+) -> None:
+    """A living memcg would lose its page cache where the plan had ruled that out."""
+    asked: list[bool] = []
+
+    def let_go(frames: U64, machine: Machine, *, unaimed: bool) -> U64:
+        asked.append(unaimed)
+        return frames[:0]
+
+    monkeypatch.setattr(swapcache, "let_go", let_go)
+    bench.frames({5: 40})
+    bench.action.outcome = Outcome(0, waiting=(5,))
+    one = step(1)
+    bench.run(plan(replace(one, aim=replace(one.aim, unaimed=unaimed))))
+    assert asked == [unaimed]
+
+
 def test_a_frame_that_is_anothers_by_now_is_left_alone(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A memcg that has nothing to do with the plan would be reclaimed from."""
     asked: list[list[int]] = []
 
-    def let_go(frames: U64, machine: Machine) -> U64:
+    def let_go(frames: U64, machine: Machine, *, unaimed: bool) -> U64:
         asked.append(frames.tolist())
         return frames[:0]
 
@@ -271,7 +290,7 @@ def test_an_odd_swap_cache_does_not_take_the_report(
 ) -> None:
     """All steps would be done and nobody told."""
 
-    def let_go(frames: U64, machine: Machine) -> U64:
+    def let_go(frames: U64, machine: Machine, *, unaimed: bool) -> U64:
         raise ValueError
 
     monkeypatch.setattr(swapcache, "let_go", let_go)

@@ -628,13 +628,33 @@ def test_an_ancestor_that_is_not_in_the_census_takes_no_command() -> None:
 def test_what_reclaim_takes_beside_is_collateral(living: int, said: int) -> None:
     """Lost: that a tmpfs file's last pages cost somebody else's page cache."""
     busy = online(6, "/app/busy", APP, charges=Charges(file_bytes=living))
-    (step,) = steps(world(busy, held_by("swap-backed-unmapped")))
+    here = (*AIMED, "memory.reclaim", "memory.reclaim swappiness")
+    (step,) = steps(world(busy, held_by("swap-backed-unmapped"), interfaces=here))
     assert step.collateral_bytes == said
     assert step.command.endswith("/mnt/t /sys/fs/cgroup/app/memory.reclaim")
     (step,) = steps(
         world(busy, held_by("swap-backed-unmapped"), interfaces=("pageout",))
     )
     assert step.collateral_bytes == 0
+    assert "memory.reclaim" not in step.command
+
+
+def test_reclaim_that_prefers_nothing_is_kept_from_the_living() -> None:
+    """Lost: all page cache of a living cgroup, for a few pages of tmpfs (5.19-6.10)."""
+    reclaiming = (*AIMED, "memory.reclaim")
+    disk: dict[str, Any] = {"interfaces": reclaiming, "swaps_at_once": False}
+    held = held_by("swap-backed-unmapped")
+    alone = plan(world(held, **disk), LEAST)
+    assert [step.aim.unaimed for step in alone.steps] == [True]
+    busy = online(6, "/app/busy", APP, charges=Charges(file_bytes=1 << 30))
+    made = plan(world(busy, held, **disk), LEAST)
+    assert not made.steps
+    assert "memory.reclaim would take living cgroups' memory" in made.remaining[0].why
+    (step,) = plan(world(busy, held, **disk), LEAST, allow=["unaimed"]).steps
+    assert (step.aim.unaimed, step.collateral_bytes) == (True, 1 << 30)
+    zram = {**disk, "swaps_at_once": True}
+    (step,) = plan(world(busy, held, **zram), LEAST).steps
+    assert (step.aim.unaimed, step.collateral_bytes) == (False, 0)
     assert "memory.reclaim" not in step.command
 
 

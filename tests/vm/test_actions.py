@@ -203,16 +203,8 @@ def test_nothing_is_lost(acted: Acted) -> None:
 
 
 def test_the_living_keep_what_they_have(acted: Acted) -> None:
-    """A living cgroup's page cache would go as with drop_caches.
-
-    memory.reclaim cannot be told to leave files alone from 5.19 to 6.10: what that
-    costs the living is to be no more than the plan says.
-    """
-    before, after = map(dict, acted.innocent)
-    if acted.plan["kernel"]["release"].startswith("6.1.") and "file" in before:
-        lost = before.pop("file") - after.pop("file")
-        assert lost <= sum(step["collateral_bytes"] for step in acted.plan["steps"])
-    assert before == after
+    """A living cgroup's page cache would go as with drop_caches."""
+    assert acted.innocent[0] == acted.innocent[1]
 
 
 def test_it_leaves_nothing_but_the_journal(acted: Acted) -> None:
