@@ -28,6 +28,10 @@ _SYNCHRONOUS = re.compile(r"/dev/(zram|pmem|ram)\d")
 # What one round of reclaim takes at least (SWAP_CLUSTER_MAX, MAX_LRU_BATCH; of large
 # folios more): asked for one page, it took 786,432 bytes on 6.12.
 _RECLAIM_BATCH = 1 << 20
+_RECLAIMED = (
+    "; what a disk has not written at once is left to memory.reclaim, which takes more "
+    "than it is asked for"
+)
 _CPU = re.compile(r"CPU (\d+):")
 DEFAULT_MOUNT = {2: "/sys/fs/cgroup", 1: "/sys/fs/cgroup/memory"}
 
@@ -485,8 +489,8 @@ def _page_out_file(key: Hashable, served: Served, world: World) -> Action:
             world.reclaim_key,
         ),
         others,
-        "whoever reads it next waits for the swap device; what a disk has not written "
-        "at once is left to memory.reclaim, which takes more than it is asked for",
+        "whoever reads it next waits for the swap device"
+        + (_RECLAIMED if asked else ""),
     )
 
 
