@@ -58,13 +58,14 @@ STRUCTURES = """
     mnt_namespace mount mountpoint net netlink_sock netlink_table netns_ipv4
     new_utsname ns_common ns_tree nsproxy obj_cgroup obj_stock_pcp oom_control
     page page_counter pagevec path per_cpu_nodestat per_cpu_pages percpu_cluster
+    percpu_swap_cluster
     percpu_counter percpu_ref percpu_ref_data perf_event pglist_data pid
     pid_namespace pipe_inode_info proc_dir_entry proc_inode proto psi_group
     psi_group_cpu ptdesc qstr raw_hashinfo rb_node rb_root rb_root_cached
     request_queue request_sock resv_map rw_semaphore scan_control seq_file shmem_falloc
     shmem_inode_info shmem_sb_info shrinker shrinker_info shrinker_info_unit
     sighand_struct signal_struct slab sock sock_cgroup_data sock_common socket
-    socket_alloc super_block super_operations swap_cgroup swap_cgroup_ctrl
+    socket_alloc static_key super_block super_operations swap_cgroup swap_cgroup_ctrl
     swap_cluster_info swap_cluster_list swap_info_struct swap_memcg_table
     swap_sequential_cluster swap_slots_cache swap_table task_struct tcp_sock
     tty_struct udp_hslot udp_sock udp_table unix_sock upid uprobes_state

@@ -111,7 +111,7 @@ def give_shell(guest: Guest) -> None:
     guest.sh(f"""
         mkdir /mnt/shell; mount -o ro /dev/disk/shell /mnt/shell
         cp -a /mnt/shell/. {ROOT}
-        mkdir -p {ROOT}/tmp; mount -t tmpfs tmpfs {ROOT}/tmp
+        mkdir -p {ROOT}/tmp
     """)
     guest.write(f"{ROOT}/usr/bin/python3", PYTHON)
     guest.sh(f"chmod +x {ROOT}/usr/bin/python3")
