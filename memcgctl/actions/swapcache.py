@@ -26,7 +26,9 @@ from memcgctl.actions.target import open_cgroup, write_at
 
 _WRITTEN_WITHIN = 5.0
 _SWAP_SLOTS_CACHE_SIZE = 64  # include/linux/swap_slots.h
-_ROUNDS = 2
+# Each can be met by files of other zombies, or by a few pages of living memcgs: what is
+# asked for again is only what is left, and not for ever.
+_ROUNDS = 3
 
 
 def can_be_asked(machine: Machine) -> bool:
@@ -78,9 +80,7 @@ def let_go(frames: U64, machine: Machine, *, unaimed: bool) -> U64:
         lru.drain(machine)
         for memcg_id, count in Counter(pages.shown(left, machine).tolist()).items():
             _reclaim(memcg_id, count * machine.page_size, machine, unaimed)
-        before, left = left, left[pages.flagged(left, pages.SWAPCACHE, machine)]
-        if len(left) == len(before):
-            break
+        left = left[pages.flagged(left, pages.SWAPCACHE, machine)]
     return left
 
 
