@@ -9,15 +9,11 @@ of the process.
 from __future__ import annotations
 
 import os
-import select
-import struct
-import subprocess
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from memcgctl.actions import helper, measure, pages
+from memcgctl.actions import measure, pages
 from memcgctl.actions.machine import (
     ENDED,
     ActionError,
@@ -28,13 +24,13 @@ from memcgctl.actions.machine import (
     predict,
 )
 from memcgctl.actions.pages import U64
+from memcgctl.actions.reader import reader
 from memcgctl.actions.target import cgroup_of, hold
 from memcgctl.model import Step
 
 __all__ = ["apply", "predict", "probe"]
 
 _WINDOW = 256
-_PATIENCE = 30.0
 
 
 def probe(machine: Machine) -> str | None:
@@ -78,55 +74,13 @@ def _touch(pid: int, at: U64, directory: Path, machine: Machine, guard: Guard) -
     """Have a child fault these addresses in; False: the guard ended it."""
     cpu = min(os.sched_getaffinity(0))
     words = str(pid), str(directory / "cgroup.procs"), str(cpu), str(machine.page_size)
-    child = subprocess.Popen(
-        helper.command("touch", *words),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,  # a Ctrl-C is for us alone
-    )
-    try:
+    with reader("touch", *words) as read:
         for first in range(0, len(at), _WINDOW):
             window = at[first : first + _WINDOW]
             if not guard.allows(len(window) * machine.page_size):
                 return False
-            tell(child, window)
-        return True
-    finally:
-        finish(child)
-
-
-def tell(child: subprocess.Popen[bytes], places: U64) -> None:
-    """Have a child read at these places; ActionError if it does not."""
-    assert child.stdin
-    assert child.stdout
-    assert child.stderr
-    with suppress(BrokenPipeError):
-        child.stdin.write(struct.pack("=Q", len(places)) + places.tobytes())
-        child.stdin.flush()
-        if not select.select([child.stdout], [], [], _PATIENCE)[0]:
-            raise ActionError("the process that reads from swap hangs: is it frozen?")
-        if child.stdout.read(1):
-            return
-    last = child.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
-    raise ActionError(f"reading from swap: {last or 'the reader was killed'}")
-
-
-def finish(child: subprocess.Popen[bytes]) -> None:
-    """Let it end by itself, or else end it."""
-    with suppress(BrokenPipeError):
-        assert child.stdin
-        child.stdin.close()
-    try:
-        child.wait(_PATIENCE)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        # One that cannot even be killed (v1 freezer) goes when it is let.
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(_PATIENCE)
-    for pipe in (child.stdout, child.stderr):
-        assert pipe
-        pipe.close()
+            read(window)
+    return True
 
 
 def _swapped(pid: int, machine: Machine) -> U64:

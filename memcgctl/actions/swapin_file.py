@@ -11,7 +11,6 @@ which is charged to the ancestor then.
 from __future__ import annotations
 
 import os
-import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -27,7 +26,7 @@ from memcgctl.actions.machine import (
     meminfo,
     predict,
 )
-from memcgctl.actions.swapin import finish, tell
+from memcgctl.actions.reader import reader
 from memcgctl.actions.target import open_cgroup, open_file, windows
 from memcgctl.model import Step
 
@@ -77,15 +76,7 @@ def _read(fd: int, directory: int, machine: Machine, guard: Guard) -> bool:
     """Have a child read what is no hole; False: the guard ended it."""
     cpu = min(os.sched_getaffinity(0))
     words = str(fd), f"/proc/self/fd/{directory}", str(cpu), str(machine.page_size)
-    child = subprocess.Popen(
-        helper.command("read", *words),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        pass_fds=(fd, directory),
-        start_new_session=True,  # it removes its cgroup whatever becomes of us
-    )
-    try:
+    with reader("read", *words, pass_fds=(fd, directory)) as read:
         size = os.fstat(fd).st_size
         for offset in windows(fd, size, _WINDOW):
             places = np.arange(
@@ -96,10 +87,8 @@ def _read(fd: int, directory: int, machine: Machine, guard: Guard) -> bool:
             )
             if not guard.allows(len(places) * machine.page_size):
                 return False
-            tell(child, places)
-        return True
-    finally:
-        finish(child)
+            read(places)
+    return True
 
 
 def _resident(fd: int, machine: Machine) -> int:
