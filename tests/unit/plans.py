@@ -15,6 +15,7 @@ from memcgctl.model import (
     Limits,
     Memcg,
     Process,
+    Step,
     SwapDeviceUse,
     SwapOwner,
     SwapUse,
@@ -35,6 +36,22 @@ INTERFACES = (
     *("fadvise", "process_madvise", "pageout", "pagemap", "kpagecgroup"),
     *("drop_caches", "writeback cleanup", "memory.reclaim", "one stock"),
 )
+
+
+def step(action: str, **changes: Any) -> Step:
+    """A step for one zombie, with no more in it than must be."""
+    made = Step(
+        memcgs=(100,),
+        action=action,
+        option="evict",
+        target="/mnt/t",
+        command="",
+        bytes=PAGE,
+        charged_to=(),
+        collateral_bytes=0,
+        risk="",
+    )
+    return replace(made, **changes)
 
 
 def online(number: int, path: str, parent: int, **changes: Any) -> Memcg:

@@ -29,6 +29,7 @@ from memcgctl.actions.machine import (
 )
 from memcgctl.actions.pages import U64
 from memcgctl.model import Kernel, Plan, Remaining, Result, Step
+from tests.unit import plans
 
 KERNEL = Kernel("live", None, "6.12", "btf", 2, 4096, 2, 1)
 QUICK = Limits(settle_seconds=0.0, look_seconds=0.0)
@@ -58,16 +59,11 @@ class Pretend:
 
 
 def step(memcg: int, **changes: Any) -> Step:
-    made = Step(
+    made = plans.step(
+        "pretend",
         memcgs=(memcg,),
-        action="pretend",
-        option="evict",
         target=f"file {memcg}",
         command=f"true {memcg}",
-        bytes=4096,
-        charged_to=(),
-        collateral_bytes=0,
-        risk="",
         frees=(memcg,),
     )
     return replace(made, **changes)

@@ -14,19 +14,15 @@ from memcgctl.actions import collapse, lru
 from memcgctl.actions.machine import Guard, Machine, read_machine
 from memcgctl.actions.pageout import Found
 from memcgctl.model import Aim, Step
-from tests.unit.plans import USER
+from tests.unit.plans import USER, step
 
 HUGE, PAGE = 2 << 20, 4096
-STEP = Step(
-    memcgs=(100,),
-    action="collapse",
+STEP = step(
+    "collapse",
     option="recharge-mapper",
     target="pid 77 (user)",
-    command="",
     bytes=2 * HUGE,
     charged_to=("/holder",),
-    collateral_bytes=0,
-    risk="",
     aim=Aim(processes=(USER,), shown_ids=(5,)),
 )
 

@@ -9,9 +9,9 @@ import pytest
 
 from memcgctl.actions import lru, lru_gen
 from memcgctl.actions.machine import ActionError, Guard, Machine, read_machine
-from memcgctl.model import Aim, Step
+from memcgctl.model import Aim
+from tests.unit.plans import PAGE, step
 
-PAGE = 4096
 # As 6.12 prints it: two nodes for the one that is meant, and one that has its id's
 # digits in its name.
 TEXT = """memcg     1 /
@@ -29,16 +29,10 @@ memcg     4 /app/z1
           5       2552         34           {1}
           6       2552          2           0
 """
-STEP = Step(
-    memcgs=(100,),
-    action="lru_gen",
-    option="evict",
+STEP = step(
+    "lru_gen",
     target="/app/z1",
-    command="",
     bytes=128 * PAGE,
-    charged_to=(),
-    collateral_bytes=0,
-    risk="",
     aim=Aim(memcg_id=100, memcg_path="/app/z1", private_id=4, swappiness=0),
 )
 

@@ -12,22 +12,10 @@ import pytest
 
 from memcgctl.actions import pageout_file, swapcache
 from memcgctl.actions.machine import Guard, Outcome, read_machine
-from memcgctl.model import Aim, Step
-from tests.unit.plans import TMPFS
+from memcgctl.model import Aim
+from tests.unit.plans import PAGE, TMPFS, step
 
-PAGE = 4096
-STEP = Step(
-    memcgs=(100,),
-    action="pageout-file",
-    option="evict",
-    target="/mnt/t",
-    command="",
-    bytes=2 * PAGE,
-    charged_to=("/app",),
-    collateral_bytes=0,
-    risk="",
-    aim=Aim(file=TMPFS),
-)
+STEP = step("pageout-file", bytes=2 * PAGE, charged_to=("/app",), aim=Aim(file=TMPFS))
 
 
 @pytest.mark.parametrize(("asked", "tries", "waiting"), [(True, 1, 2), (False, 2, 0)])

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from memcgctl.model import Harm, Plan, Remaining, Result, Step, StepResult, Usage
+from memcgctl.model import Harm, Plan, Remaining, Result, StepResult, Usage
 from memcgctl.report.result import headline, screen, to_json
-from tests.unit.plans import world, zombie
+from tests.unit.plans import step, world, zombie
 
-STEP = Step(
+STEP = step(
+    "fadvise",
     memcgs=(100, 101),
-    action="fadvise",
-    option="evict",
     target="/var/log/x\x1b[31m",
     command="dd if=/var/log/x",
     bytes=8192,

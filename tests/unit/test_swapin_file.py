@@ -12,20 +12,13 @@ import pytest
 
 from memcgctl.actions import helper, measure, swapin_file
 from memcgctl.actions.machine import ActionError, Guard, Mount, read_machine
-from memcgctl.model import Aim, Step
-from tests.unit.plans import TMPFS
+from memcgctl.model import Aim
+from tests.unit.plans import PAGE, TMPFS, step
 
-PAGE = 4096
-STEP = Step(
-    memcgs=(100,),
-    action="swapin-file",
+STEP = step(
+    "swapin-file",
     option="recharge-parent",
-    target="/mnt/t",
-    command="",
-    bytes=PAGE,
     charged_to=("/app",),
-    collateral_bytes=0,
-    risk="",
     aim=Aim(file=TMPFS, memcg_id=5, memcg_path="/app"),
 )
 
