@@ -89,8 +89,10 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
 def find(
     pid: int, aim: Aim, machine: Machine, refused_flags: Set[str] = _REFUSED
 ) -> Found:
-    """The pages of a process that are meant, those of some mappings only counted."""
-    """What of the memcgs' the process maps; ActionError if not even the file."""
+    """What of the memcgs' the process maps, that of some mappings only counted.
+
+    ActionError if it does not even map the file.
+    """
     found = _areas(pid, aim.file, machine)
     if aim.file and not found:
         raise ActionError(f"pid {pid} does not map {words(aim.file)}")

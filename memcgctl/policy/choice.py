@@ -46,7 +46,7 @@ class Chooser:
             reach = interface.reach(part, self._world)
             if not reach.deeds:
                 whys.append(reach.effect.why)
-            elif not (interface.aimed and not reach.unaimed) and self._hurts(part):
+            elif (reach.unaimed or not interface.aimed) and self._hurts(part):
                 name = "memory.reclaim" if interface.aimed else interface.name
                 whys.append(f"{name} would take living cgroups' memory, too")
             elif best is None or reach.effect.left_bytes < best[1].effect.left_bytes:

@@ -134,7 +134,7 @@ class World:
         (``get_mem_cgroup_from_mm`` without an mm; 5.14+, "mm: charge active memcg when
         no mm is set"). The cleanup of writeback came with the same version.
         """
-        ahead = part.device and not _SYNCHRONOUS.match(part.device.device)
+        ahead = part.device and not _at_once(part)
         if ahead and "writeback cleanup" not in self.census.kernel.interfaces:
             return self.room.by_path.get("/", process.memcg_id)
         return process.memcg_id
@@ -175,6 +175,11 @@ class World:
 def _reclaimable(memcg: Memcg) -> int:
     charges = memcg.charges
     return charges.total_bytes - charges.kernel_bytes if charges else 0
+
+
+def _at_once(part: Part) -> bool:
+    """Whether a swap device lets go of an entry as soon as it is read."""
+    return bool(part.device and _SYNCHRONOUS.match(part.device.device))
 
 
 def _identity(backing: Backing | None) -> Hashable:
@@ -495,12 +500,6 @@ def _page_out_file(key: Hashable, served: Served, world: World) -> Action:
 
 
 # --- swap entries ---------------------------------------------------------------------
-
-
-def _at_once(part: Part) -> bool:
-    """Whether a swap device lets go of an entry as soon as it is read."""
-    device = part.device.device if part.device else ""
-    return device.rpartition("/")[2].startswith(("zram", "pmem", "ram"))
 
 
 def _reach_swap(part: Part, world: World) -> Reach:
