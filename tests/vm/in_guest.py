@@ -21,6 +21,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,8 @@ def memcg(name: str, above: Path = ABOVE) -> Path:
 
 
 def remove(cgroup: Path) -> None:
-    """As soon as its last process is gone."""
-    deadline = time.monotonic() + 20
+    """As soon as its last process is gone; one of a low priority can take long."""
+    deadline = time.monotonic() + 300
     while True:
         try:
             cgroup.rmdir()
@@ -181,6 +182,20 @@ def command(
         out.seek(0)
         err.seek(0)
         return {"status": status, "stdout": out.read(), "stderr": err.read()}
+
+
+def forked(work: Callable[[], None]) -> int:
+    """A child that never comes back to the round; what it raises is told."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        work()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def until(true: Callable[[], object], seconds: float = 20) -> bool:
@@ -457,12 +472,8 @@ def crowd() -> Json:
     """Twenty processes that make and remove cgroups all the time."""
     held = one_of_each()
     before = digests()
-    workers = []
-    for number in range(20):
-        pid = os.fork()
-        if not pid:
-            come_and_go(f"busy{number}")
-        workers.append(pid)
+    names = [f"busy{number}" for number in range(20)]
+    workers = [forked(partial(come_and_go, name)) for name in names]
     time.sleep(1)
     listed = command("list", "--json")
     ran = command("reclaim", "--yes", "--json")
@@ -491,12 +502,12 @@ def come_and_go(name: str) -> None:
     count = 0
     while True:
         cgroup = memcg(f"{name}.{count}")
-        pid = os.fork()
-        if not pid:
+
+        def write(cgroup: Path = cgroup) -> None:
             (cgroup / "cgroup.procs").write_text("0")
             (TMPFS / name).write_bytes(bytes(8 * KIB))
-            os._exit(0)
-        os.waitpid(pid, 0)
+
+        os.waitpid(forked(write), 0)
         remove(cgroup)
         count += 1
 
@@ -506,16 +517,15 @@ def pressure() -> Json:
     held = one_of_each()
     cgroup = memcg("short", CGROUPS)
     (cgroup / "memory.high").write_text("8M")
-    pids = []
-    for _ in range(3):
-        pid = os.fork()
-        if not pid:
-            (cgroup / "cgroup.procs").write_text("0")
-            memory = mmap.mmap(-1, 12 << 20)
-            while True:
-                for offset in range(0, len(memory), PAGE):
-                    memory[offset] = 1
-        pids.append(pid)
+
+    def use() -> None:
+        (cgroup / "cgroup.procs").write_text("0")
+        memory = mmap.mmap(-1, 12 << 20)
+        while True:
+            for offset in range(0, len(memory), PAGE):
+                memory[offset] = 1
+
+    pids = [forked(use) for _ in range(3)]
     short = until(lambda: some_pressure() > 15, 60)
     journal = Path("/run/pressure")
     words = ("reclaim", "--yes", "--json", "--max-seconds", "3", "--journal")
