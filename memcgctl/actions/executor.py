@@ -138,6 +138,24 @@ def carry_out(
         return run.run(progress)
 
 
+def must_be_alone(lock: Path | None = None) -> None:
+    """Raise Locked if another run is at work now; nothing is locked after that."""
+    path = lock or lock_path()
+    with suppress(OSError):  # of what is wrong with it the run itself tells
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _held(path, fd) from error
+        finally:
+            os.close(fd)
+
+
+def _held(path: Path, fd: int) -> Locked:
+    holder = os.pread(fd, 64, 0).decode(errors="replace").strip()
+    return Locked(f"pid {holder} is at work: it holds {path}")
+
+
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Be the only run: the kernel lets go of the lock however we end."""
@@ -148,17 +166,25 @@ def _locked(path: Path) -> Iterator[None]:
         raise ActionError(f"the lock {path}: {error.strerror}") from error
     try:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(fd)
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         except BlockingIOError as error:
-            holder = os.pread(fd, 64, 0).decode(errors="replace").strip()
-            raise Locked(f"pid {holder} is at work: it holds {path}") from error
+            raise _held(path, fd) from error
         except OSError as error:
             raise ActionError(f"the lock {path}: {error.strerror}") from error
         yield
     finally:
         os.close(fd)
+
+
+def _lock(fd: int) -> None:
+    """Twice: another run may just be looking whether it is alone."""
+    with suppress(BlockingIOError):
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    time.sleep(0.1)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @dataclass

@@ -176,6 +176,7 @@ def reclaim(
         if not quiet:
             say(f"nothing done: {why}")
         return
+    _must_be_alone()
     with opened(paths) as (kernel, progress):
         from memcgctl.census import take_census
 
@@ -214,6 +215,16 @@ def _must_act_here(elsewhere: Path | None, yes: bool) -> None:
         fail(f"{elsewhere} is not the running kernel: only --dry-run works on it", 2)
     if not yes and not (sys.stdin and sys.stdin.isatty()):
         fail("there is no terminal to ask on: --yes acts without, --dry-run shows", 2)
+
+
+def _must_be_alone() -> None:
+    """Nobody is to read a plan, and say yes to it, that another run stands before."""
+    from memcgctl.actions.executor import Locked, must_be_alone
+
+    try:
+        must_be_alone()
+    except Locked as error:
+        fail(f"error: {error}", 1)
 
 
 def _must_be_the_host() -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import sys
+import threading
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from memcgctl.actions.executor import Locked, _locked, must_be_alone
 from memcgctl.census.saved import save
+from memcgctl.cli import app
 from tests.unit import zombies
 from tests.unit.plans import CASES, held_by, online, swapped, world, zombie
 from tests.unit.test_cli_census import run
@@ -53,6 +60,42 @@ def test_without_dry_run_nothing_is_done_yet(file: Path) -> None:
     done = run("reclaim", "--census", file)
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_another_run_is_told_of_before_anything_else(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person would read a whole plan, and say yes to it, for nothing."""
+    lock = tmp_path / "lock"
+    monkeypatch.setattr("memcgctl.actions.executor.lock_path", lambda: lock)
+    command = sys.modules["memcgctl.cli.reclaim"]  # the name is the function's
+    monkeypatch.setattr(command, "opened", lambda _: pytest.fail("opened"))
+    with lock.open("w") as holder:
+        holder.write("4711\n")
+        holder.flush()
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        done = CliRunner().invoke(app, ["reclaim", "--yes"])
+        assert (done.exit_code, done.stdout) == (1, "")
+        said = f"memcgctl: error: pid 4711 is at work: it holds {lock}\n"
+        assert done.stderr == said
+        words = ["reclaim", "--dry-run", "--census", str(file)]
+        assert CliRunner().invoke(app, words).exit_code == 0
+
+
+def test_who_looks_is_in_nobodys_way(tmp_path: Path) -> None:
+    """A run would be refused for one that does not act, or look at a lock for ever."""
+    lock = tmp_path / "state/lock"
+    must_be_alone(lock)  # there never was a run
+    assert not lock.parent.exists()
+    lock.parent.mkdir()
+    with lock.open("w") as looker:
+        fcntl.flock(looker, fcntl.LOCK_SH)
+        must_be_alone(lock)
+        threading.Timer(0.03, looker.close).start()
+        with _locked(lock), pytest.raises(Locked, match=f"pid {os.getpid()} is at"):
+            must_be_alone(lock)
+    must_be_alone(lock)
+    must_be_alone(lock / "no directory")
 
 
 @pytest.mark.parametrize(
