@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -135,6 +135,51 @@ def test_the_shell_can_parse_every_command(command: str) -> None:
     """Lost: the step, to a quote too many."""
     assert BASH
     subprocess.run([BASH, "-n", "-c", command], check=True)
+
+
+SHELLS = [shell for shell in map(shutil.which, ("bash", "dash", "zsh")) if shell]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    "command", [commands.sync_and_remove_a_cgroup, lambda _: commands.drop_caches()]
+)
+def test_a_command_waits_for_disks_alone(
+    tmp_path: Path, shell: str, command: Callable[[str], str]
+) -> None:
+    """A person's shell would hang in sync until a file server answers again."""
+    at = str(tmp_path)
+    table = (
+        ("8:1", f"{at}/disk", "ext4"),
+        ("8:1", f"{at}/again\\040with\\011blanks", "ext4"),
+        ("0:30", f"{at}/pool", "btrfs"),
+        ("0:40", f"{at}/server", "nfs4"),
+        ("8:2", f"{at}/ntfs", "fuseblk"),
+        ("0:41", f"{at}/tmp", "tmpfs"),
+        ("8:3", f"{at}/under", "xfs"),
+        ("0:42", f"{at}/under", "nfs4"),
+    )
+    (tmp_path / "mountinfo").write_text(
+        "".join(
+            f"9 1 {n} / {point} rw shared:1 - {fs} x rw\n" for n, point, fs in table
+        )
+    )
+    sync = tmp_path / "bin/sync"
+    sync.parent.mkdir()
+    sync.write_text(f'#!/bin/sh\nprintf "%s|" "$@" >> {at}/synced\n')
+    sync.chmod(0o755)
+    typed = command(at).replace("/proc/self/mountinfo", f"{at}/mountinfo")
+    typed = typed.replace("/proc/sys/vm/drop_caches", f"{at}/drop_caches")
+    path = f"{sync.parent}:{os.environ['PATH']}"
+    ran = subprocess.run(
+        [shell, "-c", typed], env={"PATH": path}, capture_output=True, check=True
+    )
+    assert ran.stderr == b""
+    words = (tmp_path / "synced").read_text().split("|")[:-1]
+    assert words[::2] == ["-f"] * 3
+    names = {os.path.relpath(word, at) for word in words[1::2]}
+    assert names == {"disk", "again with\tblanks", "pool"}
+    assert not list(tmp_path.glob("memcgctl.*"))
 
 
 @needs_bash

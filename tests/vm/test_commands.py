@@ -55,8 +55,8 @@ SCENARIO = Scenario(
     ],
     stock=False,
 )
-SHELL = ["bash", "blockdev", "cat", "dd", "find", "mktemp", "rmdir", "sh", "sync"]
-SHELL += ["taskset", "true"]
+SHELL = ["awk", "bash", "blockdev", "cat", "dd", "find", "mktemp", "rmdir", "sh"]
+SHELL += ["sync", "taskset", "true"]
 # A shell finds Python in its path, not where the disk has it.
 PYTHON = f'#!/usr/bin/sh\nexec {sys.executable} "$@"\n'
 LIVING = "/app/online"
