@@ -186,6 +186,8 @@ class ChargeGroup:
 
     ``obstacles`` names what stands in the way of eviction for some of them, with
     the bytes it concerns; ``evictable_bytes`` is what nothing stands in the way of.
+    ``swap_entry_bytes`` have a swap entry, which somebody is charged for, beside their
+    folio in the swap cache (not on cgroup v1, which charges when the folio goes).
     """
 
     kind: Literal["file", "shmem", "anon", "kernel"]
@@ -199,6 +201,7 @@ class ChargeGroup:
     mappers: tuple[Process, ...]
     openers: tuple[Process, ...]
     coldness: Coldness
+    swap_entry_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,10 @@ def _charge_groups(
     alike = _alike(groups, found)
     sizes = _Totals(alike.group, alike.pages, len(groups.memcg), page_size)
     dirty = sizes(_flag(kernel, alike.flags, "PG_dirty"))
+    # On v1 the charge becomes that of the entry when the folio leaves memory
+    # (mem_cgroup_swapout, mem_cgroup_swapin_uncharge_swap: do_memsw_account).
+    cached = _flag(kernel, alike.flags, "PG_swapcache") & (tree.cgroup_version == 2)
+    in_swap = sizes(cached & (groups.kind[alike.group] == _ANON_KIND))
     cold = _coldness(kernel, wanted, groups, alike, sizes)
     folios = np.bincount(groups.of, found.folios, len(groups.memcg))
     result: list[list[ChargeGroup]] = [[] for _ in wanted]
@@ -203,6 +207,7 @@ def _charge_groups(
                     for position in openers.tasks.get(place, ())
                 ),
                 coldness=cold[group],
+                swap_entry_bytes=in_swap[group],
             )
         )
     return result

@@ -136,6 +136,7 @@ def _share(group: ChargeGroup, size: int, huge: int, locked: int) -> ChargeGroup
             part(cold.workingset_bytes),
             tuple((age, part(number)) for age, number in cold.generations),
         ),
+        swap_entry_bytes=part(group.swap_entry_bytes),
     )
 
 
@@ -164,6 +165,11 @@ def movable(group: ChargeGroup, beaten: Iterable[str] = ()) -> tuple[int, str]:
     least = group.bytes - sum(size for _, size in stubborn)
     evictable = max(group.evictable_bytes, least, 0)
     return evictable, ", ".join(what for what, _ in stubborn)
+
+
+def charged_already(group: ChargeGroup, size: int) -> int:
+    """How much at least of ``size`` bytes of it takes no new charge to be in swap."""
+    return max(0, group.swap_entry_bytes - (group.bytes - size))
 
 
 def users(part: Part, page_size: int) -> list[Process]:

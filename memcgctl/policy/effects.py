@@ -11,7 +11,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from memcgctl.model import Process
-from memcgctl.policy.cases import REFERENCES, Part, movable, users, warm_bytes
+from memcgctl.policy.cases import (
+    REFERENCES,
+    Part,
+    charged_already,
+    movable,
+    users,
+    warm_bytes,
+)
 from memcgctl.policy.headroom import Headroom, Move
 from memcgctl.policy.policies import MapperRule, Option
 
@@ -24,7 +31,8 @@ class Effect(NamedTuple):
     """What becomes of ``part``; the bytes add up to the part's.
 
     ``written_bytes`` (of the evicted ones) are written to a file first,
-    ``swapped_bytes`` to swap, which is charged to the nearest online ancestor then.
+    ``swapped_bytes`` to swap, which is charged to the nearest online ancestor then;
+    what is charged there already is just evicted.
     ``charged`` has the memcgs that get the rest, and ``why`` says why something is
     left, or why a reference stays.
     """
@@ -81,12 +89,14 @@ def _evict(part: Part, _: MapperRule, room: Headroom) -> Effect:
     size, why = movable(part.group, WRITTEN)
     if part.case in ("swap-backed-unmapped", "swap-backed-mapped"):
         free = room.swap_room(room.ancestor(part.memcg))
-        if free < size:
-            size, why = free, ", ".join(filter(None, [why, "no room in swap"]))
+        had = charged_already(part.group, size)
+        if free < size - had:
+            size, why = had + free, ", ".join(filter(None, [why, "no room in swap"]))
         return Effect(
             part,
             "evict",
-            swapped_bytes=size,
+            evicted_bytes=had,
+            swapped_bytes=size - had,
             left_bytes=part.bytes - size,
             why=why,
         )

@@ -16,7 +16,15 @@ from typing import NamedTuple, cast
 
 from memcgctl.model import Aim, Backing, Census, ChargeGroup, Memcg, Process
 from memcgctl.policy import commands
-from memcgctl.policy.cases import LOCKED, Case, Part, movable, swapped_users, users
+from memcgctl.policy.cases import (
+    LOCKED,
+    Case,
+    Part,
+    charged_already,
+    movable,
+    swapped_users,
+    users,
+)
 from memcgctl.policy.effects import WRITTEN, Effect, left
 from memcgctl.policy.headroom import Headroom
 from memcgctl.policy.policies import MapperRule, Option
@@ -258,27 +266,37 @@ def _cannot(part: Part, why: str) -> Reach:
 
 
 def _evicted(
-    part: Part, key: Hashable, world: World, beaten: tuple[str, ...] = ()
+    part: Part,
+    key: Hashable,
+    world: World,
+    beaten: tuple[str, ...] = (),
+    *,
+    anew: bool = False,
 ) -> Reach:
-    """Folios that nothing stubborn is in the way of leave memory by one action."""
+    """Folios that nothing stubborn is in the way of leave memory by one action.
+
+    ``anew``: they have no swap entries any more by then.
+    """
     assert part.group
     size, why = movable(part.group, beaten)
     swapped = part.case in _SWAP_BACKED
     ancestor = world.room.ancestor(part.memcg)
-    if swapped and (limit := world.room.swap_room(ancestor)) < size:
-        size, why = limit, ", ".join(filter(None, [why, "no room in swap"]))
+    had = size if not swapped else 0 if anew else charged_already(part.group, size)
+    if (limit := world.room.swap_room(ancestor)) < size - had:
+        size, why = had + limit, ", ".join(filter(None, [why, "no room in swap"]))
     if not size:
         return _cannot(part, why)
     done = Effect(
         part,
         "evict",
-        evicted_bytes=0 if swapped else size,
+        evicted_bytes=had,
         written_bytes=0 if swapped else min(size, part.group.dirty_bytes),
-        swapped_bytes=size if swapped else 0,
+        swapped_bytes=size - had,
         left_bytes=part.bytes - size,
         why=why,
     )
-    return Reach(done, (Deed(key, size, ancestor if swapped else None),))
+    shares = ((size - had, ancestor), (had, None))
+    return Reach(done, tuple(Deed(key, n, charged) for n, charged in shares if n))
 
 
 def _backing(part: Part) -> Backing | None:
@@ -348,12 +366,13 @@ def _reach_mapped(part: Part, world: World) -> Reach:
         return _cannot(part, why)
     # A file's dirty pages are not written by MADV_PAGEOUT.
     reach = _evicted(part, None, world)
-    deeds = []
-    for deed in reach.deeds:
-        size = deed.bytes
-        for process in found:
-            moved = min(size, process.bytes) if process is not found[-1] else size
+    deeds, shares = [], list(reach.deeds)
+    for process in found:
+        size = process.bytes if process is not found[-1] else part.bytes
+        for n, deed in enumerate(shares):
+            moved = min(size, deed.bytes)
             size -= moved
+            shares[n] = deed._replace(bytes=deed.bytes - moved)
             if moved:
                 deeds.append(Deed((process.pid, ancestor), moved, deed.charged))
     shmem = part.group is not None and part.group.kind == "shmem"
@@ -399,7 +418,8 @@ def _waits_in_swap_cache(part: Part, world: World) -> str:
 
 def _process(pid: int, served: Served, world: World) -> Process:
     """The process, with all that it uses of what is served."""
-    found = [user for part, _ in served for user in users(part, world.page_size)]
+    parts = {id(part): part for part, _ in served}.values()
+    found = [user for part in parts for user in users(part, world.page_size)]
     same = [user for user in found if user.pid == pid]
     return replace(same[0], bytes=sum(user.bytes for user in same))
 
@@ -416,7 +436,7 @@ def _reach_cached(part: Part, world: World) -> Reach:
         return _cannot(part, "")
     if len(found) != 1 or found[0].bytes < part.bytes:
         return _cannot(part, "not just one process has its swap entries")
-    reach = _evicted(part, (found[0].pid, ancestor, "again"), world)
+    reach = _evicted(part, (found[0].pid, ancestor, "again"), world, anew=True)
     # Half of it would only make a zombie's entries a zombie's pages.
     return _cannot(part, reach.effect.why) if reach.effect.why else reach
 

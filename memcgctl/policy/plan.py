@@ -261,7 +261,7 @@ def _leave(draft: _Draft, effects: Effects, why: str) -> None:
             evicted_bytes=evicted,
             written_bytes=min(effect.written_bytes, evicted),
             swapped_bytes=effect.swapped_bytes
-            - (deed.bytes if effect.swapped_bytes else 0),
+            - (deed.bytes if effect.swapped_bytes and deed.charged is not None else 0),
             charged=tuple((one, size) for one, size in charged if size),
             left_bytes=effect.left_bytes + deed.bytes,
             why="; ".join(dict.fromkeys(whys)),

@@ -184,6 +184,8 @@ def test_marks_of_folios(core: Path) -> None:
             true[frame.memcg, frame.kind, mark] += size
         if "unevictable" in marks and "mlocked" not in marks:
             true[frame.memcg, frame.kind, "unevictable"] += size
+        if "swapcache" in marks and frame.kind == "anon":
+            true[frame.memcg, frame.kind, "swapcache"] += size
     found: Counter[tuple[int, str, str]] = Counter()
     for memcg, group in found_in(core).groups():
         if memcg == ROOT or group.kind == "kernel":
@@ -194,8 +196,10 @@ def test_marks_of_folios(core: Path) -> None:
         found[memcg, group.kind, "mapped"] += group.bytes * group.mapped
         found[memcg, group.kind, "mlocked"] += obstacles["locked (mlock)"]
         found[memcg, group.kind, "unevictable"] += obstacles["unevictable"]
+        found[memcg, group.kind, "swapcache"] += group.swap_entry_bytes
     assert +found == +true
-    assert {mark for *_, mark in true} >= {"dirty", "writeback", "mapped", "mlocked"}
+    marked = {mark for *_, mark in true}
+    assert marked >= {"dirty", "writeback", "mapped", "mlocked", "swapcache"}
 
 
 def test_dirty_and_locked_are_what_the_lab_made(core: Path) -> None:

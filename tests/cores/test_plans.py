@@ -51,6 +51,8 @@ def planned(core: Path) -> dict[str, Any]:
 
 def _step(step: Step, paths: dict[int, str]) -> dict[str, Any]:
     charged = f" charged to {', '.join(step.charged_to)}" if step.charged_to else ""
+    if step.charged_to and step.charged_bytes != (step.bytes,):
+        charged += f" ({', '.join(map(str, step.charged_bytes))})"
     beside = f", {step.collateral_bytes} of others" if step.collateral_bytes else ""
     return {
         "do": f"{step.action} {step.target}: {step.bytes} bytes{charged}{beside}",

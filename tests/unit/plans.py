@@ -166,6 +166,7 @@ def _reduced(memcg: Memcg, effects: list[Effect]) -> Memcg:
                 part.group,
                 bytes=one.left_bytes,
                 evictable_bytes=0 if moved else part.group.evictable_bytes,
+                swap_entry_bytes=0 if moved else part.group.swap_entry_bytes,
             )
             if read and part.case == "swap-backed-unmapped" and IN_VAIN in one.why:
                 user = replace(USER, bytes=one.left_bytes)

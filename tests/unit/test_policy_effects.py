@@ -154,7 +154,8 @@ def test_swapping_out_needs_room(short: str) -> None:
     """Lost: a policy that looks good on paper and fails without swap."""
     limits = Limits(swap_max_bytes=4 * PAGE, swap_usage_bytes=PAGE)
     case = {"kind": "anon", "backing": None, "mapped": True, "mappers": (USER,)}
-    held = zombie(100, zombies.group(**case, bytes=8 * PAGE, evictable_bytes=8 * PAGE))
+    group = zombies.group(**case, bytes=8 * PAGE, evictable_bytes=8 * PAGE)
+    held = zombie(100, group)
     if short == "free":
         census = world(held, swap_free_bytes=3 * PAGE)
     else:
@@ -163,6 +164,12 @@ def test_swapping_out_needs_room(short: str) -> None:
     assert (found.swapped_bytes, found.left_bytes) == (3 * PAGE, 5 * PAGE)
     assert "no room in swap" in found.leftovers[0].why
     assert not found.freed
+    # Six have an entry, which is charged: for the other two there is room.
+    cached = zombie(100, replace(group, swap_entry_bytes=6 * PAGE))
+    census = replace(census, memcgs=(*census.memcgs[:-1], cached))
+    found = simulate(census, POLICIES["evict"])
+    assert (found.evicted_bytes, found.swapped_bytes) == (6 * PAGE, 2 * PAGE)
+    assert found.freed == 1
 
 
 def test_locked_and_pinned_memory_can_be_charged_but_not_evicted() -> None:

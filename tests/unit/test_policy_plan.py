@@ -486,6 +486,67 @@ def test_a_folio_that_went_to_the_parent_stays_there_when_it_is_read() -> None:
     assert dict(one.charged) == {APP: 2 * PAGE, HOLDER: 3 * PAGE}
 
 
+def in_swap_cache(cached: int, mapped: bool = True, **changes: Any) -> Any:
+    """Ten pages of anonymous memory, some of which have swap entries, too."""
+    values = {
+        "mapped": mapped,
+        "mappers": (replace(USER, bytes=10 * PAGE),) if mapped else (),
+        "bytes": 10 * PAGE,
+        "evictable_bytes": 10 * PAGE,
+        "swap_entry_bytes": cached * PAGE,
+    }
+    return group("swap-backed-mapped", **(values | changes))
+
+
+@pytest.mark.parametrize(("cached", "charged"), [(0, (10,)), (6, (4,)), (10, ())])
+def test_a_swap_entry_is_charged_once(cached: int, charged: tuple[int, ...]) -> None:
+    """Lost: who is charged for what: its ancestor would seem to pay twice."""
+    held = zombie(100, in_swap_cache(cached), swap=swapped(cached) if cached else ())
+    # There is room for those that have no entry yet.
+    census = world(held, swap_free_bytes=(10 - cached) * PAGE)
+    made = work_out(census, LEAST)
+    step = made.plan.steps[0]
+    assert (step.action, step.bytes) == ("pageout", 10 * PAGE)
+    assert step.charged_to == ("/app",) * len(charged)
+    assert step.charged_bytes == tuple(n * PAGE for n in charged)
+    assert step.aim.processes == (replace(USER, bytes=10 * PAGE),)
+    assert made.plan.freed == (100,)
+    (one, *_) = made.effects[100]
+    assert one.swapped_bytes == sum(charged) * PAGE
+    tight = plan(world(held, swap_free_bytes=(9 - cached) * PAGE), LEAST)
+    assert bool(tight.freed) is (cached == 10)
+
+
+def test_what_stays_may_be_what_had_swap_entries() -> None:
+    """Lost: a limit of swap, to an entry that was taken to be charged already."""
+    pinned = in_swap_cache(
+        6, evictable_bytes=8 * PAGE, obstacles=(("pinned", 2 * PAGE),)
+    )
+    held = zombie(100, pinned, swap=swapped(6))
+    (step, *_) = plan(world(held), POLICIES["evict"]).steps
+    assert (step.bytes, step.charged_bytes) == (8 * PAGE, (4 * PAGE,))
+
+
+def test_what_two_map_of_the_swap_cache_adds_up() -> None:
+    """Lost: bytes, or a charge, where several processes have a part each."""
+    mappers = tuple(replace(USER, pid=77 + n, bytes=5 * PAGE) for n in range(2))
+    held = zombie(100, in_swap_cache(6, mappers=mappers), swap=swapped(6))
+    made = [one for one in steps(world(held)) if one.action == "pageout"]
+    assert [one.bytes for one in made] == [5 * PAGE] * 2
+    assert sum(sum(one.charged_bytes) for one in made) == 4 * PAGE
+    assert {one.aim.processes for one in made} == {(mapper,) for mapper in mappers}
+
+
+def test_an_entry_that_was_read_has_to_be_charged_again() -> None:
+    """Lost: swap that is used once more, when a page is paged out a second time."""
+    held = zombie(100, in_swap_cache(10, mapped=False), swap=swapped(10))
+    made = steps(world(held, interfaces=AIMED))
+    assert [(one.action, one.charged_bytes) for one in made] == [
+        ("swapin", ()),
+        ("pageout", (10 * PAGE,)),
+    ]
+
+
 NAMED = (*AIMED, "lru_gen by private id")
 
 

@@ -82,6 +82,9 @@ def groups(draw: Any) -> ChargeGroup:
         backing=draw(st.sampled_from(BACKINGS[kind])),
         mappers=draw(users) if mapped else (),
         openers=draw(users),
+        swap_entry_bytes=draw(st.integers(0, size // PAGE)) * PAGE
+        if kind == "anon"
+        else 0,
     )
 
 
