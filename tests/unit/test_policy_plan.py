@@ -517,6 +517,14 @@ def test_a_swap_entry_is_charged_once(cached: int, charged: tuple[int, ...]) -> 
     assert bool(tight.freed) is (cached == 10)
 
 
+def test_what_is_left_out_is_left_whole() -> None:
+    """Lost: bytes, to a step that is not done."""
+    census = world(zombie(100, in_swap_cache(6), swap=swapped(6)))
+    one = work_out(census, LEAST, max_bytes=0).effects[100][0]
+    moved = one.evicted_bytes, one.swapped_bytes, one.charged, one.left_bytes
+    assert moved == (0, 0, (), 10 * PAGE)
+
+
 def test_what_stays_may_be_what_had_swap_entries() -> None:
     """Lost: a limit of swap, to an entry that was taken to be charged already."""
     pinned = in_swap_cache(
