@@ -282,7 +282,7 @@ def _evicted(
     swapped = part.case in _SWAP_BACKED
     ancestor = world.room.ancestor(part.memcg)
     had = size if not swapped else 0 if anew else charged_already(part.group, size)
-    if (limit := world.room.swap_room(ancestor)) < size - had:
+    if had < size and (limit := world.room.swap_room(ancestor)) < size - had:
         size, why = had + limit, ", ".join(filter(None, [why, "no room in swap"]))
     if not size:
         return _cannot(part, why)

@@ -519,10 +519,13 @@ def test_a_swap_entry_is_charged_once(cached: int, charged: tuple[int, ...]) -> 
 
 def test_what_is_left_out_is_left_whole() -> None:
     """Lost: bytes, to a step that is not done."""
-    census = world(zombie(100, in_swap_cache(6), swap=swapped(6)))
-    one = work_out(census, LEAST, max_bytes=0).effects[100][0]
-    moved = one.evicted_bytes, one.swapped_bytes, one.charged, one.left_bytes
-    assert moved == (0, 0, (), 10 * PAGE)
+    mappers = tuple(replace(USER, pid=77 + n, bytes=5 * PAGE) for n in range(2))
+    census = world(zombie(100, in_swap_cache(2, mappers=mappers)))
+    made = work_out(census, POLICIES["evict"], max_bytes=5 * PAGE)
+    assert len(made.plan.left_out) == 1
+    one = made.effects[100][0]
+    moved = one.evicted_bytes, one.swapped_bytes, one.left_bytes
+    assert moved == (0, 5 * PAGE, 5 * PAGE)
 
 
 def test_what_stays_may_be_what_had_swap_entries() -> None:
