@@ -453,11 +453,13 @@ class _Run:
     def _no_room(self, step: Step, machine: Machine) -> str | None:
         """Whom the step would push over a limit now, unless the plan allowed that."""
         swap = step.option == "evict"
-        if swap and step.charged_to and machine.swap_free_bytes < step.bytes:
+        # Not all of it is charged: some may have a swap entry already.
+        sizes = dict(zip(step.charged_to, step.charged_bytes, strict=True))
+        if swap and machine.swap_free_bytes < sum(sizes.values()):
             return "no room in swap"
-        for path in () if step.over_limit else step.charged_to:
+        for path, size in () if step.over_limit else sizes.items():
             left = measure.room(path, machine, swap=swap)
-            if left is not None and left[0] < step.bytes:
+            if left is not None and left[0] < size:
                 return f"{left[1]} would be pushed over a limit"
         return None
 

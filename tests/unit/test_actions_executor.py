@@ -375,7 +375,12 @@ def test_room_is_looked_at_again(bench: Bench) -> None:
     """A memcg that has filled up since the plan would be driven into its limit."""
     bench.memcg("app")
     bench.memcg("app/holder", memory_current="8192", memory_max="12287")
-    into = step(1, option="recharge-mapper", charged_to=("/app/holder",))
+    into = step(
+        1,
+        option="recharge-mapper",
+        charged_to=("/app/holder",),
+        charged_bytes=(4096,),
+    )
     result = bench.run(plan(into))
     assert bench.action.done == []
     assert result.steps[0].why == "/app/holder would be pushed over a limit"
@@ -387,8 +392,10 @@ def test_room_is_looked_at_again(bench: Bench) -> None:
 
 def test_no_room_in_swap(bench: Bench) -> None:
     """Pages would be scanned and written in vain."""
-    out = step(1, charged_to=("/app",), bytes=2 << 20)
+    out = step(1, charged_to=("/app",), charged_bytes=(2 << 20,), bytes=2 << 20)
     assert bench.run(plan(out)).steps[0].why == "no room in swap"
+    # What has a swap entry needs none.
+    assert bench.run(plan(replace(out, charged_bytes=(1 << 20,)))).complete
 
 
 def test_what_the_machine_does_not_allow(bench: Bench) -> None:
@@ -502,7 +509,7 @@ def test_who_was_charged_and_what_was_lost(bench: Bench) -> None:
     bench.memcg("app", memory_current="1000")
     (bench.root / "cgroup/app/memory.swap.current").write_text("0")
     bench.action.during = move
-    result = bench.run(plan(step(1, charged_to=("/app",))))
+    result = bench.run(plan(step(1, charged_to=("/app",), charged_bytes=(1,))))
     (usage,) = result.usages
     assert (usage.before_bytes, usage.after_bytes) == (1000, 1000)
     assert (usage.swap_before_bytes, usage.swap_after_bytes) == (0, 4096)
