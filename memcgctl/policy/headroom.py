@@ -7,28 +7,43 @@ all above, so that moving it there changes nothing for them.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 
 from memcgctl.model import Census, Limits, Memcg
-
-NO_LIMITS = Limits()
 
 # A memcg's id, and what it is charged more (or less) in memory and in swap, in bytes.
 Move = tuple[int, int, int]
 
 
 class Headroom:
-    """The counters of the online memcgs of a census, as they change."""
+    """What the online memcgs of a census have left below their limits, as it changes.
+
+    ``memory``, ``swap`` and ``memsw`` are bytes by the id of a memcg that has such a
+    limit, less than 0 where it uses more.
+    """
 
     def __init__(self, census: Census) -> None:
         self.memcgs = {m.id: m for m in census.memcgs if m.state == "online"}
         self.by_path = {m.path: m.id for m in self.memcgs.values()}
         self.free_swap = census.kernel.swap_free_bytes or 0
         self.page_size = census.kernel.page_size
-        self._memory: Counter[int] = Counter()
-        self._swap: Counter[int] = Counter()
+        self.memory: dict[int, int] = {}
+        self.swap: dict[int, int] = {}
+        self.memsw: dict[int, int] = {}
+        for memcg in self.memcgs.values():
+            if memcg.limits:
+                self._limit(memcg, memcg.limits)
         self._chains: dict[int, tuple[int, ...]] = {}
+        self._limited: dict[int, tuple[int, ...]] = {}
+
+    def _limit(self, memcg: Memcg, limits: Limits) -> None:
+        bounds = [b for b in (limits.max_bytes, limits.high_bytes) if b is not None]
+        if bounds:
+            self.memory[memcg.id] = min(bounds) - memcg.usage_bytes
+        if limits.swap_max_bytes is not None:
+            self.swap[memcg.id] = limits.swap_max_bytes - limits.swap_usage_bytes
+        if limits.memsw_max_bytes is not None:
+            self.memsw[memcg.id] = limits.memsw_max_bytes - limits.memsw_usage_bytes
 
     def ancestor(self, memcg: Memcg) -> int:
         """The id of the nearest online ancestor; 0 if that isn't in the census."""
@@ -56,76 +71,47 @@ class Headroom:
         shared = set(first).intersection(*others)
         return next((memcg_id for memcg_id in first if memcg_id in shared), 0)
 
+    def limited(self, memcg_id: int) -> tuple[int, ...]:
+        """Those of the chain that have a limit."""
+        known = self._limited.get(memcg_id)
+        if known is None:
+            limits = self.memory.keys() | self.swap.keys() | self.memsw.keys()
+            known = tuple(one for one in self.chain(memcg_id) if one in limits)
+            self._limited[memcg_id] = known
+        return known
+
     def charge(self, moves: Iterable[Move]) -> list[int]:
         """Make some moves; who gained by them and uses more than it may now."""
         gains: dict[int, tuple[int, int]] = {}
         for memcg_id, in_memory, in_swap in moves:
             self.free_swap -= in_swap
-            for one in self.chain(memcg_id):
+            for one in self.limited(memcg_id):
                 memory, swap = gains.get(one, (0, 0))
                 gains[one] = memory + in_memory, swap + in_swap
-        for one, (memory, swap) in gains.items():
-            self._memory[one] += memory
-            self._swap[one] += swap
-        return [
-            one
-            for one, (memory, swap) in gains.items()
-            if (memory > 0 or swap > 0)
-            and (
-                (memory > 0 and _is_over(self._memory_of(one)))
-                or (swap > 0 and _is_over(self._swap_of(one)))
-                or (memory + swap > 0 and _is_over(self._memsw_of(one)))
-            )
-        ]
+        return [one for one, gain in gains.items() if self._charge(one, *gain)]
+
+    def _charge(self, memcg_id: int, memory: int, swap: int) -> bool:
+        """Charge one memcg; whether it uses more than it may by this."""
+        counters = (self.memory, memory), (self.swap, swap), (self.memsw, memory + swap)
+        over = False
+        for rooms, gain in counters:
+            if memcg_id in rooms:
+                rooms[memcg_id] -= gain
+                over = over or gain > 0 > rooms[memcg_id]
+        return over
 
     def is_over(self, memcg_id: int) -> bool:
         """Whether a memcg uses more than it may."""
-        counters = self._memory_of, self._swap_of, self._memsw_of
-        return any(_is_over(counter(memcg_id)) for counter in counters)
-
-    def gained(self, memcg_id: int) -> bool:
-        """Whether all charges together gave a memcg more than it lost."""
-        return self._memory[memcg_id] > 0 or self._swap[memcg_id] > 0
+        every = self.memory, self.swap, self.memsw
+        return any(rooms.get(memcg_id, 0) < 0 for rooms in every)
 
     def swap_room(self, memcg_id: int) -> int:
         """How many bytes can be swapped out and charged to a memcg."""
-        rooms = [
-            limit - usage
-            for one in self.chain(memcg_id)
-            for limit, usage in (self._swap_of(one),)
-            if limit is not None
-        ]
+        rooms = [self.swap[one] for one in self.limited(memcg_id) if one in self.swap]
         return max(0, min([self.free_swap, *rooms]))
 
     def room(self, memcg_id: int) -> int | None:
         """How much more a memcg can be charged, below all limits; None: no limit."""
-        rooms = [
-            limit - usage
-            for one in self.chain(memcg_id)
-            for limit, usage in (self._memory_of(one), self._memsw_of(one))
-            if limit is not None
-        ]
+        chain, limits = self.limited(memcg_id), (self.memory, self.memsw)
+        rooms = [rooms[one] for rooms in limits for one in chain if one in rooms]
         return min(rooms, default=None)
-
-    def _limits(self, memcg_id: int) -> Limits:
-        return self.memcgs[memcg_id].limits or NO_LIMITS
-
-    def _memory_of(self, memcg_id: int) -> tuple[int | None, int]:
-        limits = self._limits(memcg_id)
-        bounds = [b for b in (limits.max_bytes, limits.high_bytes) if b is not None]
-        usage = self.memcgs[memcg_id].usage_bytes + self._memory[memcg_id]
-        return min(bounds, default=None), usage
-
-    def _swap_of(self, memcg_id: int) -> tuple[int | None, int]:
-        limits = self._limits(memcg_id)
-        return limits.swap_max_bytes, limits.swap_usage_bytes + self._swap[memcg_id]
-
-    def _memsw_of(self, memcg_id: int) -> tuple[int | None, int]:
-        limits = self._limits(memcg_id)
-        moved = self._memory[memcg_id] + self._swap[memcg_id]
-        return limits.memsw_max_bytes, limits.memsw_usage_bytes + moved
-
-
-def _is_over(counter: tuple[int | None, int]) -> bool:
-    limit, usage = counter
-    return limit is not None and usage > limit

@@ -83,15 +83,16 @@ def _effects(memcg: Memcg, policy: Policy, room: Headroom) -> list[Effect]:
 
 def _charge(effects: Iterable[Effect], room: Headroom, *, swapped: bool) -> list[int]:
     """Charge the effects, those with ``swapped`` bytes only if asked; who gains."""
-    memory, swap = Counter[int](), Counter[int]()
+    memory, swap = Counter[int](), Counter[int]()  # what is below a memcg included
     for one in effects:
-        if one.swapped_bytes and not swapped:
-            continue
-        for memcg_id, in_memory, in_swap in moves(one, room):
-            memory[memcg_id] += in_memory
-            swap[memcg_id] += in_swap
-    room.charge([(one, memory[one], swap[one]) for one in memory])
-    return [one for one in room.memcgs if room.gained(one)]
+        changes = moves(one, room)
+        if swapped or not one.swapped_bytes:
+            room.charge(changes)
+        for memcg_id, in_memory, in_swap in changes:
+            for above in room.chain(memcg_id):
+                memory[above] += in_memory
+                swap[above] += in_swap
+    return [one for one in room.memcgs if memory[one] > 0 or swap[one] > 0]
 
 
 def _leftovers(memcgs: Sequence[Memcg], effects: Effects) -> tuple[Leftover, ...]:
