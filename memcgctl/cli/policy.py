@@ -31,7 +31,6 @@ class Allow(str, Enum):
     over_limit = "over-limit"
     unaimed = "unaimed"
     drop_caches = "drop-caches"
-    unverified = "unverified"
 
 
 Mapper = Annotated[

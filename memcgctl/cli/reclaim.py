@@ -91,7 +91,7 @@ def reclaim(
             metavar="WHAT",
             help="over-limit: steps that could push a memcg over a limit. unaimed: "
             "actions that also take living cgroups' memory. drop-caches: everybody's "
-            "page cache. unverified: interfaces that nobody has yet seen to work.",
+            "page cache.",
             show_default=False,
         ),
     ] = None,

@@ -9,7 +9,7 @@ from memcgctl.policy.effects import NO_RULE, left, moves
 from memcgctl.policy.interfaces import INTERFACES, Interface, Reach, World
 from memcgctl.policy.policies import Option, Policy
 
-ALLOWED = ("over-limit", "unaimed", "drop-caches", "unverified")
+ALLOWED = ("over-limit", "unaimed", "drop-caches")
 
 
 class Chooser:
@@ -73,8 +73,6 @@ class Chooser:
             return "is not among --only"
         if interface.ask and interface.ask not in self._allow:
             return f"is only used with --allow {interface.ask}"
-        if not interface.seen and "unverified" not in self._allow:
-            return "might, but was not yet seen to"
         return ""
 
     def _hurts(self, part: Part) -> bool:

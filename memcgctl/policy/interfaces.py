@@ -2,7 +2,7 @@
 
 One table, the least harmful first: for each interface the options and cases that it is
 for, what the kernel must have, where it was seen to work, what it needs, whom it
-charges and what else it touches. What nobody has seen is there, but not chosen.
+charges and what else it touches. What nobody has seen to work is not in it.
 """
 
 from __future__ import annotations

@@ -105,6 +105,7 @@ def test_who_looks_is_in_nobodys_way(tmp_path: Path) -> None:
         (["--max-bytes", "many"], "'many' is no size"),
         (["--mapper", "last"], "'last'"),
         (["--allow", "everything"], "'everything'"),
+        (["--allow", "unverified"], "'unverified'"),
     ],
 )
 def test_wrong_usage_is_said(file: Path, arguments: list[str], said: str) -> None:
