@@ -8,9 +8,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
-import signal
-import sys
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -68,9 +66,7 @@ def memcgctl(
 
 
 def main() -> None:
-    """The console script."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    """Run what the command line says; every error becomes a line and an exit code."""
     # A run is short, and a census is values without cycles: to look for these would
     # take up to half of the time.
     gc.disable()
@@ -88,8 +84,3 @@ def main() -> None:
             "set MEMCGCTL_DEBUG=1 for a traceback",
             1,
         )
-
-
-def _stop(number: int, _frame: Any) -> NoReturn:
-    """Leave as a shell expects, by way of every ``finally``."""
-    sys.exit(128 + number)

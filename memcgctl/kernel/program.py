@@ -29,12 +29,10 @@ from memcgctl.kernel.vmcoreinfo import Vmcoreinfo
 # drgn would print its warnings through Python's handler of last resort.
 logging.getLogger("drgn").addHandler(logging.NullHandler())
 
-# A program that gets its target loads drgn's plugins, the commands of its own shell
-# among them: 0.1 s, in which drgn ignores every exception, that of a Ctrl-C, too.
-_NEEDLESS = "builtin_commands,crash_commands"  # drgn 0.3's own
-os.environ["DRGN_DISABLE_PLUGINS"] = ",".join(
-    filter(None, (os.environ.get("DRGN_DISABLE_PLUGINS"), _NEEDLESS))
-)
+# A program that gets its target loads drgn's plugins, the commands of drgn's own shell
+# among them: 0.1 s, in which drgn ignores every exception, that of a Ctrl-C, too. One
+# that is wanted can be named in DRGN_PLUGINS.
+os.environ.setdefault("DRGN_DISABLE_PLUGINS", "*")
 
 # BTF has no global variables; these are what drgn's own helpers look for.
 _DECLARATIONS = {

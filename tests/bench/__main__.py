@@ -66,7 +66,7 @@ def peak_bytes(core: Path) -> int:
     """
     code = """
 import sys
-from memcgctl.cli import main
+from memcgctl.__main__ import main
 try:
     main()
 finally:
@@ -84,7 +84,7 @@ from pathlib import Path
 from memcgctl.kernel.program import Sources, open_kernel
 open_kernel(Sources(Path(sys.argv[-1])))
 """
-LIST = "from memcgctl.cli import main; main()"
+LIST = "from memcgctl.__main__ import main; main()"
 
 
 def process_seconds(code: str, *arguments: str) -> float:

@@ -14,6 +14,8 @@ import random
 import shutil
 import struct
 import subprocess
+import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -390,3 +392,22 @@ def loads(path: Path) -> list[tuple[int, int, int]]:
     count = struct.unpack_from("<H", data, 56)[0]
     headers = [struct.unpack_from("<IIQQQQ", data, 64 + 56 * n) for n in range(count)]
     return [(h[2], h[4], h[5]) for h in headers if h[0] == variants.PT_LOAD]
+
+
+@of_ends
+def test_plugins_of_drgn_are_left_alone(packed: Path) -> None:
+    """Lost: a Ctrl-C, that drgn ignores while it loads them, and the time it takes."""
+    code = f"""
+        import sys
+        from pathlib import Path
+        from memcgctl.kernel.program import Sources, open_kernel
+        open_kernel(Sources(core=Path({str(packed)!r})))
+        print([name for name in sys.modules if "drgn.commands" in name])
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout == "[]\n"

@@ -32,7 +32,7 @@ ROOT = "/mnt/python"
 PROGRAM = """#!{executable}
 import sys
 sys.path.insert(0, "/checkout")
-from memcgctl.cli import main
+from memcgctl.__main__ import main
 main()
 """
 # NumPy's wheels need SSE4.2, which QEMU's default lacks. With AVX2, as "max" has it,

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-MAIN = "from memcgctl.cli import main; main()"
+MAIN = "from memcgctl.__main__ import main; main()"
 # A census is not needed here: one more command that does what the test wants.
 COMMAND = """
 import sys, time
-from memcgctl.cli import app, main
+from memcgctl.__main__ import main
+from memcgctl.cli import app
 from memcgctl.cli.terminal import progress_bar, say, write
 @app.command("try")
 def attempt() -> None:
@@ -150,6 +151,16 @@ def test_a_signal_ends_it_quietly(number: int) -> None:
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 128 + number
     assert errors == "memcgctl: cleaned up\n"
+
+
+def test_signals_are_heeded_before_slow_imports() -> None:
+    """Ctrl-C in the first tenths of a second would end in a traceback."""
+    code = """
+        import sys
+        import memcgctl.__main__
+        print({"typer", "numpy", "drgn"} & sys.modules.keys())
+    """
+    assert run(code=textwrap.dedent(code)).stdout == "set()\n"
 
 
 @pytest.mark.parametrize("data", ["'x' * 10**6", "b'x' * 10**6", "'x'"])

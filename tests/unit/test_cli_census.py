@@ -15,7 +15,7 @@ from memcgctl.census.saved import save
 from memcgctl.model import Census, Charges
 from tests.unit.zombies import METADATA, census, group, held, memcg
 
-MAIN = "from memcgctl.cli import main; main()"
+MAIN = "from memcgctl.__main__ import main; main()"
 ROOT = memcg(1, "/", state="online", parent_id=0, refs=None)
 FOLIO = memcg(
     20,

@@ -222,7 +222,7 @@ def test_what_is_not_taken_unasked_decides_nothing(machine: Machine) -> None:
 def test_on_this_machine() -> None:
     """A person would get a traceback, or a line that the terminal breaks."""
     ran = subprocess.run(
-        [sys.executable, "-c", "from memcgctl.cli import main; main()", "doctor"],
+        [sys.executable, "-c", "from memcgctl.__main__ import main; main()", "doctor"],
         capture_output=True,
         text=True,
         timeout=60,

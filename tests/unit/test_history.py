@@ -16,7 +16,7 @@ from memcgctl.actions.journal import Journal
 from memcgctl.model import History, PastRun
 from memcgctl.report.journal import screen, to_json
 
-MAIN = "from memcgctl.cli import main; main()"
+MAIN = "from memcgctl.__main__ import main; main()"
 
 
 def facts(n: int, target: str = "/var/log/x") -> dict[str, Any]:

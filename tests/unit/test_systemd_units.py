@@ -13,7 +13,12 @@ import pytest
 from memcgctl.actions.machine import CAPABILITIES
 from memcgctl.cli.systemd_units import UNITS, quoted
 
-MAIN = "import sys; sys.argv[0] = {program!r}; from memcgctl.cli import main; main()"
+MAIN = """
+import sys
+sys.argv[0] = {program!r}
+from memcgctl.__main__ import main
+main()
+"""
 # What systemd 252 gives them, 0.1 being its unit: reading a kernel and freeing others'
 # memory takes much of root.
 EXPOSURE = 29

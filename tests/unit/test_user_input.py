@@ -24,7 +24,7 @@ from memcgctl.report.listing import to_csv
 from tests.unit.zombies import census, memcg
 
 LOAD = "import sys; from memcgctl.census.saved import load; load(sys.argv[1]); print(1)"
-MAIN = "from memcgctl.cli import main; main()"
+MAIN = "from memcgctl.__main__ import main; main()"
 
 
 def test_a_census_that_was_cut_off_is_called_truncated(tmp_path: Path) -> None:
