@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
+from functools import cache
 
 # include/uapi: the same on all architectures but alpha
 PROCESS_MADVISE = 440
@@ -53,15 +54,24 @@ def page_out_file(
     A hole that is touched gets a page: a sparse file could use up all memory. For
     ``directories`` and ``key`` see ``_let_go``.
     """
+    python, places = _page_out_file(page_size, tuple(directories), key)
+    return f"{python} {file}{places}"
+
+
+@cache
+def _page_out_file(
+    page_size: int, directories: tuple[str, ...], key: str
+) -> tuple[str, str]:
+    """What comes before and after the file in that command."""
     touch = (
         'f=open(sys.argv[1],"rb");m=mmap.mmap(f.fileno(),0,prot=1);'
         "s=ctypes.CDLL(None).lseek;s.restype=l=ctypes.c_long;"
         f"[m[x]for x in range(0,len(m),{page_size})if s(f.fileno(),l(x),3)==x];"
     )
     page_out = f"m.madvise({MADV_PAGEOUT})"
-    places = [quote(f"{directory}/memory.reclaim") for directory in directories]
+    places = "".join(f" {quote(f'{one}/memory.reclaim')}" for one in directories)
     if not places:
-        return f"python3 -c 'import ctypes,mmap,sys;{touch}{page_out}' {file}"
+        return f"python3 -c 'import ctypes,mmap,sys;{touch}{page_out}'", ""
     script = (
         f"import ctypes,mmap,os,sys,time;{touch}{_READ}"
         "i=str(os.fstat(f.fileno()).st_ino);"
@@ -71,7 +81,7 @@ def page_out_file(
         'n=[t&(1<<55)-1 for t in memoryview(p).cast("Q")if t>>63];'
         f"{page_out};{_let_go(2, page_size, key)}"
     )
-    return f"python3 -c '{script}' {file} {' '.join(places)}"
+    return f"python3 -c '{script}'", places
 
 
 # Python for ``g``: what /proc/kpagecgroup (k) and /proc/kpageflags (l) have of a frame.

@@ -44,6 +44,17 @@ _CPU = re.compile(r"CPU (\d+):")
 DEFAULT_MOUNT = {2: "/sys/fs/cgroup", 1: "/sys/fs/cgroup/memory"}
 
 
+class Asked(NamedTuple):
+    """The directories of memcgs whose memory.reclaim is asked, what this can cost.
+
+    ``in_reach`` is what living memcgs can lose: all, or what a round takes.
+    """
+
+    directories: tuple[str, ...] = ()
+    in_reach: int = 0
+    unaimed: bool = False
+
+
 class World:
     """What interfaces need to know of a census beyond the part at hand."""
 
@@ -58,6 +69,7 @@ class World:
         self.mapped_again: Counter[int] = Counter()
         version = census.kernel.cgroup_version
         self.mount = census.kernel.cgroup_mount or DEFAULT_MOUNT[version]
+        self._asked: dict[frozenset[int], Asked] = {}
         self._groups = [
             group
             for memcg in offline
@@ -78,8 +90,8 @@ class World:
         """The processes that have a file open or map it."""
         found: dict[Hashable, dict[int, Process]] = {}
         for group in self._groups:
-            known = found.setdefault(_identity(group.backing), {})
             for process in (*group.openers, *group.mappers):
+                known = found.setdefault(_identity(group.backing), {})
                 known.setdefault(process.pid, process)
         return {file: tuple(known.values()) for file, known in found.items()}
 
@@ -115,21 +127,27 @@ class World:
             and not kernel.swaps_at_once
         )
 
-    def asked(self, ancestors: Iterable[int]) -> list[int]:
-        """Those of whom memory.reclaim can be asked: not the root, on any kernel."""
-        here = self.census.kernel.interfaces
-        if "memory.reclaim swappiness" not in here and not self.unaimed:
-            return []
-        return sorted(one for one in {*ancestors} - {0} if self.room.path(one) != "/")
+    def asked(self, *ancestors: int) -> Asked:
+        """Of which of them memory.reclaim can be asked, and at what price."""
+        key = frozenset(ancestors)
+        if key not in self._asked:
+            self._asked[key] = self._ask(key)
+        return self._asked[key]
 
-    def in_reach(self, asked: Iterable[int]) -> int:
-        """What living memcgs can lose to their reclaim: all, or what a round takes."""
+    def _ask(self, ancestors: frozenset[int]) -> Asked:
+        kernel = self.census.kernel
+        if "memory.reclaim swappiness" not in kernel.interfaces and not self.unaimed:
+            return Asked()
+        # Not the root, on any kernel.
+        asked = sorted(one for one in ancestors - {0} if self.room.path(one) != "/")
         sizes = (self.innocent[one] for one in asked)
-        return sum(
-            size if self.unaimed else min(size, _RECLAIM_BATCH) for size in sizes
+        return Asked(
+            tuple(map(self.directory, asked)),
+            sum(size if self.unaimed else min(size, _RECLAIM_BATCH) for size in sizes),
+            self.unaimed and bool(asked),
         )
 
-    @property
+    @cached_property
     def reclaim_key(self) -> str:
         """What has memory.reclaim prefer anonymous memory and shmem."""
         here = self.census.kernel.interfaces
@@ -158,13 +176,18 @@ class World:
 
     def word(self, backing: Backing) -> str | None:
         """What a shell opens a file by; None if nothing leads to it."""
-        if backing.path and not backing.deleted and backing.kind in ("file", "tmpfs"):
-            return commands.quote(backing.path)
+        if _has_path(backing):
+            return commands.quote(backing.path or "")
         users = self.users.get(_identity(backing))
         return commands.file_of(users[0].pid, backing.inode) if users else None
 
-    def file(self, backing: Backing) -> Aim:
-        return Aim(file=backing, processes=self.users.get(_identity(backing), ()))
+    def leads_to(self, backing: Backing) -> bool:
+        """Whether anything leads to a file."""
+        return _has_path(backing) or _identity(backing) in self.users
+
+    def file(self, backing: Backing, *, unaimed: bool = False) -> Aim:
+        processes = self.users.get(_identity(backing), ())
+        return Aim(file=backing, processes=processes, unaimed=unaimed)
 
     def aim_at(self, memcg_id: int) -> Aim:
         return Aim(memcg_id=memcg_id, memcg_path=self.room.path(memcg_id))
@@ -188,6 +211,12 @@ def _reclaimable(memcg: Memcg) -> int:
 def _at_once(part: Part) -> bool:
     """Whether a swap device lets go of an entry as soon as it is read."""
     return bool(part.device and _SYNCHRONOUS.match(part.device.device))
+
+
+def _has_path(backing: Backing) -> bool:
+    """Whether its path opens it."""
+    named = backing.path and not backing.deleted
+    return bool(named) and backing.kind in ("file", "tmpfs")
 
 
 def _identity(backing: Backing | None) -> Hashable:
@@ -316,7 +345,7 @@ def _reach_file(part: Part, world: World) -> Reach:
     backing = _backing(part)
     if backing is None or backing.kind == "hugetlb":
         return _cannot(part, "it is no file's page cache")
-    if world.word(backing) is None:
+    if not world.leads_to(backing):
         return _cannot(part, "no path leads to its file")
     return _evicted(part, _identity(backing), world, WRITTEN)
 
@@ -324,10 +353,7 @@ def _reach_file(part: Part, world: World) -> Reach:
 def _forget_file(key: Hashable, served: Served, world: World) -> Action:
     backing = _group(served).backing
     assert backing
-    dirty = any(
-        part.group and (part.group.dirty_bytes or _names(part.group) & set(WRITTEN))
-        for part, _ in served
-    )
+    dirty = any(part.group and _is_dirty(part.group) for part, _ in served)
     file = world.word(backing) or ""
     others = max(0, (backing.cached_bytes or 0) - world.known[key])
     return Action(
@@ -339,8 +365,10 @@ def _forget_file(key: Hashable, served: Served, world: World) -> Action:
     )
 
 
-def _names(group: ChargeGroup) -> set[str]:
-    return {name for name, _ in group.obstacles}
+def _is_dirty(group: ChargeGroup) -> bool:
+    return bool(group.dirty_bytes) or any(
+        name in WRITTEN for name, _ in group.obstacles
+    )
 
 
 def file_words(backing: Backing) -> str:
@@ -382,25 +410,25 @@ def _reach_mapped(part: Part, world: World) -> Reach:
 def _page_out(key: Hashable, served: Served, world: World) -> Action:
     pid, ancestor = cast("tuple[int, int]", key)
     files = {_identity(_backing(part)) for part, _ in served}
-    process = _process(pid, served, world)
-    aim = Aim(
-        file=_group(served).backing if len(files) == 1 else None,
-        processes=(process,),
-        shown_ids=(ancestor,),
-    )
     shmem = any(part.group and part.group.kind == "shmem" for part, _ in served)
-    asked = world.asked([ancestor]) if shmem else []
+    asked = world.asked(ancestor) if shmem else Asked()
+    process = _process(pid, served, world)
     return Action(
-        replace(aim, unaimed=world.unaimed and bool(asked)),
+        Aim(
+            file=_group(served).backing if len(files) == 1 else None,
+            processes=(process,),
+            shown_ids=(ancestor,),
+            unaimed=asked.unaimed,
+        ),
         _process_words(process),
         commands.page_out(
             pid,
             [ancestor],
             world.page_size,
-            [world.directory(one) for one in asked],
+            asked.directories,
             world.reclaim_key,
         ),
-        world.charged_to(ancestor) + world.in_reach(asked),
+        world.charged_to(ancestor) + asked.in_reach,
         "it waits for the device when it touches them next",
     )
 
@@ -409,9 +437,8 @@ def _waits_in_swap_cache(part: Part, world: World) -> str:
     """Why shmem would be written to swap, but leave memory only when that is short."""
     if not part.group or part.group.kind != "shmem":
         return ""
-    if world.census.kernel.swaps_at_once or world.asked(
-        [world.room.ancestor(part.memcg)]
-    ):
+    ancestor = world.room.ancestor(part.memcg)
+    if world.census.kernel.swaps_at_once or world.asked(ancestor).directories:
         return ""
     return "it would wait in the swap cache until memory is short"
 
@@ -491,7 +518,7 @@ def _reach_shmem(part: Part, world: World) -> Reach:
     backing = _backing(part)
     if backing is None or not part.group or part.group.kind != "shmem":
         return _cannot(part, "it is in the swap cache")
-    if world.word(backing) is None:
+    if not world.leads_to(backing):
         return _cannot(part, "no path leads to its file")
     if why := _waits_in_swap_cache(part, world):
         return _cannot(part, why)
@@ -501,21 +528,21 @@ def _reach_shmem(part: Part, world: World) -> Reach:
 def _page_out_file(key: Hashable, served: Served, world: World) -> Action:
     backing = _group(served).backing
     assert backing
-    asked = world.asked({world.room.ancestor(part.memcg) for part, _ in served})
+    asked = world.asked(*(world.room.ancestor(part.memcg) for part, _ in served))
     others = max(0, (backing.cached_bytes or 0) - world.known[key])
-    others += world.in_reach(asked)
+    others += asked.in_reach
     return Action(
-        replace(world.file(backing), unaimed=world.unaimed and bool(asked)),
+        world.file(backing, unaimed=asked.unaimed),
         file_words(backing),
         commands.page_out_file(
             world.word(backing) or "",
             world.page_size,
-            [world.directory(one) for one in asked],
+            asked.directories,
             world.reclaim_key,
         ),
         others,
         "whoever reads it next waits for the swap device"
-        + (_RECLAIMED if asked else ""),
+        + (_RECLAIMED if asked.directories else ""),
     )
 
 
@@ -594,7 +621,7 @@ def _reach_swapped_file(part: Part, world: World) -> Reach:
     backing = _swapped_file(part)
     if backing is None:
         return _cannot(part, "")
-    if world.word(backing) is None:
+    if not world.leads_to(backing):
         return _cannot(part, "a file's that no path leads to")
     if not world.room.ancestor(part.memcg):
         return _cannot(part, "its ancestor is not in the census")
@@ -630,7 +657,7 @@ def _swap_in_file(key: Hashable, served: Served, world: World) -> Action:
     assert backing
     directory, path = world.directory(payer), world.room.path(payer)
     again = _pages_out(payer, world)
-    asked = world.asked([payer]) if again else []
+    asked = world.asked(payer) if again else Asked()
     return Action(
         Aim(
             file=backing,
@@ -638,7 +665,7 @@ def _swap_in_file(key: Hashable, served: Served, world: World) -> Action:
             memcg_id=payer,
             memcg_path=path,
             page_out=again,
-            unaimed=world.unaimed and bool(asked),
+            unaimed=asked.unaimed,
         ),
         file_words(backing),
         commands.swap_in_file(
@@ -647,10 +674,10 @@ def _swap_in_file(key: Hashable, served: Served, world: World) -> Action:
             world.page_size,
             own=world.census.kernel.cgroup_version == 2 and path != "/",
             again=again,
-            reclaim=[directory] if asked else [],
+            reclaim=asked.directories,
             key=world.reclaim_key,
         ),
-        (backing.cached_bytes or 0 if again else 0) + world.in_reach(asked),
+        (backing.cached_bytes or 0 if again else 0) + asked.in_reach,
         "the file comes back to memory, and what lies beside it on a disk is read ahead"
         + (
             "; it is paged out again, by memory.reclaim if it waits in the swap cache, "
