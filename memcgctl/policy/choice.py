@@ -32,7 +32,8 @@ class Chooser:
             here = interfaces_for(case, options, world, policy.least_harm)
             barred = {one.name: self._bar(one) for one in here}
             self._usable[case] = [one for one in here if not barred[one.name]]
-            whys = [f"{name} {why}" for name, why in barred.items() if why]
+            absent = self._absent(case)
+            whys = [f"{name} {why}" for name, why in (absent | barred).items() if why]
             self._without[case] = "; ".join(whys) or _nothing(case, options)
 
     def choose(self, part: Part) -> tuple[Interface | None, Reach]:
@@ -66,6 +67,15 @@ class Chooser:
         if best[1].effect.swapped_bytes or (best[0] and best[0].rank < 0):
             self._world.room.charge(moves(best[1].effect, self._world.room))
         return best
+
+    def _absent(self, case: Case) -> dict[str, str]:
+        """What is asked for, but needs what the kernel lacks."""
+        here = set(self._world.census.kernel.interfaces)
+        return {
+            one.name: "is not for this kernel"
+            for one in INTERFACES
+            if one.name in self._only and case in one.cases and not here >= {*one.needs}
+        }
 
     def _bar(self, interface: Interface) -> str:
         """Why it is not used although the kernel has it."""

@@ -210,7 +210,7 @@ def _reclaimable(memcg: Memcg) -> int:
 
 def _at_once(part: Part) -> bool:
     """Whether a swap device lets go of an entry as soon as it is read."""
-    return bool(part.device and _SYNCHRONOUS.match(part.device.device))
+    return bool(part.device and _SYNCHRONOUS.search(part.device.device))
 
 
 def _has_path(backing: Backing) -> bool:

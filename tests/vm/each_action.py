@@ -77,12 +77,17 @@ def moved(cgroup: Path, size: str, *words: object) -> None:
     hold(*first, f"join={cgroup}", "touch", *words)
 
 
+def drain() -> None:
+    """What is in a CPU's LRU batches stays, of processes that have ended as well."""
+    for cpu in (0, 1):
+        lab(f"cpu={cpu}", f"forget={EMPTY}")
+
+
 def let_go(cgroup: Path) -> None:
     """Have the kernel let go of what was written to swap but is still in memory."""
     time.sleep(0.3)
     for _ in range(2):
-        for cpu in (0, 1):  # what is in a CPU's LRU batch stays
-            lab(f"cpu={cpu}", f"forget={EMPTY}")
+        drain()
         with suppress(OSError):
             if (cgroup / "memory.force_empty").exists():
                 (cgroup / "memory.force_empty").write_text("0")
@@ -215,7 +220,6 @@ MAKERS: dict[str, tuple[Callable[[Path], Making], str]] = {
     "swapin-file": (swapped_shmem, "swapin-file"),
     "collapse": (small_pages, "collapse"),
     "writeback-cleanup": (attached, "writeback-cleanup"),
-    "charge-on-cpu": (stock, "charge-on-cpu"),
     "lru_gen": (swapped_and_file, "lru_gen swapin"),
     "memory.reclaim": (clean_file, "memory.reclaim"),
     "memory.force_empty": (clean_file, "memory.force_empty"),
@@ -224,6 +228,7 @@ MAKERS: dict[str, tuple[Callable[[Path], Making], str]] = {
     "zram-swapin-file": (swapped_shmem, "swapin-file"),
     "flush-device": (directory, "flush-device"),
     "drop_caches": (clean_file, "drop_caches"),
+    "charge-on-cpu": (stock, "charge-on-cpu"),
 }
 
 
@@ -297,6 +302,7 @@ def played(name: str, kernel: OpenedKernel, reparents: bool) -> Json:
         next(making, None)
         if maker is not stock or settled() > began:
             break
+    drain()
     before = look()
     done = {"case": name, "id": made, "began": began, "before": before}
     if before["dying"] > began:
