@@ -264,6 +264,7 @@ def test_bytes_go_where_the_kernel_charges_them(played: Played) -> None:
         for what in {*should, *found}:
             if abs(found.get(what, 0) - should.get(what, 0)) > SLACK:
                 wrong[name, what] = should.get(what, 0), found.get(what, 0)
+        assert {one["status"] for one in case.get("steps", ())} <= {"done"}, name
     assert wrong == {}
 
 
@@ -280,6 +281,13 @@ def test_what_is_not_done_is_told_why(played: Played) -> None:
         why = f"{name} is not for this kernel" if lacks else WHY[name]
         assert why in left["why"], name
         assert fate == "stays" or report["steps"] == [], name
+
+
+def test_what_is_left_undone_would_be_in_vain(played: Played) -> None:
+    """A person would do by hand what the plan says nobody can."""
+    for name, case in played.cases.items():
+        if "by_hand" in case:
+            assert case["by_hand"]["dying"] == case["after"]["dying"], name
 
 
 def test_doctor_knows_which_there_are(played: Played) -> None:
