@@ -98,19 +98,19 @@ def _swap(memcg: Memcg, details: Details, page_size: int) -> Iterator[Part]:
         yield Part(memcg, "swap", left * page_size)
 
 
-def _by_size(group: ChargeGroup) -> Iterator[ChargeGroup]:
+def _by_size(group: ChargeGroup) -> tuple[ChargeGroup, ...]:
     """What fills huge pages' worth of one process's addresses apart from the rest.
 
     What is locked is taken to be part of that, where it is enough.
     """
-    locked = sum(size for what, size in group.obstacles if what == LOCKED)
     huge = group.mappers[0].huge_bytes if len(group.mappers) == 1 else 0
-    other = [what for what, _ in group.obstacles if what != LOCKED]
-    if not 0 < huge < group.bytes or other or locked > huge:
-        yield group
-        return
-    yield _share(group, huge, huge, locked)
-    yield _share(group, group.bytes - huge, 0, 0)
+    if not 0 < huge < group.bytes:
+        return (group,)
+    locked = sum(size for what, size in group.obstacles if what == LOCKED)
+    if locked > huge or any(what != LOCKED for what, _ in group.obstacles):
+        return (group,)
+    rest = group.bytes - huge
+    return _share(group, huge, huge, locked), _share(group, rest, 0, 0)
 
 
 def _share(group: ChargeGroup, size: int, huge: int, locked: int) -> ChargeGroup:

@@ -27,14 +27,21 @@ class Chooser:
         self._only = only
         self._usable: dict[Case, list[Interface]] = {}
         self._without: dict[Case, str] = {}
+        self._options: dict[tuple[Case, str], Option] = {}
         for case in CASES:
             options = policy.options.get(case, ())
             here = interfaces_for(case, options, world, policy.least_harm)
             barred = {one.name: self._bar(one) for one in here}
             self._usable[case] = [one for one in here if not barred[one.name]]
+            for one in here:
+                self._options[case, one.name] = options[place_of(one, options) or 0]
             absent = self._absent(case)
             whys = [f"{name} {why}" for name, why in (absent | barred).items() if why]
             self._without[case] = "; ".join(whys) or _nothing(case, options)
+
+    def option(self, interface: Interface, case: Case) -> Option:
+        """Which of the policy's options it carries out in a case."""
+        return self._options[case, interface.name]
 
     def choose(self, part: Part) -> tuple[Interface | None, Reach]:
         """The first interface that leaves nothing, or else the one that leaves least.
@@ -58,14 +65,15 @@ class Chooser:
             without = "" if any(whys) else self._without[part.case]
             why = "; ".join(dict.fromkeys(filter(None, [*whys, without])))
             best = None, Reach(left(part, why))
+        found, (effect, *_) = best
         if part.case == "swap-backed-unmapped" and part.group:
             in_cache = part.group.kind == "anon"
-            self._world.stuck[part.memcg.id] += in_cache * best[1].effect.left_bytes
-            if best[0] and best[0].rank and best[0].aimed:
-                self._world.mapped_again[part.memcg.id] += best[1].effect.swapped_bytes
+            self._world.stuck[part.memcg.id] += in_cache * effect.left_bytes
+            if found and found.rank and found.aimed:
+                self._world.mapped_again[part.memcg.id] += effect.swapped_bytes
         # The next one has less room in swap, or in the memcg that it is recharged to.
-        if best[1].effect.swapped_bytes or (best[0] and best[0].rank < 0):
-            self._world.room.charge(moves(best[1].effect, self._world.room))
+        if effect.swapped_bytes or (found and found.rank < 0):
+            self._world.room.charge(moves(effect, self._world.room))
         return best
 
     def _absent(self, case: Case) -> dict[str, str]:

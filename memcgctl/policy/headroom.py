@@ -107,8 +107,10 @@ class Headroom:
 
     def swap_room(self, memcg_id: int) -> int:
         """How many bytes can be swapped out and charged to a memcg."""
-        rooms = [self.swap[one] for one in self.limited(memcg_id) if one in self.swap]
-        return max(0, min([self.free_swap, *rooms]))
+        room = self.free_swap
+        for one in self.limited(memcg_id):
+            room = min(room, self.swap.get(one, room))
+        return max(0, room)
 
     def room(self, memcg_id: int) -> int | None:
         """How much more a memcg can be charged, below all limits; None: no limit."""

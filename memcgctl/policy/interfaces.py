@@ -324,8 +324,12 @@ def _evicted(
         left_bytes=part.bytes - size,
         why=why,
     )
-    shares = ((size - had, ancestor), (had, None))
-    return Reach(done, tuple(Deed(key, n, charged) for n, charged in shares if n))
+    if not had:
+        return Reach(done, (Deed(key, size, ancestor),))
+    evicted = Deed(key, had)
+    if had == size:
+        return Reach(done, (evicted,))
+    return Reach(done, (Deed(key, size - had, ancestor), evicted))
 
 
 def _backing(part: Part) -> Backing | None:
@@ -522,7 +526,8 @@ def _reach_shmem(part: Part, world: World) -> Reach:
         return _cannot(part, "no path leads to its file")
     if why := _waits_in_swap_cache(part, world):
         return _cannot(part, why)
-    return _evicted(part, _identity(backing), world)._replace(unaimed=world.unaimed)
+    reach = _evicted(part, _identity(backing), world)
+    return reach._replace(unaimed=True) if world.unaimed else reach
 
 
 def _page_out_file(key: Hashable, served: Served, world: World) -> Action:

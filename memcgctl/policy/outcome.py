@@ -59,7 +59,7 @@ def fates(
     freed: dict[int, None] = {}
     remaining: list[Remaining] = []
     for memcg in reversed(list(memcgs)):
-        mine = list(effects.get(memcg.id, ()))
+        mine = [one for one in effects.get(memcg.id, ()) if one.why]
         whys = list(reasons(memcg, mine))
         kinds = list(reasons(memcg, mine, leftover))
         stay = [child for child in children.get(memcg.id, ()) if child.id not in freed]

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from memcgctl.model import Census, Memcg, Plan, Step
 from memcgctl.policy.cases import parts
-from memcgctl.policy.choice import Chooser, place_of
+from memcgctl.policy.choice import Chooser
 from memcgctl.policy.effects import Effect
 from memcgctl.policy.headroom import Headroom, Move
-from memcgctl.policy.interfaces import Deed, Interface, World
+from memcgctl.policy.interfaces import Action, Deed, Interface, World
 from memcgctl.policy.outcome import (
     IN_VAIN,
     children_of,
@@ -41,12 +41,21 @@ class Worked:
 
 @dataclass
 class _Draft:
-    """A step in the making; a share is a memcg, the place of its effect, the deed."""
+    """A step in the making; a share is what becomes of a memcg, which of it, the deed.
+
+    ``memcgs`` has the ids of those whom it serves as its keys.
+    """
 
     interface: Interface
     key: Hashable
     option: str
-    shares: list[tuple[Memcg, int, Deed]] = field(default_factory=list)
+    shares: list[tuple[list[Effect], int, Deed]] = field(default_factory=list)
+    memcgs: dict[int, None] = field(default_factory=dict)
+    bytes: int = 0
+
+
+# A step that is decided, and the memcgs that it could push over a limit.
+_Made = tuple[_Draft, Action, list[int]]
 
 
 def plan(
@@ -87,41 +96,42 @@ def work_out(
     memcgs = with_descendants(census, wanted)
     world = World(census, every, policy.mapper)
     chooser = Chooser(world, policy, allow, only)
-    effects, drafts = _drafts(memcgs, policy, chooser, world)
-    hopeful = set(fates(memcgs, effects, children)[0])
-    pairs = [(draft, _step(draft, effects, world)) for draft in drafts]
-    steps, left_out = [], []
+    effects, drafts = _drafts(memcgs, chooser, world)
+    before = fates(memcgs, effects, children)
+    hopeful = set(before[0])
+    pairs = [(draft, _action(draft, world)) for draft in drafts]
+    steps: list[_Made] = []
+    left_out: list[_Made] = []
     room, budget = Headroom(census), max_bytes
-    done: set[tuple[str | None, Hashable]] = {(None, None)}
-    for draft, step in _ordered(pairs, hopeful, memcgs, children):
-        moves = _moves(draft, effects, room)
+    done: set[tuple[str, Hashable]] = set()
+    for draft, action in _ordered(pairs, hopeful, memcgs, children):
+        moves = _moves(draft, room)
         over = room.charge(moves)
-        if over:
-            step = replace(step, over_limit=tuple(map(room.path, over)))
-        disturbed = step.bytes + step.collateral_bytes
+        disturbed = draft.bytes + action.collateral_bytes
         why = ""
         if over and "over-limit" not in allow:
             why = f"{room.path(over[0])} would be pushed over a limit"
-        elif _first(draft) not in done:
+        elif draft.interface.after and _first(draft) not in done:
             why = "it has to be read from swap first"
-        elif policy.least_harm and _in_vain(draft, step, hopeful):
+        elif policy.least_harm and _in_vain(draft, hopeful):
             why = IN_VAIN
         elif budget is not None and disturbed > budget:
             why = "it takes more than --max-bytes leaves"
         if why:
-            left_out.append(step)
-            _leave(draft, effects, why)
+            left_out.append((draft, action, over))
+            _leave(draft, why)
             room.charge([(memcg, -memory, -swap) for memcg, memory, swap in moves])
         else:
-            steps.append(step)
+            steps.append((draft, action, over))
             done.add((draft.interface.name, draft.key))
             budget = None if budget is None else budget - disturbed
-    freed, remaining = fates(memcgs, effects, children)
+    freed, remaining = fates(memcgs, effects, children) if left_out else before
+    frees = _frees(steps, freed, children)
     made = Plan(
         kernel=census.kernel,
         policy=policy.name,
-        steps=_with_frees(steps, freed, children),
-        left_out=tuple(left_out),
+        steps=tuple(_step(*one, room, frees.get(n)) for n, one in enumerate(steps)),
+        left_out=tuple(_step(*one, room) for one in left_out),
         freed=freed,
         remaining=remaining,
         warnings=(*census.warnings, *_unknown(census)),
@@ -129,15 +139,15 @@ def work_out(
     return Worked(made, effects)
 
 
-def _in_vain(draft: _Draft, step: Step, hopeful: set[int]) -> bool:
+def _in_vain(draft: _Draft, hopeful: set[int]) -> bool:
     """Whether processes would be disturbed, and no memcg would go."""
-    return draft.interface.disturbs and hopeful.isdisjoint(step.memcgs)
+    return draft.interface.disturbs and hopeful.isdisjoint(draft.memcgs)
 
 
 def _first(draft: _Draft) -> tuple[str | None, Hashable]:
     """The step that has to be done before; its key is the process."""
-    after = draft.interface.after
-    return after, draft.key[0] if after and isinstance(draft.key, tuple) else None
+    process = draft.key[0] if isinstance(draft.key, tuple) else None
+    return draft.interface.after, process
 
 
 def _unknown(census: Census) -> Iterator[str]:
@@ -149,7 +159,7 @@ def _unknown(census: Census) -> Iterator[str]:
 
 
 def _drafts(
-    memcgs: Iterable[Memcg], policy: Policy, chooser: Chooser, world: World
+    memcgs: Iterable[Memcg], chooser: Chooser, world: World
 ) -> tuple[Effects, list[_Draft]]:
     """What becomes of each part, and the steps by which, equal ones merged."""
     effects: Effects = {}
@@ -162,21 +172,22 @@ def _drafts(
                 assert interface
                 draft = drafts.get((interface.name, deed.key))
                 if draft is None:
-                    options = policy.options[part.case]
-                    option = options[place_of(interface, options) or 0]
+                    option = chooser.option(interface, part.case)
                     draft = _Draft(interface, deed.key, option)
                     drafts[interface.name, deed.key] = draft
-                draft.shares.append((memcg, len(mine), deed))
+                draft.shares.append((mine, len(mine), deed))
+                draft.memcgs[memcg.id] = None
+                draft.bytes += deed.bytes
             mine.append(reach.effect)
     return effects, list(drafts.values())
 
 
 def _ordered(
-    pairs: Iterable[tuple[_Draft, Step]],
+    pairs: Collection[tuple[_Draft, Action]],
     hopeful: set[int],
     memcgs: Sequence[Memcg],
     children: Children,
-) -> list[tuple[_Draft, Step]]:
+) -> list[tuple[_Draft, Action]]:
     """Children first; among these by rank, what is aimed, and what it gives back.
 
     That is the bytes and structures that a step gives back for each byte it disturbs;
@@ -186,69 +197,78 @@ def _ordered(
     for memcg in reversed(memcgs):
         below = (heights.get(child.id, 0) for child in children.get(memcg.id, ()))
         heights[memcg.id] = max(below, default=-1) + 1
-    overheads = {m.id: m.overhead.total_bytes for m in memcgs if m.id in hopeful}
-    pairs = list(pairs)
-    steps = Counter(memcg_id for _, step in pairs for memcg_id in step.memcgs)
+    steps = Counter(memcg_id for draft, _ in pairs for memcg_id in draft.memcgs)
+    structures = {
+        memcg.id: memcg.overhead.total_bytes / steps[memcg.id]
+        if memcg.id in hopeful
+        else 0
+        for memcg in memcgs
+        if memcg.id in steps
+    }
 
-    def place(pair: tuple[_Draft, Step]) -> tuple[int, int, bool, float]:
-        draft, step = pair
-        structures = sum(overheads.get(one, 0) / steps[one] for one in step.memcgs)
-        disturbed = max(step.bytes + step.collateral_bytes, 1)
-        height = max(heights[memcg_id] for memcg_id in step.memcgs)
-        given_back = (step.bytes + structures) / disturbed
+    def place(pair: tuple[_Draft, Action]) -> tuple[int, int, bool, float]:
+        draft, action = pair
+        given_back = draft.bytes + sum(map(structures.__getitem__, draft.memcgs))
+        disturbed = max(draft.bytes + action.collateral_bytes, 1)
+        height = max(map(heights.__getitem__, draft.memcgs))
         interface = draft.interface
-        return height, interface.rank, not interface.aimed, -given_back
+        return height, interface.rank, not interface.aimed, -given_back / disturbed
 
     return sorted(pairs, key=place)
 
 
-def _step(draft: _Draft, effects: Effects, world: World) -> Step:
-    served = [
-        (effects[memcg.id][index].part, deed.bytes)
-        for memcg, index, deed in draft.shares
-    ]
-    action = draft.interface.action(draft.key, served, world)
-    charged: Counter[str] = Counter()
+def _action(draft: _Draft, world: World) -> Action:
+    served = [(mine[place].part, deed.bytes) for mine, place, deed in draft.shares]
+    return draft.interface.action(draft.key, served, world)
+
+
+def _step(
+    draft: _Draft,
+    action: Action,
+    over: Iterable[int],
+    room: Headroom,
+    frees: Iterable[int] | None = None,
+) -> Step:
+    charged: dict[str, int] = {}
     for _, _, deed in draft.shares:
         if deed.charged is not None:
-            charged[world.room.path(deed.charged)] += deed.bytes
+            path = room.path(deed.charged)
+            charged[path] = charged.get(path, 0) + deed.bytes
+    charged_to = tuple(sorted(charged))
     return Step(
-        memcgs=tuple(dict.fromkeys(memcg.id for memcg, _, _ in draft.shares)),
+        memcgs=tuple(draft.memcgs),
         action=draft.interface.name,
         option=draft.option,
         target=action.target,
         command=action.command,
-        bytes=sum(size for _, size in served),
-        charged_to=tuple(sorted(charged)),
+        bytes=draft.bytes,
+        charged_to=charged_to,
         collateral_bytes=action.collateral_bytes,
         risk=action.risk,
         aim=action.aim,
-        charged_bytes=tuple(charged[path] for path in sorted(charged)),
+        frees=tuple(frees or ()),
+        over_limit=tuple(map(room.path, over)),
+        charged_bytes=tuple(map(charged.__getitem__, charged_to)),
     )
 
 
-def _moves(draft: _Draft, effects: Effects, room: Headroom) -> list[Move]:
+def _moves(draft: _Draft, room: Headroom) -> list[Move]:
     """What a step changes in the counters of online memcgs."""
-    sums: dict[tuple[int, bool], int] = {}
-
-    def add(memcg_id: int, in_swap: bool, size: int) -> None:
-        sums[memcg_id, in_swap] = sums.get((memcg_id, in_swap), 0) + size
-
-    for memcg, index, deed in draft.shares:
-        effect = effects[memcg.id][index]
-        add(room.ancestor(memcg), effect.part.case == "swap", -deed.bytes)
-        if deed.charged is not None:
-            add(deed.charged, bool(effect.swapped_bytes), deed.bytes)
-    return [
-        (memcg_id, 0, size) if in_swap else (memcg_id, size, 0)
-        for (memcg_id, in_swap), size in sums.items()
-    ]
+    moves: list[Move] = []
+    for mine, place, deed in draft.shares:
+        one, size = mine[place], deed.bytes
+        origin = room.ancestor(one.part.memcg)
+        in_swap = one.part.case == "swap"
+        moves.append((origin, 0, -size) if in_swap else (origin, -size, 0))
+        if (payer := deed.charged) is not None:
+            moves.append((payer, 0, size) if one.swapped_bytes else (payer, size, 0))
+    return moves
 
 
-def _leave(draft: _Draft, effects: Effects, why: str) -> None:
+def _leave(draft: _Draft, why: str) -> None:
     """Take back what a step that is left out would have done."""
-    for memcg, index, deed in draft.shares:
-        effect = effects[memcg.id][index]
+    for mine, place, deed in draft.shares:
+        effect = mine[place]
         charged = tuple(
             (one, size - deed.bytes if one == deed.charged else size)
             for one, size in effect.charged
@@ -257,7 +277,7 @@ def _leave(draft: _Draft, effects: Effects, why: str) -> None:
         if IN_VAIN in whys:
             whys = whys[:1]
         evicted = effect.evicted_bytes - (deed.bytes if deed.charged is None else 0)
-        effects[memcg.id][index] = effect._replace(
+        mine[place] = effect._replace(
             evicted_bytes=evicted,
             written_bytes=min(effect.written_bytes, evicted),
             swapped_bytes=effect.swapped_bytes
@@ -268,20 +288,17 @@ def _leave(draft: _Draft, effects: Effects, why: str) -> None:
         )
 
 
-def _with_frees(
-    steps: Sequence[Step], freed: Sequence[int], children: Children
-) -> tuple[Step, ...]:
-    """Each step with the memcgs that go with it: their last one, or their children's.
+def _frees(
+    steps: Sequence[_Made], freed: Sequence[int], children: Children
+) -> dict[int, list[int]]:
+    """The memcgs that go with each step: with their last one, or their children's.
 
     ``freed`` has children before their parents.
     """
-    last = {memcg_id: n for n, step in enumerate(steps) for memcg_id in step.memcgs}
+    last = {one: n for n, made in enumerate(steps) for one in made[0].memcgs}
     gone: dict[int, list[int]] = {}
     for memcg_id in freed:
         below = (last.get(child.id, -1) for child in children.get(memcg_id, ()))
         last[memcg_id] = max([last.get(memcg_id, -1), *below])
         gone.setdefault(last[memcg_id], []).append(memcg_id)
-    return tuple(
-        replace(step, frees=tuple(gone[n])) if n in gone else step
-        for n, step in enumerate(steps)
-    )
+    return gone
