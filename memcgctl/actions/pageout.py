@@ -66,9 +66,11 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     with hold(process, machine) as pidfd:
         meant = left = find(process.pid, step.aim, machine)
         guard.afford(len(meant.frames) * machine.page_size, step.target)
-        anonymous = int((~meant.shared).sum()) * machine.page_size
-        if meminfo(machine.proc).get("SwapFree", anonymous) < anonymous:
-            raise ActionError(f"{step.target}: {anonymous} bytes, no room in swap")
+        # What is in the swap cache has an entry already.
+        new = ~meant.shared & ~pages.flagged(meant.frames, pages.SWAPCACHE, machine)
+        size = int(new.sum()) * machine.page_size
+        if meminfo(machine.proc).get("SwapFree", size) < size:
+            raise ActionError(f"{step.target}: {size} bytes, no room in swap")
         for number in range(_ROUNDS):
             if number:
                 lru.drain(machine)

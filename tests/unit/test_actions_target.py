@@ -121,6 +121,22 @@ def test_another_generation(path: Path, machine: Machine) -> None:
     refused(replace(meant, generation=known ^ 1), machine)
 
 
+def test_a_subvolume_has_a_device_of_its_own(
+    path: Path, machine: Machine, tmp_path: Path
+) -> None:
+    """On btrfs no file would be found, or one of another file system be taken."""
+    meant = backing(path, machine)
+    here = tmp_path / "proc/self"
+    (here / "fdinfo").mkdir(parents=True)
+    (here / "fd").symlink_to("/proc/self/fd")
+    (here / "mountinfo").write_text("9 1 0:99 / /nowhere rw - btrfs x rw\n")
+    for fd in range(1024):
+        (here / f"fdinfo/{fd}").write_text("pos:\t0\nmnt_id:\t9\nino:\t1\n")
+    other = replace(machine, proc=here.parent)
+    assert contents(replace(meant, device="0:99"), other) == b"the one"
+    refused(replace(meant, device="0:98"), other)
+
+
 @pytest.mark.timeout(20)
 def test_a_fifo_is_not_opened(path: Path, machine: Machine) -> None:
     """A FIFO in the file's place would be opened, which wakes its other end."""

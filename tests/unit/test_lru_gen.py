@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,13 +88,16 @@ def test_an_id_that_is_another_memcgs_by_now(machine: Machine) -> None:
             lru_gen.apply(replace(STEP, aim=aim), machine, Guard())
 
 
-def test_where_it_cannot_be(machine: Machine) -> None:
+def test_where_it_cannot_be(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lost: why it is passed over, on most machines."""
     assert lru_gen.probe(machine) is None
     assert "CAP_DAC" in (
         lru_gen.probe(replace(machine, capabilities=frozenset())) or ""
     )
     assert "locked" in (lru_gen.probe(replace(machine, lockdown="integrity")) or "")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda *_: False)  # as root may all else
+        assert "may not be written to" in (lru_gen.probe(machine) or "")
     (machine.sys / "kernel/debug/lru_gen").unlink()
     assert "not mounted" in (lru_gen.probe(machine) or "")
     (machine.sys / "kernel/mm/lru_gen/enabled").write_text("0x0000\n")

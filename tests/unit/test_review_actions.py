@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import signal
+import struct
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from memcgctl.actions import child, fadvise, lru, pageout_file, swapin, target
+from memcgctl.actions import (
+    child,
+    fadvise,
+    lru,
+    pageout,
+    pageout_file,
+    pages,
+    swapin,
+    target,
+)
 from memcgctl.actions.executor import Unreadable, carry_out
 from memcgctl.actions.libc import Mapping
 from memcgctl.actions.machine import (
@@ -28,7 +40,9 @@ from memcgctl.actions.machine import (
 )
 from memcgctl.model import Aim, Backing, Census, Step
 from memcgctl.report.result import headline, screen
+from tests.unit.plans import USER
 from tests.unit.test_actions_executor import KERNEL, QUICK, Bench, Pretend, plan, step
+from tests.unit.test_actions_target import backing
 
 STEP = Step((1,), "swapin", "recharge-mapper", "pid 7 (x)", "", 4096, (), 0, "")
 
@@ -124,6 +138,59 @@ def test_a_file_that_is_one_hole(tmp_path: Path) -> None:
 def opened(path: Path) -> Iterator[int]:
     with path.open("rb") as file:
         yield file.fileno()
+
+
+def test_what_cannot_be_written_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data that a full disk does not take would be called freed."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+
+    def fsync(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    forgotten: list[int] = []
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "posix_fadvise", lambda *_: forgotten.append(1))
+    file = backing(path, read_machine())
+    writing = replace(STEP, aim=Aim(file=file))
+    with pytest.raises(ActionError, match="file: writing: No space left on device"):
+        fadvise.apply(writing, read_machine(), Guard())
+    assert forgotten == []
+
+
+@pytest.mark.parametrize(("free", "paged_out"), [(8, True), (4, False)])
+def test_what_goes_to_swap_has_to_fit(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, free: int, paged_out: bool
+) -> None:
+    """The device would be kept busy, and a zombie stay, for no room in swap.
+
+    One of four pages is shmem, and one in the swap cache, which has its entry already.
+    """
+    frames = np.arange(1, 5, dtype=np.uint64)
+    meant = pageout.Found(frames * np.uint64(4096), frames, frames == 1)
+    flags = [(frame == 2) << pages.SWAPCACHE for frame in range(8)]
+    (machine.proc / "kpageflags").write_bytes(struct.pack("=8Q", *flags))
+    (machine.proc / "meminfo").write_text(f"SwapFree:       {free} kB\n")
+    advised: list[int] = []
+
+    def advise(pidfd: int, at: pages.U64, *_: object) -> bool:
+        advised.append(len(at))
+        return True
+
+    empty = pageout.Found(pages.NONE, pages.NONE, pages.NONE != 0)
+    for name, found in (("find", meant), ("_still", empty)):
+        monkeypatch.setattr(pageout, name, lambda *_, found=found: found)
+    monkeypatch.setattr(pageout, "hold", lambda *_: nullcontext(3))
+    monkeypatch.setattr(pageout, "_advise", advise)
+    out = replace(STEP, aim=Aim(processes=(USER,), shown_ids=(1,)))
+    if paged_out:
+        assert pageout.apply(out, machine, Guard()).bytes == 4 * 4096
+    else:
+        with pytest.raises(ActionError, match="8192 bytes, no room in swap"):
+            pageout.apply(out, machine, Guard())
+    assert advised == [4] * paged_out
 
 
 def test_a_stop_is_heeded_where_nothing_is_in_memory(tmp_path: Path) -> None:
