@@ -198,6 +198,12 @@ def forked(work: Callable[[], None]) -> int:
         os._exit(0)
 
 
+def end(child: int) -> None:
+    """End it and have its pid given back."""
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
 def until(true: Callable[[], object], seconds: float = 20) -> bool:
     deadline = time.monotonic() + seconds
     while not true():
@@ -350,6 +356,42 @@ def swap() -> Json:
     return done
 
 
+def reused() -> Json:
+    """Processes of others have the pids of those that were to be read and paged out."""
+    old = [pid for pid, _ in one_of_each()]
+    new: dict[int, list[str]] = {}
+
+    def use() -> None:
+        (LIVING / "cgroup.procs").write_text("0")
+        memory = mmap.mmap(-1, 512 * KIB, mmap.MAP_PRIVATE)
+        for offset in range(0, len(memory), PAGE):
+            memory[offset] = 1
+        signal.pause()
+
+    def has(pid: int) -> list[str]:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return [line for line in lines if line.startswith(("Anonymous:", "Swap:"))]
+
+    def fault(_plan: Plan) -> None:
+        for pid in old:
+            end(pid)
+            for _ in range(100):  # another can be faster
+                Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
+                child = forked(use)
+                if child == pid:
+                    break
+                end(child)
+            time.sleep(1)  # until it has its memory
+            new[child] = has(child)
+
+    done = acted(fault, "reused")
+    done |= {"old": old, "new": list(new), "had": list(new.values())}
+    done["has"] = [has(pid) for pid in new]
+    for pid in new:
+        end(pid)
+    return done
+
+
 def swap_free() -> int:
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("SwapFree"):
@@ -390,15 +432,13 @@ def let_go(held: list[tuple[int, int]]) -> list[int]:
 
 
 def signals() -> Json:
-    """SIGINT and SIGKILL when the journal has one line, two, and so on."""
+    """SIGINT and SIGKILL when the journal has no line, one line, two, and so on."""
     first = Path("/run/first")
     whole = signalled(first, 0, 1 << 20)
-    numbers = (signal.SIGINT, signal.SIGKILL)
     runs = [
         signalled(Path(f"/run/journal-{number}-{count}"), number, count)
-        for number in numbers
-        # A SIGINT is noted whenever it comes, and looked at before a step.
-        for count in range(1, len(lines(first)) + 1, 1 + (number == signal.SIGINT))
+        for number in (signal.SIGINT, signal.SIGKILL)
+        for count in range(len(lines(first)) + 1)
     ]
     last = command("reclaim", "--yes", "--json")
     return {"whole": whole, "runs": runs, "last": last, **what_is_left()}
@@ -412,36 +452,24 @@ def what_is_left() -> Json:
 
 
 def signalled(journal: Path, number: int, count: int) -> Json:
-    """Carry a plan out in a fork, and send a signal at a line of its journal."""
+    """Send a signal to memcgctl at a line of its journal, or while it still plans."""
     held = one_of_each()
     before = digests()
-    _, made = planned()
-    with open("/run/err", "w+") as err:
-        pid = os.fork()
-        if not pid:
-            os.dup2(err.fileno(), 2)
-            status = 1
-            try:
-                result = carried_out(made, journal)
-                status = 0 if result.complete else 4
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stderr.flush()
-                os._exit(status)
+
+    def watch(pid: int) -> None:
+        time.sleep(0.2)
         until(lambda: len(lines(journal)) >= count or over(pid), 60)
         os.kill(pid, number)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        err.seek(0)
-        stderr = err.read()
+
+    words = ("reclaim", "--yes", "--json", "--journal", str(journal))
+    ran = command(*words, watch=watch)
     gone = until(lambda: not helpers(), 10)
+    entries = [json.loads(one) for one in lines(journal)]
     return {
         "signal": signal.Signals(number).name if number else "",
         "line": count,
-        "status": status,
-        "stderr": stderr,
-        "actions": [step.action for step in made.steps],
-        "events": [json.loads(one)["event"] for one in lines(journal)],
+        "ran": ran,
+        "events": [entry["event"] for entry in entries],
         "left": [] if gone else helpers(),
         "changed": before != digests(),
         "lost": let_go(held),
@@ -478,8 +506,7 @@ def crowd() -> Json:
     listed = command("list", "--json")
     ran = command("reclaim", "--yes", "--json")
     for pid in workers:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        end(pid)
     for path in ABOVE.glob("busy*"):
         remove(path)
     last = command("reclaim", "--yes", "--json")
@@ -533,8 +560,7 @@ def pressure() -> Json:
     ran = command(*words, str(journal))
     seconds = time.monotonic() - began
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        end(pid)
     remove(cgroup)
     calm = until(lambda: some_pressure() < 9, 60)
     return {
@@ -622,6 +648,7 @@ def play(name: str, once: OpenedKernel) -> Json:
 
 
 if __name__ == "__main__":
+    checked(libc.prctl(36, 1))  # PR_SET_CHILD_SUBREAPER: of those that lab leaves
     prepare()
     with program.open_kernel(program.Sources()) as opened_once:
         for word in sys.argv[1:]:
