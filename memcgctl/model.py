@@ -150,8 +150,9 @@ class Backing:
 
     ``device`` is ``major:minor``, or the block device's name for its own metadata.
     ``path`` is as the host sees it, ``container_path`` as the container's own mount
-    namespace does where the two differ; both None where no dentry is left.
-    ``cached_bytes`` is all its page cache, whoever is charged for it.
+    namespace does where the two differ, and ``container_pid`` a process in that one;
+    None where no dentry is left. ``cached_bytes`` is all its page cache, whoever is
+    charged for it.
     """
 
     kind: Literal["file", "tmpfs", "memfd", "sysv", "shared-anon", "bdev", "hugetlb"]
@@ -164,6 +165,7 @@ class Backing:
     deleted: bool
     size_bytes: int
     cached_bytes: int | None = None
+    container_pid: int | None = None
 
 
 @dataclass(frozen=True)

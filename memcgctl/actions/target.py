@@ -73,15 +73,19 @@ def _candidates(
     file: Backing, processes: Iterable[Process], machine: Machine
 ) -> Iterator[int]:
     """``O_PATH`` descriptors of what might be the file; each is the caller's."""
-    if file.path and file.path.startswith("/"):
-        with suppress(OSError, ValueError):
-            yield os.open(file.path, _LOOK | os.O_NOFOLLOW)
+    root = machine.proc / f"{file.container_pid}/root"
+    for above, path in (("", file.path), (root, file.container_path)):
+        if path and path.startswith("/"):
+            with suppress(OSError, ValueError):
+                yield os.open(f"{above}{path}", _LOOK | os.O_NOFOLLOW)
     for process in processes:
         with suppress(ActionError), hold(process, machine):
             for place in _used(process.pid, file.inode, machine):
                 with suppress(OSError):
                     yield os.open(place, _LOOK)
     yield from _by_handle(file, machine)
+    if file.container_pid:
+        yield from _by_handle(file, machine, file.container_pid)
 
 
 def _used(pid: int, inode: int, machine: Machine) -> Iterator[Path]:
@@ -102,13 +106,19 @@ def _used(pid: int, inode: int, machine: Machine) -> Iterator[Path]:
         yield directory / "map_files" / f"{start}-{end}"
 
 
-def _by_handle(file: Backing, machine: Machine) -> Iterator[int]:
-    """The file by inode and generation; tmpfs knows only those asked for before."""
-    for mount in read_mounts(machine.proc):
+def _by_handle(
+    file: Backing, machine: Machine, pid: int | str = "self"
+) -> Iterator[int]:
+    """The file by inode and generation; tmpfs knows only those asked for before.
+
+    On a mount of its file system in the mount namespace of ``pid``.
+    """
+    root = "" if pid == "self" else f"{machine.proc}/{pid}/root"
+    for mount in read_mounts(machine.proc, pid):
         if mount.device != file.device:
             continue
         with suppress(OSError):
-            at = os.open(mount.point, _DIRECTORY)
+            at = os.open(f"{root}{mount.point}", _DIRECTORY)
             try:
                 kind, handle = _handle_of(file, at)
                 found = open_by_handle(at, kind, handle, _LOOK)

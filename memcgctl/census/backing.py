@@ -162,11 +162,11 @@ def read_backings(
             kind = "hugetlb" if known.fs == "hugetlbfs" else "file"
             if shmem[place]:
                 kind = "tmpfs"
+            inside = None
             if sighting := seen.get(place):
                 at = (sighting.mount, sighting.dentry)
-                container = names.path(*at, namespaces.of_task[sighting.task][1])
-            else:
-                container = None
+                path = names.path(*at, namespaces.of_task[sighting.task][1])
+                inside = (path, int(tasks.pid[sighting.task])) if path else None
             backings.append(
                 _file(
                     names,
@@ -176,7 +176,7 @@ def read_backings(
                     alias,
                     kind,
                     users[place],
-                    container,
+                    inside,
                 )
             )
     sizes = spaces["pages"].astype(np.uint64) * np.uint64(kernel.memory.page_size)
@@ -226,19 +226,18 @@ class _Namespaces:
 
     host: int
     of_task: list[tuple[int, Place]]
-    # The root directory of the first process in each namespace.
-    roots: dict[int, Place]
+    pids: list[int]
+    # The position of the first process in each namespace.
+    first: dict[int, int]
 
-    def containers(
-        self, users: Iterable[int], mounted: Iterable[int]
-    ) -> Iterator[tuple[int, Place]]:
-        """Other namespaces than the host's: the users', then those in ``mounted``."""
+    def containers(self, users: Iterable[int], mounted: Iterable[int]) -> Iterator[int]:
+        """Processes in others than the host's: the users, then of those ``mounted``."""
         for place in users:
             if self.of_task[place][0] != self.host:
-                yield self.of_task[place]
+                yield place
         for namespace in mounted:
-            if namespace != self.host and namespace in self.roots:
-                yield namespace, self.roots[namespace]
+            if namespace != self.host and namespace in self.first:
+                yield self.first[namespace]
 
 
 def _namespaces(kernel: OpenedKernel, tasks: Tasks) -> _Namespaces:
@@ -258,7 +257,8 @@ def _namespaces(kernel: OpenedKernel, tasks: Tasks) -> _Namespaces:
     ]
     # The first process is pid 1, which is in the host's own namespace.
     host = of_task[0][0] if of_task else 0
-    return _Namespaces(host, of_task, dict(reversed(of_task)))
+    first = {of_task[place][0]: place for place in reversed(range(len(of_task)))}
+    return _Namespaces(host, of_task, tasks.pid.tolist(), first)
 
 
 def _file(
@@ -269,9 +269,9 @@ def _file(
     alias: int,
     kind: str,
     users: Collection[int],
-    container: str | None,
+    inside: tuple[str, int] | None,
 ) -> Backing:
-    """An inode of a file system, with its paths."""
+    """An inode of a file system, with its paths; ``inside`` is that of an overlayfs."""
     entry = names.dentries.get(alias)
     if entry is not None and entry.parent == alias and entry.unhashed:
         # On an internal mount: it never had a directory entry (alloc_file_pseudo).
@@ -283,16 +283,18 @@ def _file(
     if entry is not None:
         host = names.path_in(namespaces.host, super_block.address, alias, None)
         mounted = names.mounted.get(super_block.address, {})
-        for space, root in namespaces.containers(users, mounted):
-            if container is not None:
+        for place in namespaces.containers(users, mounted):
+            if inside:
                 break
-            container = names.path_in(space, super_block.address, alias, root)
+            space, root = namespaces.of_task[place]
+            path = names.path_in(space, super_block.address, alias, root)
+            inside = (path, namespaces.pids[place]) if path else None
     return _backing(
         kind,
         super_block,
         inode,
         path=host,
-        container_path=None if container == host else container,
+        inside=None if inside and inside[0] == host else inside,
         deleted=int(inode["nlink"]) == 0 or (entry is not None and entry.unhashed),
     )
 
@@ -313,7 +315,7 @@ def _backing(
     *,
     device: str | None = None,
     path: str | None = None,
-    container_path: str | None = None,
+    inside: tuple[str, int] | None = None,
     deleted: bool = False,
 ) -> Backing:
     return Backing(
@@ -323,9 +325,10 @@ def _backing(
         inode=int(inode[number]),
         generation=int(inode["generation"]),
         path=path,
-        container_path=container_path,
+        container_path=inside[0] if inside else None,
         deleted=deleted,
         size_bytes=int(inode["size"]),
+        container_pid=inside[1] if inside else None,
     )
 
 

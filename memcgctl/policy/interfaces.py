@@ -178,12 +178,17 @@ class World:
         """What a shell opens a file by; None if nothing leads to it."""
         if _has_path(backing):
             return commands.quote(backing.path or "")
-        users = self.users.get(_identity(backing))
-        return commands.file_of(users[0].pid, backing.inode) if users else None
+        if users := self.users.get(_identity(backing)):
+            return commands.file_of(users[0].pid, backing.inode)
+        if _in_container(backing):
+            root = f"/proc/{backing.container_pid}/root"
+            return commands.quote(f"{root}{backing.container_path}")
+        return None
 
     def leads_to(self, backing: Backing) -> bool:
         """Whether anything leads to a file."""
-        return _has_path(backing) or _identity(backing) in self.users
+        known = _has_path(backing) or _in_container(backing)
+        return known or _identity(backing) in self.users
 
     def file(self, backing: Backing, *, unaimed: bool = False) -> Aim:
         processes = self.users.get(_identity(backing), ())
@@ -217,6 +222,11 @@ def _has_path(backing: Backing) -> bool:
     """Whether its path opens it."""
     named = backing.path and not backing.deleted
     return bool(named) and backing.kind in ("file", "tmpfs")
+
+
+def _in_container(backing: Backing) -> bool:
+    """Whether its path in a process's mount namespace opens it."""
+    return bool(backing.container_pid) and not backing.deleted
 
 
 def _identity(backing: Backing | None) -> Hashable:
