@@ -47,7 +47,10 @@ def prepare(guest: Guest) -> None:
         for name in a b c; do mount -t ext4 /dev/disk/$name $name; done
         truncate -s 8M small/disk
         mke2fs -F small/disk > /dev/null 2>&1
+        truncate -s 2M small/hidden
+        mke2fs -F small/hidden > /dev/null 2>&1
         losetup /dev/loop0 small/disk
+        losetup /dev/loop1 small/hidden
         mount -t ext4 /dev/loop0 d
     """)
 
@@ -115,9 +118,10 @@ def whys(done: Json) -> list[str]:
 
 
 def test_what_containers_use(played: dict[str, Json]) -> None:
-    """What is mapped through an overlayfs would be left, or called done."""
+    """What they map through an overlayfs, or have mounted alone, would be left."""
     done = played["nothing"]
-    assert freed(done) == {"/app/overlay", "/app/container"}
+    theirs = "overlay", "container", "on-disk", "on-tmpfs"
+    assert freed(done) == {f"/app/{name}" for name in theirs}
     assert {status for status, _ in steps(done["result"]).values()} == {"done"}
     assert (done["changed"], done["bystander"], done["dying"]) == (False, BYSTANDER, 0)
 
