@@ -8,7 +8,7 @@ charges and what else it touches. What nobody has seen to work is not in it.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -78,9 +78,9 @@ class World:
         ]
 
     @cached_property
-    def known(self) -> Counter[Hashable]:
+    def known(self) -> dict[Hashable, int]:
         """Bytes of each file that zombies are charged for."""
-        sizes: Counter[Hashable] = Counter()
+        sizes: dict[Hashable, int] = defaultdict(int)
         for group in self._groups:
             sizes[_identity(group.backing)] += group.bytes
         return sizes

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from memcgctl.model import Census, Memcg, Plan, Step
-from memcgctl.policy.cases import parts
+from memcgctl.policy.cases import Part, parts
 from memcgctl.policy.choice import Chooser
 from memcgctl.policy.effects import Effect
 from memcgctl.policy.headroom import Headroom, Move
-from memcgctl.policy.interfaces import Action, Deed, Interface, World
+from memcgctl.policy.interfaces import Deed, Interface, World
 from memcgctl.policy.outcome import (
     IN_VAIN,
     children_of,
@@ -39,23 +40,13 @@ class Worked:
     effects: Effects
 
 
-@dataclass
-class _Draft:
-    """A step in the making; a share is what becomes of a memcg, which of it, the deed.
-
-    ``memcgs`` has the ids of those whom it serves as its keys.
-    """
+class _Draft(NamedTuple):
+    """A step in the making; a share is a memcg's effects, which of them, the deed."""
 
     interface: Interface
     key: Hashable
     option: str
-    shares: list[tuple[list[Effect], int, Deed]] = field(default_factory=list)
-    memcgs: dict[int, None] = field(default_factory=dict)
-    bytes: int = 0
-
-
-# A step that is decided, and the memcgs that it could push over a limit.
-_Made = tuple[_Draft, Action, list[int]]
+    shares: list[tuple[list[Effect], int, Deed]]
 
 
 def plan(
@@ -99,39 +90,39 @@ def work_out(
     effects, drafts = _drafts(memcgs, chooser, world)
     before = fates(memcgs, effects, children)
     hopeful = set(before[0])
-    pairs = [(draft, _action(draft, world)) for draft in drafts]
-    steps: list[_Made] = []
-    left_out: list[_Made] = []
+    pairs = [(draft, _step(draft, world)) for draft in drafts]
+    steps, left_out = [], []
     room, budget = Headroom(census), max_bytes
     done: set[tuple[str, Hashable]] = set()
-    for draft, action in _ordered(pairs, hopeful, memcgs, children):
+    for draft, step in _ordered(pairs, hopeful, memcgs, children):
         moves = _moves(draft, room)
         over = room.charge(moves)
-        disturbed = draft.bytes + action.collateral_bytes
+        if over:
+            step = step._replace(over_limit=tuple(map(room.path, over)))
+        disturbed = step.bytes + step.collateral_bytes
         why = ""
         if over and "over-limit" not in allow:
             why = f"{room.path(over[0])} would be pushed over a limit"
         elif draft.interface.after and _first(draft) not in done:
             why = "it has to be read from swap first"
-        elif policy.least_harm and _in_vain(draft, hopeful):
+        elif policy.least_harm and _in_vain(draft, step, hopeful):
             why = IN_VAIN
         elif budget is not None and disturbed > budget:
             why = "it takes more than --max-bytes leaves"
         if why:
-            left_out.append((draft, action, over))
+            left_out.append(step)
             _leave(draft, why)
             room.charge([(memcg, -memory, -swap) for memcg, memory, swap in moves])
         else:
-            steps.append((draft, action, over))
+            steps.append(step)
             done.add((draft.interface.name, draft.key))
             budget = None if budget is None else budget - disturbed
     freed, remaining = fates(memcgs, effects, children) if left_out else before
-    frees = _frees(steps, freed, children)
     made = Plan(
         kernel=census.kernel,
         policy=policy.name,
-        steps=tuple(_step(*one, room, frees.get(n)) for n, one in enumerate(steps)),
-        left_out=tuple(_step(*one, room) for one in left_out),
+        steps=_with_frees(steps, freed, children),
+        left_out=tuple(left_out),
         freed=freed,
         remaining=remaining,
         warnings=(*census.warnings, *_unknown(census)),
@@ -139,9 +130,9 @@ def work_out(
     return Worked(made, effects)
 
 
-def _in_vain(draft: _Draft, hopeful: set[int]) -> bool:
+def _in_vain(draft: _Draft, step: Step, hopeful: set[int]) -> bool:
     """Whether processes would be disturbed, and no memcg would go."""
-    return draft.interface.disturbs and hopeful.isdisjoint(draft.memcgs)
+    return draft.interface.disturbs and hopeful.isdisjoint(step.memcgs)
 
 
 def _first(draft: _Draft) -> tuple[str | None, Hashable]:
@@ -170,24 +161,22 @@ def _drafts(
             interface, reach = chooser.choose(part)
             for deed in reach.deeds if interface else ():
                 assert interface
-                draft = drafts.get((interface.name, deed.key))
+                key = interface.name, deed.key
+                draft = drafts.get(key)
                 if draft is None:
                     option = chooser.option(interface, part.case)
-                    draft = _Draft(interface, deed.key, option)
-                    drafts[interface.name, deed.key] = draft
+                    draft = drafts[key] = _Draft(interface, deed.key, option, [])
                 draft.shares.append((mine, len(mine), deed))
-                draft.memcgs[memcg.id] = None
-                draft.bytes += deed.bytes
             mine.append(reach.effect)
     return effects, list(drafts.values())
 
 
 def _ordered(
-    pairs: Collection[tuple[_Draft, Action]],
+    pairs: Sequence[tuple[_Draft, Step]],
     hopeful: set[int],
     memcgs: Sequence[Memcg],
     children: Children,
-) -> list[tuple[_Draft, Action]]:
+) -> list[tuple[_Draft, Step]]:
     """Children first; among these by rank, what is aimed, and what it gives back.
 
     That is the bytes and structures that a step gives back for each byte it disturbs;
@@ -197,7 +186,7 @@ def _ordered(
     for memcg in reversed(memcgs):
         below = (heights.get(child.id, 0) for child in children.get(memcg.id, ()))
         heights[memcg.id] = max(below, default=-1) + 1
-    steps = Counter(memcg_id for draft, _ in pairs for memcg_id in draft.memcgs)
+    steps = Counter(memcg_id for _, step in pairs for memcg_id in step.memcgs)
     structures = {
         memcg.id: memcg.overhead.total_bytes / steps[memcg.id]
         if memcg.id in hopeful
@@ -206,48 +195,43 @@ def _ordered(
         if memcg.id in steps
     }
 
-    def place(pair: tuple[_Draft, Action]) -> tuple[int, int, bool, float]:
-        draft, action = pair
-        given_back = draft.bytes + sum(map(structures.__getitem__, draft.memcgs))
-        disturbed = max(draft.bytes + action.collateral_bytes, 1)
-        height = max(map(heights.__getitem__, draft.memcgs))
+    def place(pair: tuple[_Draft, Step]) -> tuple[int, int, bool, float]:
+        draft, step = pair
+        given_back = step.bytes + sum(map(structures.__getitem__, step.memcgs))
+        disturbed = max(step.bytes + step.collateral_bytes, 1)
+        height = max(map(heights.__getitem__, step.memcgs))
         interface = draft.interface
         return height, interface.rank, not interface.aimed, -given_back / disturbed
 
     return sorted(pairs, key=place)
 
 
-def _action(draft: _Draft, world: World) -> Action:
-    served = [(mine[place].part, deed.bytes) for mine, place, deed in draft.shares]
-    return draft.interface.action(draft.key, served, world)
-
-
-def _step(
-    draft: _Draft,
-    action: Action,
-    over: Iterable[int],
-    room: Headroom,
-    frees: Iterable[int] | None = None,
-) -> Step:
+def _step(draft: _Draft, world: World) -> Step:
+    served: list[tuple[Part, int]] = []
+    memcgs: dict[int, None] = {}
     charged: dict[str, int] = {}
-    for _, _, deed in draft.shares:
-        if deed.charged is not None:
-            path = room.path(deed.charged)
-            charged[path] = charged.get(path, 0) + deed.bytes
+    size = 0
+    for mine, place, (_, moved, payer) in draft.shares:
+        part = mine[place].part
+        served.append((part, moved))
+        memcgs[part.memcg.id] = None
+        size += moved
+        if payer is not None:
+            path = world.room.path(payer)
+            charged[path] = charged.get(path, 0) + moved
+    action = draft.interface.action(draft.key, served, world)
     charged_to = tuple(sorted(charged))
     return Step(
-        memcgs=tuple(draft.memcgs),
+        memcgs=tuple(memcgs),
         action=draft.interface.name,
         option=draft.option,
         target=action.target,
         command=action.command,
-        bytes=draft.bytes,
+        bytes=size,
         charged_to=charged_to,
         collateral_bytes=action.collateral_bytes,
         risk=action.risk,
         aim=action.aim,
-        frees=tuple(frees or ()),
-        over_limit=tuple(map(room.path, over)),
         charged_bytes=tuple(map(charged.__getitem__, charged_to)),
     )
 
@@ -288,17 +272,20 @@ def _leave(draft: _Draft, why: str) -> None:
         )
 
 
-def _frees(
-    steps: Sequence[_Made], freed: Sequence[int], children: Children
-) -> dict[int, list[int]]:
-    """The memcgs that go with each step: with their last one, or their children's.
+def _with_frees(
+    steps: list[Step], freed: Sequence[int], children: Children
+) -> tuple[Step, ...]:
+    """Each step with the memcgs that go with it: their last one, or their children's.
 
     ``freed`` has children before their parents.
     """
-    last = {one: n for n, made in enumerate(steps) for one in made[0].memcgs}
+    last = {memcg_id: n for n, step in enumerate(steps) for memcg_id in step.memcgs}
     gone: dict[int, list[int]] = {}
     for memcg_id in freed:
         below = (last.get(child.id, -1) for child in children.get(memcg_id, ()))
         last[memcg_id] = max([last.get(memcg_id, -1), *below])
         gone.setdefault(last[memcg_id], []).append(memcg_id)
-    return gone
+    gone.pop(-1, None)  # nothing is to be done for them
+    for n, memcg_ids in gone.items():
+        steps[n] = steps[n]._replace(frees=tuple(memcg_ids))
+    return tuple(steps)

@@ -66,7 +66,7 @@ def step(memcg: int, **changes: Any) -> Step:
         command=f"true {memcg}",
         frees=(memcg,),
     )
-    return replace(made, **changes)
+    return made._replace(**changes)
 
 
 def plan(*steps: Step, remaining: tuple[Remaining, ...] = ()) -> Plan:
@@ -251,7 +251,7 @@ def test_reclaim_without_a_preference_is_only_for_steps_that_may(
     bench.frames({5: 40})
     bench.action.outcome = Outcome(0, waiting=(5,))
     one = step(1)
-    bench.run(plan(replace(one, aim=replace(one.aim, unaimed=unaimed))))
+    bench.run(plan(one._replace(aim=replace(one.aim, unaimed=unaimed))))
     assert asked == [unaimed]
 
 
@@ -387,7 +387,7 @@ def test_room_is_looked_at_again(bench: Bench) -> None:
     bench.memcg("app/holder", memory_max="12288")
     bench.memcg("app", memory_current="8192", memory_high="9000")
     assert bench.run(plan(into)).steps[0].why.startswith("/app would")
-    assert bench.run(plan(replace(into, over_limit=("/app",)))).complete
+    assert bench.run(plan(into._replace(over_limit=("/app",)))).complete
 
 
 def test_no_room_in_swap(bench: Bench) -> None:
@@ -395,7 +395,7 @@ def test_no_room_in_swap(bench: Bench) -> None:
     out = step(1, charged_to=("/app",), charged_bytes=(2 << 20,), bytes=2 << 20)
     assert bench.run(plan(out)).steps[0].why == "no room in swap"
     # What has a swap entry needs none.
-    assert bench.run(plan(replace(out, charged_bytes=(1 << 20,)))).complete
+    assert bench.run(plan(out._replace(charged_bytes=(1 << 20,)))).complete
 
 
 def test_what_the_machine_does_not_allow(bench: Bench) -> None:

@@ -71,7 +71,7 @@ def test_all_that_is_in_swap_has_to_fit(machine: Machine) -> None:
     swapin._must_fit(12288, app, STEP, machine)
     with pytest.raises(ActionError, match="/app would be pushed over a limit"):
         swapin._must_fit(16384, app, STEP, machine)
-    swapin._must_fit(16384, app, replace(STEP, over_limit=("/app",)), machine)
+    swapin._must_fit(16384, app, STEP._replace(over_limit=("/app",)), machine)
     (machine.proc / "meminfo").write_text("MemAvailable:       8 kB\n")
     with pytest.raises(ActionError, match="no room in memory"):
         swapin._must_fit(12288, app, STEP, machine)
@@ -128,7 +128,7 @@ def test_a_file_that_is_one_hole(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fadvise, "open_file", lambda *_: opened(path))
         outcome = fadvise.apply(
-            replace(STEP, aim=Aim(file=made)), read_machine(), guard
+            STEP._replace(aim=Aim(file=made)), read_machine(), guard
         )
     assert outcome.left == ""
     assert 0 < len(seen) < 100
@@ -201,7 +201,7 @@ def test_a_stop_is_heeded_where_nothing_is_in_memory(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fadvise, "open_file", lambda *_: opened(path))
         made = Backing("file", "?", "", 0, 0, str(path), None, False, 0)
-        step = replace(STEP, aim=Aim(file=made))
+        step = STEP._replace(aim=Aim(file=made))
         outcome = fadvise.apply(step, read_machine(), Guard(stop=lambda: True))
     assert outcome.left == ENDED
 
@@ -213,7 +213,7 @@ def test_the_budget_is_of_what_is_there_now(tmp_path: Path) -> None:
     made = Backing("file", "?", "", 0, 0, str(path), None, False, 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fadvise, "open_file", lambda *_: opened(path))
-        step = replace(STEP, aim=Aim(file=made))
+        step = STEP._replace(aim=Aim(file=made))
         outcome = fadvise.apply(step, read_machine(), Guard(most=4096))
     assert outcome.bytes == 0
     assert "--max-bytes" in outcome.left
