@@ -225,9 +225,10 @@ def test_pids_that_are_others_now(played: dict[str, Json]) -> None:
         if {one["pid"] for one in result["step"]["aim"]["processes"]} & {*done["old"]}
     }
     assert found.keys() == {"pageout", "swapin"}
-    for status, why in found.values():
-        assert status == "failed"
-        assert "that pid is another process now" in why
+    for status, why in found.values():  # most of its memory goes with a process
+        assert (status, why) == ("skipped", "what it serves is gone already") or (
+            status == "failed" and "that pid is another process now" in why
+        )
 
 
 def test_cgroups_that_come_and_go(played: dict[str, Json]) -> None:
