@@ -154,7 +154,7 @@ def test_what_cannot_be_written_is_not_forgotten(
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "posix_fadvise", lambda *_: forgotten.append(1))
     file = backing(path, read_machine())
-    writing = replace(STEP, aim=Aim(file=file))
+    writing = STEP._replace(aim=Aim(file=file))
     with pytest.raises(ActionError, match="file: writing: No space left on device"):
         fadvise.apply(writing, read_machine(), Guard())
     assert forgotten == []
@@ -184,7 +184,7 @@ def test_what_goes_to_swap_has_to_fit(
         monkeypatch.setattr(pageout, name, lambda *_, found=found: found)
     monkeypatch.setattr(pageout, "hold", lambda *_: nullcontext(3))
     monkeypatch.setattr(pageout, "_advise", advise)
-    out = replace(STEP, aim=Aim(processes=(USER,), shown_ids=(1,)))
+    out = STEP._replace(aim=Aim(processes=(USER,), shown_ids=(1,)))
     if paged_out:
         assert pageout.apply(out, machine, Guard()).bytes == 4 * 4096
     else:
