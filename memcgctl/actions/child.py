@@ -64,8 +64,9 @@ def _remove(directory: str) -> bool:
 
 def _use_memory(directory: str, cpu: int) -> None:
     try:
-        join(f"{directory}/cgroup.procs")
+        # First: pages that wait in another CPU's LRU batch would outlive us.
         os.sched_setaffinity(0, {cpu})
+        join(f"{directory}/cgroup.procs")
         mmap.mmap(-1, 1 << 20).write(bytes(1 << 20))
         os._exit(0)
     finally:

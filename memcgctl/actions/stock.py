@@ -23,7 +23,6 @@ from memcgctl.model import Step
 
 __all__ = ["apply", "predict", "probe"]
 
-# One in some ten of ours was seen to stay, on 5.10.
 _TRIES = 3
 _GONE_WITHIN = 1.0
 
