@@ -9,7 +9,7 @@ structure, one for each level of directories.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import drgn
@@ -147,9 +147,10 @@ def read_backings(
     dentries = [sighting.dentry for sighting in seen.values()]
     _read_dentries(kernel, names, [*aliases, *mountpoints, *dentries])
     namespaces = _namespaces(kernel, tasks)
+    sizes = spaces["pages"].astype(np.uint64) * np.uint64(kernel.memory.page_size)
     backings: list[Backing | None] = []
-    for place, (host, inode, alias) in enumerate(
-        zip(hosts.tolist(), inodes, aliases, strict=True)
+    for place, (host, inode, alias, cached) in enumerate(
+        zip(hosts.tolist(), inodes, aliases, sizes.tolist(), strict=True)
     ):
         known = supers.get(int(inode["sb"]))
         if known is None:
@@ -157,7 +158,9 @@ def read_backings(
         elif known.fs == "bdev":
             device = _bdev_name(kernel, host) or _device(int(inode["rdev"]))
             # Its number is that of the device (up to 5.10 it has none).
-            backings.append(_backing("bdev", known, inode, "rdev", device=device))
+            backings.append(
+                _backing("bdev", known, inode, cached, "rdev", device=device)
+            )
         else:
             kind = "hugetlb" if known.fs == "hugetlbfs" else "file"
             if shmem[place]:
@@ -173,17 +176,14 @@ def read_backings(
                     namespaces,
                     known,
                     inode,
+                    cached,
                     alias,
                     kind,
                     users[place],
                     inside,
                 )
             )
-    sizes = spaces["pages"].astype(np.uint64) * np.uint64(kernel.memory.page_size)
-    return [
-        backing and replace(backing, cached_bytes=cached)
-        for backing, cached in zip(backings, sizes.tolist(), strict=True)
-    ]
+    return backings
 
 
 def file_paths(kernel: OpenedKernel, files: U64) -> list[str | None]:
@@ -266,6 +266,7 @@ def _file(
     namespaces: _Namespaces,
     super_block: _SuperBlock,
     inode: Any,
+    cached_bytes: int,
     alias: int,
     kind: str,
     users: Collection[int],
@@ -278,7 +279,7 @@ def _file(
         if kind == "tmpfs":
             known = [_OBJECTS[name] for name in _OBJECTS if entry.name.startswith(name)]
             kind = (*known, kind)[0]
-        return _backing(kind, super_block, inode, path=entry.name)
+        return _backing(kind, super_block, inode, cached_bytes, path=entry.name)
     host = None
     if entry is not None:
         host = names.path_in(namespaces.host, super_block.address, alias, None)
@@ -293,6 +294,7 @@ def _file(
         kind,
         super_block,
         inode,
+        cached_bytes,
         path=host,
         inside=None if inside and inside[0] == host else inside,
         deleted=int(inode["nlink"]) == 0 or (entry is not None and entry.unhashed),
@@ -311,6 +313,7 @@ def _backing(
     kind: Any,
     super_block: _SuperBlock,
     inode: Any,
+    cached_bytes: int,
     number: str = "ino",
     *,
     device: str | None = None,
@@ -328,6 +331,7 @@ def _backing(
         container_path=inside[0] if inside else None,
         deleted=deleted,
         size_bytes=int(inode["size"]),
+        cached_bytes=cached_bytes,
         container_pid=inside[1] if inside else None,
     )
 
