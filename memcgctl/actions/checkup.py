@@ -17,7 +17,6 @@ from memcgctl.model import Ability, Checkup, Kernel
 
 # What names out of ``Kernel.interfaces`` mean to a person.
 _WORDS = {
-    "one stock": "this kernel's charge stocks are for several memcgs, since 6.16",
     "collapse": "this kernel lacks it, 6.1 brought it",
     "lru_gen by private id": "only 6.1 to 6.19 name offline memcgs, with MGLRU on",
     "memory.reclaim": "only cgroup v2 has it, from 5.19 on",

@@ -1,16 +1,16 @@
 """Have a CPU's charge stock name another memcg (``struct memcg_stock_pcp``).
 
 A process of another memcg charges memory on that CPU. Up to 6.15 a stock is for one
-memcg, so that the old one is let go of. The other one goes as well, unless it has used
-up all of the stock: ``drain_all_stock`` passes by an empty one. Then the next takes its
-place.
+memcg, so that the old one is let go of. Since 6.16 it is for seven, which all go when
+the other memcg does and has pages in it (``drain_stock_fully``): that passes by a stock
+that was used up (``drain_all_stock``), where the next memcg takes its place.
 """
 
 from __future__ import annotations
 
 import time
 
-from memcgctl.actions import helper
+from memcgctl.actions import helper, lru
 from memcgctl.actions.machine import (
     ActionError,
     Guard,
@@ -39,6 +39,7 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     for _ in range(_TRIES):
         before = count_zombies(machine).count
         helper.use(machine, cpu)
+        lru.drain(machine)  # its pages wait there still, on 6.18, and keep it
         if not step.frees or before is None or _fewer(before, machine):
             break
     return Outcome(None)

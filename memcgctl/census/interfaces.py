@@ -91,15 +91,6 @@ def _lru_gen_on(kernel: OpenedKernel) -> bool:
         return False
 
 
-def _one_stock(kernel: OpenedKernel) -> bool:
-    """Up to 6.15 a CPU's stock caches one memcg: the next one takes its place."""
-    try:
-        cached = kernel.prog.type("struct memcg_stock_pcp").member("cached").type
-    except LookupError:
-        return False
-    return bool(cached.kind == drgn.TypeKind.POINTER)
-
-
 def _entries_stay(kernel: OpenedKernel) -> bool:
     """7.0 to 7.2: an entry on a disk outlives the return of its page.
 
@@ -119,7 +110,6 @@ def _reparents(kernel: OpenedKernel) -> bool:
 _SHAPES: dict[str, Callable[[OpenedKernel], bool]] = {
     "memory.reclaim swappiness": _swappiness_key,
     "lru_gen by private id": _lru_gen_by_private_id,
-    "one stock": _one_stock,
     "swap entries stay": _entries_stay,
     "folios go to the parent": _reparents,
 }

@@ -248,7 +248,7 @@ def charge_on_cpu(cpu: int, mount: str) -> str:
     """Have another memcg's process charge memory on a CPU, which takes the stock."""
     return (
         f"d=$(mktemp -d {quote(mount)}/memcgctl.XXXXXX) && {{ "
-        f"""sh -c 'echo $$ > "$1/cgroup.procs"; exec taskset -c {cpu} true' - "$d"; """
+        f"""taskset -c {cpu} sh -c 'echo $$ > "$1/cgroup.procs"; exec true' - "$d"; """
         'rmdir "$d"; }'
     )
 

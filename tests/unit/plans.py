@@ -34,7 +34,7 @@ FILE = zombies.FILE
 USER = Process(77, "user", "/holder", HOLDER, PAGE, 100)
 INTERFACES = (
     *("fadvise", "process_madvise", "pageout", "pagemap", "kpagecgroup"),
-    *("drop_caches", "writeback cleanup", "memory.reclaim", "one stock"),
+    *("drop_caches", "writeback cleanup", "memory.reclaim"),
 )
 
 

@@ -111,14 +111,11 @@ def test_lru_gen_is_of_use_where_it_names_offline_memcgs_and_is_on(
 
 
 def test_interfaces_are_told_by_types() -> None:
-    """The swappiness= key would be an error, and a full stock taken for drained."""
-    stocks = {"memcg_stock_pcp": {"cached": "void *"}}
+    """The swappiness= key would be an error."""
     keys = {"scan_control": {"proactive_swappiness": "void *"}}
-    fake = FakeKernel({**KERNEL, **stocks, **keys})
-    found = interfaces(fake.kernel, 2)
-    assert set(found) == {"one stock", "memory.reclaim swappiness"}
-    fake = FakeKernel({**KERNEL, "memcg_stock_pcp": {"cached": "u64[7]"}})
-    assert interfaces(fake.kernel, 2) == ()
+    fake = FakeKernel({**KERNEL, **keys})
+    assert set(interfaces(fake.kernel, 2)) == {"memory.reclaim swappiness"}
+    assert interfaces(FakeKernel(KERNEL).kernel, 2) == ()
 
 
 def test_a_hierarchy_that_is_not_mounted_is_no_error() -> None:

@@ -226,18 +226,8 @@ def swap_in_by_hand(cgroup: Path) -> None:
                 memory.write(text)
 
 
-def charge_by_hand(_: Path) -> None:
-    other = memcg("by-hand")
-    lab("cpu=1", f"join={other}", "anon=1M", "touch")
-    remove(other)
-
-
 # What the plan does not do on some kernels, as it would be in vain.
-BY_HAND = {
-    "pageout-file": page_out_by_hand,
-    "swapin": swap_in_by_hand,
-    "charge-on-cpu": charge_by_hand,
-}
+BY_HAND = {"pageout-file": page_out_by_hand, "swapin": swap_in_by_hand}
 MAKERS: dict[str, tuple[Callable[[Path], Making], str]] = {
     "fadvise": (whole_pages, "fadvise"),
     "fadvise-dirty": (dirty_file, "fadvise"),

@@ -37,6 +37,7 @@ NAMES = ("5.10", "6.1", "6.12", "6.18", "7.0", "7.3", "6.1 v1")
 #   stays   the action does its work, but something else holds the zombie
 #   none    nothing is done: the kernel has no such interface, or it would be in vain
 #   gone    it went at rmdir; what it had is its parent's, and the action is done on it
+#   -       nothing new: as with the disk (zram), as on other kernels
 # From 7.1 on folios are handed to the parent at rmdir, which makes "gone" of all that
 # have nothing but folios.
 TABLE = """
@@ -44,7 +45,7 @@ TABLE = """
 fadvise             frees  frees  frees  frees  frees  gone   frees
 fadvise-dirty       stays  stays  stays  stays  stays  none   frees
 pageout             frees  frees  frees  frees  frees  gone   frees
-pageout-tables      none   frees  frees  frees  frees  gone   frees
+pageout-tables      none   frees  -      -      -      -      -
 pageout-mapped      frees  frees  frees  frees  frees  gone   frees
 pageout-file        none   frees  frees  frees  frees  gone   none
 swapin              frees  frees  frees  frees  none   frees  frees
@@ -53,13 +54,13 @@ collapse            none   frees  frees  frees  frees  gone   frees
 writeback-cleanup   none   frees  frees  frees  frees  frees  gone
 lru_gen             none   none   frees  frees  none   frees  none
 memory.reclaim      none   frees  frees  frees  frees  gone   none
-memory.force_empty  none   none   none   none   none   gone   frees
-zram-pageout-file   frees  frees  frees  frees  frees  gone   frees
-zram-swapin         frees  frees  frees  frees  frees  frees  frees
-zram-swapin-file    frees  frees  frees  frees  frees  frees  frees
+memory.force_empty  none   none   none   none   none   -      frees
+zram-pageout-file   frees  -      -      -      -      -      frees
+zram-swapin         frees  -      -      -      frees  -      -
+zram-swapin-file    frees  -      -      -      -      -      -
 flush-device        frees  frees  frees  frees  frees  gone   frees
 drop_caches         frees  frees  frees  frees  frees  gone   frees
-charge-on-cpu       frees  frees  frees  none   none   gone   frees
+charge-on-cpu       frees  frees  frees  frees  frees  gone   frees
 """
 # Pages that the action moves, of the memcg's parent ("app") or of where the process is
 # ("holder"); ALL is what there is of a kind. What is in swap counts for all above.
@@ -98,7 +99,6 @@ OTHER_MOVES: dict[tuple[str, str], Moves] = {
     ("swapin-file", "7.3"): IN_MEMORY,
     # The file's folios are app's already, so that swapin is enough.
     ("lru_gen", "7.3"): {"app swap": -ANON, "holder anon": ANON},
-    ("memory.force_empty", "7.3"): {},
 }
 # Why nothing, or not all, is done, in the plan's words.
 WHY = {
@@ -111,7 +111,6 @@ WHY = {
 SINCE = {
     "collapse": "this kernel lacks it, 6.1 brought it",
     "writeback-cleanup": "this kernel lacks it, 5.14 brought it",
-    "charge-on-cpu": "charge stocks are for several memcgs, since 6.16",
     "lru_gen": "only 6.1 to 6.19 name offline memcgs, with MGLRU on",
     "memory.reclaim": "only cgroup v2 has it, from 5.19 on",
     "memory.force_empty": "only cgroup v1 has it",
@@ -122,9 +121,9 @@ LACKING = {
     "5.10": {"collapse", "writeback-cleanup", "lru_gen", "memory.reclaim", EMPTY},
     "6.1": {"lru_gen", EMPTY},  # Debian's 6.1 has it switched off
     "6.12": {EMPTY},
-    "6.18": {"charge-on-cpu", EMPTY},
-    "7.0": {"charge-on-cpu", "lru_gen", EMPTY},
-    "7.3": {"charge-on-cpu", "lru_gen", EMPTY},
+    "6.18": {EMPTY},
+    "7.0": {"lru_gen", EMPTY},
+    "7.3": {"lru_gen", EMPTY},
     "6.1 v1": {"writeback-cleanup", "lru_gen", "memory.reclaim"},
 }
 SLACK = 8  # pages: a batch of a process that has just ended, its stack
@@ -143,7 +142,7 @@ def expected() -> dict[str, dict[str, str]]:
     """By the guest's name and the case."""
     rows = [line.split() for line in TABLE.split("\n")[2:-1]]
     return {
-        name: {row[0]: row[1 + column] for row in rows}
+        name: {row[0]: row[1 + column] for row in rows if row[1 + column] != "-"}
         for column, name in enumerate(NAMES)
     }
 
