@@ -370,10 +370,11 @@ def tidy(name: str, began: int) -> None:
     for place in (EXT4, TMPFS):
         for path in place.glob(f"{name}-*"):
             path.unlink()
-    if not until(lambda: dying() <= began and not in_swap(ABOVE), 0.5):
+    for _ in range(4):
+        if until(lambda: dying() <= began and not in_swap(ABOVE), 0.5):
+            break
         for cpu in (0, 1):
-            lab(f"cpu={cpu}", "anon=1M", "touch", "pageout")
-        until(lambda: dying() <= began, 5)
+            lab(f"cpu={cpu}", "anon=1M", "touch", "pageout", "sleep=300")
 
 
 def prepare() -> None:
