@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 sys.path.insert(0, "/checkout")
@@ -58,7 +59,7 @@ ZRAM = b"/dev/zram0"
 BLKFLSBUF = 0x1261
 DIRECTORY, EMPTY = EXT4 / "directory", EXT4 / "empty"
 ALLOWED = ["--allow", "unaimed", "--allow", "drop-caches"]
-ATTEMPTS = 14
+ATTEMPTS = 30  # it does not always succeed
 Making = Iterator[None]
 
 held: list[int] = []
@@ -195,7 +196,7 @@ def directory(cgroup: Path) -> Making:
         fcntl.ioctl(other, BLKFLSBUF)
 
 
-_pages = iter([64, 63, 64, 63, 62, 64, 63] * 2)  # ATTEMPTS
+_pages = cycle([64, 63, 64, 63, 62, 64, 63])
 
 
 def stock(cgroup: Path) -> Making:

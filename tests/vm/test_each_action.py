@@ -39,7 +39,10 @@ NAMES = ("5.10", "6.1", "6.12", "6.18", "7.0", "7.3", "6.1 v1")
 #   gone    it went at rmdir; what it had is its parent's, and the action is done on it
 #   -       nothing new: as with the disk (zram), as on other kernels
 # From 7.1 on folios are handed to the parent at rmdir, which makes "gone" of all that
-# have nothing but folios.
+# have nothing but folios. What a process dirtied stays attached to its memcg's wb, on
+# v2 (inode_cgwb_enabled), which 5.14 learnt to clean up. Up to 5.10 page tables are
+# charged to the memcg itself. What MADV_PAGEOUT writes to a disk is let go of by
+# memory.reclaim alone (5.19+, v2). 7.0 keeps a disk's entry when its page returns.
 TABLE = """
                     5.10   6.1    6.12   6.18   7.0    7.3    6.1v1
 fadvise             frees  frees  frees  frees  frees  gone   frees
