@@ -797,3 +797,40 @@ def test_who_pays_for_a_file_is_the_kernels_rule() -> None:
         assert "mkdir" in step.command
         assert (" && " in step.command) is again
         assert step.aim.page_out is again
+
+
+def test_what_a_file_has_in_the_swap_cache_stays_where_it_is_not_paged_out() -> None:
+    """Lost: a promise; read from the swap cache, a folio is charged as before."""
+    waiting = group("swap-backed-mapped", mapped=False, mappers=())
+    values = {"swap": swapped(3, file=TMPFS), "path": "/alone", "ancestor": "/"}
+    assert plan(world(zombie(100, **values), interfaces=AIMED), LEAST).freed == (100,)
+    made = plan(world(zombie(100, waiting, **values), interfaces=AIMED), LEAST)
+    assert made.steps == ()
+    assert "in the swap cache stays charged when read" in made.remaining[0].why
+
+
+def test_shmem_is_not_evicted_by_its_memcgs_generations() -> None:
+    """Lost: a zombie whose shmem became its own swap, and a step that freed nothing."""
+    hidden = replace(TMPFS, path=None)
+    held = zombie(100, group("swap-backed-unmapped", backing=hidden), private_id=7)
+    made = plan(world(held, interfaces=NAMED), LEAST)
+    assert made.steps == ()
+    assert "no path leads to its file" in made.remaining[0].why
+
+
+def test_a_device_without_a_name_cannot_be_flushed() -> None:
+    """Lost: a command on /dev/254:0, which is no file."""
+    unnamed = replace(CASES["metadata"]["backing"], device="254:0")
+    held = zombie(100, group("metadata", backing=unnamed))
+    made = plan(world(held, interfaces=AIMED), LEAST)
+    assert made.steps == ()
+    assert "its device has no name" in made.remaining[0].why
+
+
+def test_what_others_have_counts_for_max_bytes() -> None:
+    """Lost: gigabytes of a living memcg's page cache, where a megabyte was allowed."""
+    shared = replace(FILE, cached_bytes=8 * PAGE)
+    census = world(zombie(100, group("file-unmapped", backing=shared)))
+    assert plan(census, LEAST, max_bytes=8 * PAGE).freed == (100,)
+    made = plan(census, LEAST, max_bytes=7 * PAGE)
+    assert (made.steps, len(made.left_out)) == ((), 1)
