@@ -8,6 +8,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -345,6 +346,20 @@ def test_what_was_not_done_is_not_waited_for(bench: Bench) -> None:
     assert time.monotonic() - began < 10
 
 
+def test_zombies_have_time_to_go(bench: Bench) -> None:
+    """What goes a moment after its step would be reported as still there."""
+    offline = bench.action.offline
+
+    class Late(Pretend):
+        def apply(self, step: Step, machine: Machine, guard: Guard) -> Outcome:
+            threading.Timer(0.2, offline.discard, step.frees).start()
+            return self.outcome
+
+    bench.action = Late(offline)
+    limits = replace(QUICK, settle_seconds=20.0, look_seconds=0.01)
+    assert bench.run(plan(step(1)), limits).freed == (1,)
+
+
 def test_no_time_left(bench: Bench) -> None:
     """A run from a timer would go into working hours."""
     bench.action.during = lambda step: time.sleep(0.06)
@@ -388,6 +403,19 @@ def test_room_is_looked_at_again(bench: Bench) -> None:
     bench.memcg("app", memory_current="8192", memory_high="9000")
     assert bench.run(plan(into)).steps[0].why.startswith("/app would")
     assert bench.run(plan(into._replace(over_limit=("/app",)))).complete
+
+
+def test_room_in_a_memcgs_swap_is_looked_at_again(bench: Bench) -> None:
+    """A memcg would be throttled for a zombie's swap (memory.swap.high)."""
+    bench.memcg("app")
+    swap = bench.root / "cgroup/app"
+    (swap / "memory.swap.current").write_text("8192")
+    out = step(1, charged_to=("/app",), charged_bytes=(4096,))
+    for name in ("max", "high"):
+        (swap / f"memory.swap.{name}").write_text("12287")
+        assert bench.run(plan(out)).steps[0].why == "/app would be pushed over a limit"
+        (swap / f"memory.swap.{name}").write_text("12288")
+    assert bench.run(plan(out)).complete
 
 
 def test_no_room_in_swap(bench: Bench) -> None:
@@ -478,6 +506,47 @@ bench.run(plan(step(1), step(2)))
     assert bench.run(plan(step(2))).complete
 
 
+def test_a_lock_that_is_a_link_is_not_followed(bench: Bench) -> None:
+    """Whoever may write there could have root empty a file."""
+    (bench.root / "state").mkdir()
+    (bench.root / "else").write_text("kept")
+    (bench.root / "state/lock").symlink_to(bench.root / "else")
+    with pytest.raises(ActionError, match="the lock"):
+        bench.run(plan(step(1)))
+    assert (bench.action.done, (bench.root / "else").read_text()) == ([], "kept")
+
+
+def test_a_line_is_on_the_disk_before_its_step(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a crash of the host nobody would know what was in hand."""
+    path = bench.root / "state/journal"
+    on_disk: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: on_disk.append(path.stat().st_size))
+
+    def look(_: Step) -> None:
+        assert bench.events() == ["begin", "before"]
+        assert on_disk[-1] == path.stat().st_size
+
+    bench.action.during = look
+    assert bench.run(plan(step(1))).steps[0].status == "done"
+    assert on_disk[-1] == path.stat().st_size
+
+
+def test_a_long_journal_makes_way(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A timer's journal would fill the disk, or the last run be lost with the first."""
+    monkeypatch.setattr(journal, "_SIZE_LIMIT", 10)
+    for number in (1, 2):
+        bench.run(plan(step(number)))
+    assert [entry["memcgs"] for entry in bench.journal() if "memcgs" in entry] == 2 * [
+        [2]
+    ]
+    before = list(journal.entries(bench.root / "state/journal.1"))
+    assert [entry["memcgs"] for entry in before if "memcgs" in entry] == 2 * [[1]]
+
+
 def test_no_journal_no_action(bench: Bench) -> None:
     """Something would be done of which there is no record."""
     (bench.root / "state").mkdir()
@@ -500,6 +569,7 @@ def test_a_damaged_journal_can_be_read(bench: Bench) -> None:
 def test_who_was_charged_and_what_was_lost(bench: Bench) -> None:
     """A person would have to believe the prediction."""
     bench.memcg("app", memory_current="1000", memory_swap_current="0")
+    bench.memcg("app", memory_stat="anon 1\nfile 9000\n")  # zombies' as well
     bench.memcg("app/living", memory_stat="anon 1\nfile 5000\n")
 
     def move(_: Step) -> None:

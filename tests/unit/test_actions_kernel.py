@@ -32,6 +32,7 @@ from memcgctl.actions import (
     reader,
     stock,
     swapcache,
+    swapin,
     writeback,
 )
 from memcgctl.actions.machine import (
@@ -305,6 +306,21 @@ def test_a_stock_is_taken_again_until_its_zombie_goes(
     with pytest.raises(ActionError, match="CPU 2 is offline"):
         stock.apply(drain._replace(aim=Aim(cpu=2)), one, Guard())
     assert len(cpus) == 4
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_what_stays_in_swap_is_told(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    """A step would be called done whose zombie stays."""
+    looks = iter([np.arange(3, dtype=np.uint64), np.arange(left, dtype=np.uint64)])
+    monkeypatch.setattr(swapin, "_swapped", lambda *_: next(looks))
+    monkeypatch.setattr(swapin, "_touch", lambda *_: True)
+    monkeypatch.setattr(swapin, "hold", lambda *_: nullcontext(3))
+    monkeypatch.setattr(swapin, "cgroup_of", lambda *_: Path("/"))
+    outcome = swapin.apply(step("swapin", aim=Aim(processes=(USER,))), machine, Guard())
+    assert outcome.bytes == (3 - left) * PAGE
+    assert outcome.left == ("4096 bytes stay in swap" if left else "")
 
 
 def test_a_reader_that_is_frozen_is_not_waited_for(

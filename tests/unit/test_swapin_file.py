@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,3 +87,26 @@ def test_a_cgroup_whose_maker_was_killed_is_removed(tmp_path: Path) -> None:
         alive,
         "memcgctl.slice",
     }
+
+
+def test_if_memory_runs_out_it_is_the_reader_that_dies(tmp_path: Path) -> None:
+    """Lost: a process of the user's, to what was to free memory."""
+    (tmp_path / "cgroup.procs").touch()
+    cpu = str(min(os.sched_getaffinity(0)))
+    with subprocess.Popen(
+        helper.command("read", "0", str(tmp_path), cpu, str(PAGE)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    ) as child:
+        deadline = time.monotonic() + 20
+        scores: set[str] = set()
+        while "1000" not in scores and time.monotonic() < deadline:
+            time.sleep(0.01)
+            below = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text()
+            scores = {
+                Path(f"/proc/{pid}/oom_score_adj").read_text().strip()
+                for pid in below.split()
+            }
+        assert child.stdin
+        child.stdin.close()
+    assert scores == {"1000"}
