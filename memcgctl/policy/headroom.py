@@ -75,9 +75,12 @@ class Headroom:
         """Those of the chain that have a limit."""
         known = self._limited.get(memcg_id)
         if known is None:
-            limits = self.memory.keys() | self.swap.keys() | self.memsw.keys()
-            known = tuple(one for one in self.chain(memcg_id) if one in limits)
-            self._limited[memcg_id] = known
+            every = self.memory, self.swap, self.memsw
+            known = self._limited[memcg_id] = tuple(
+                one
+                for one in self.chain(memcg_id)
+                if any(one in rooms for rooms in every)
+            )
         return known
 
     def charge(self, moves: Iterable[Move]) -> list[int]:
