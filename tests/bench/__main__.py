@@ -2,10 +2,11 @@
 
     python -m tests.bench --drgn-tools DIR
 
-makes a core of a 16 GiB guest and one of a 4 GiB guest in the lab if they are not
-given (``--core``, ``--small``), and takes the lab's debug vmlinux (``--vmlinux``). DIR
-is a checkout of drgn-tools. Then what memcgctl reclaim frees and costs is compared
-with what people do without it, on a kernel given by ``--kernel``. Only that:
+makes cores in the lab if they are not given: of a guest of 16 GiB (``--core``), of one
+of 4 GiB (``--small``), and of one with 10,000 zombies (``--many``); and takes the lab's
+debug vmlinux (``--vmlinux``). DIR is a checkout of drgn-tools. Then what memcgctl
+reclaim frees and costs is compared with what people do without it, on a kernel given by
+``--kernel``. Only that:
 
     python -m tests.bench --reclaim [--kernel 6.12]
 
@@ -30,6 +31,7 @@ from tests.lab.live import ROOT, live, run_in
 
 MIB = 1 << 20
 ZOMBIES = 3000
+MANY = 10_000, 10  # zombies, files of each
 
 
 class Row(NamedTuple):
@@ -123,6 +125,17 @@ def scan_row(read: str, scan: Any) -> Row:
     )
 
 
+def plan_row(core: Path) -> Row:
+    found = measure("plan", core)
+    return Row(
+        f"plan of {found['groups']:,} groups: census",
+        ms(found["plan"]),
+        ms(found["census"]),
+        found["plan"] / found["census"],
+        "at most 0.1",
+    )
+
+
 def rows(core: Path, small: Path, vmlinux: Path, tools: Path | None) -> list[Row]:
     scan = measure("scan", core)
     btf = measure("open", core)
@@ -196,6 +209,7 @@ def command() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--core", type=Path, help="of a 16 GiB guest")
     parser.add_argument("--small", type=Path, help="of a 4 GiB guest")
+    parser.add_argument("--many", type=Path, help="of one with many zombies")
     parser.add_argument("--vmlinux", type=Path, help="of both, with DWARF")
     parser.add_argument("--drgn-tools", type=Path, help="a checkout of drgn-tools")
     parser.add_argument("--reclaim", action="store_true", help="only reclaim's harm")
@@ -212,6 +226,7 @@ def speed(options: argparse.Namespace) -> None:
     small = options.small or big("6.12", 4, ZOMBIES)
     vmlinux = options.vmlinux or packages.debug_vmlinux(packages.get("6.12"))
     found = rows(core, small, vmlinux, options.drgn_tools)
+    found.append(plan_row(options.many or big("6.12", 4, *MANY)))
     found.append(scan_row("/proc/kcore,", live_scan(options.kernel)))
     for what, ours, theirs, ratio, wanted in found:
         note = f"  ({wanted})" if wanted else ""

@@ -20,7 +20,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from memcgctl.model import Census
 
 CHUNK = 1 << 20
 TRIES = 3
@@ -181,10 +184,33 @@ def drgn_tools(core: Path | None, options: argparse.Namespace) -> dict[str, floa
     return {"pages": pages, "found": found, "scan": seconds}
 
 
-def planning(_: Path | None, __: argparse.Namespace) -> dict[str, float]:
-    """A plan for 10,000 zombies with 100,000 groups of folios on 100,000 files."""
+def planning(core: Path | None, _: argparse.Namespace) -> dict[str, float]:
+    """A plan for all zombies, and the census that it needs; made up without a core."""
+    from memcgctl.census import take_census
+    from memcgctl.kernel.program import Sources, open_kernel
     from memcgctl.policy.plan import plan
     from memcgctl.policy.policies import POLICIES
+
+    gc.disable()  # as the command does
+    policy, taken = POLICIES["least-harm"], 0.0
+    if core:
+        with open_kernel(Sources(core)) as kernel:
+            taken = best(lambda: take_census(kernel, details="offline"))
+            census = take_census(kernel, details="offline")
+    else:
+        census = _made_up()
+    held = [memcg.details for memcg in census.memcgs if memcg.details]
+    return {
+        "zombies": len(held),
+        "groups": sum(len(details.charge_groups) for details in held),
+        "steps": len(plan(census, policy).steps),
+        "plan": best(lambda: plan(census, policy)),
+        "census": taken,
+    }
+
+
+def _made_up() -> Census:
+    """10,000 zombies with 100,000 groups of folios on 100,000 files."""
     from tests.unit import zombies as made
     from tests.unit.plans import CASES, swapped, world, zombie
 
@@ -198,15 +224,7 @@ def planning(_: Path | None, __: argparse.Namespace) -> dict[str, float]:
         zombie(100 + n, *groups[10 * n : 10 * n + 10], swap=swapped())
         for n in range(10_000)
     ]
-    census, policy = world(*held), POLICIES["least-harm"]
-    gc.disable()  # as the command does
-    found = plan(census, policy)
-    return {
-        "zombies": len(held),
-        "groups": len(groups),
-        "steps": len(found.steps),
-        "plan": best(lambda: plan(census, policy)),
-    }
+    return world(*held)
 
 
 def command() -> None:

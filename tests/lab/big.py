@@ -26,14 +26,17 @@ BLOCK = 1 << 22
 BATCH = 250
 
 
-def big(series: str, gib: int, zombies: int, out: Path | None = None) -> Path:
+def big(
+    series: str, gib: int, zombies: int, files: int = 1, out: Path | None = None
+) -> Path:
     """Make (or find in the lab's cache) the core of a guest with so much memory.
 
-    A quarter of the memory is in use by a living cgroup; each zombie is held by 16 KiB
-    of tmpfs.
+    A quarter of the memory is in use by a living cgroup; each zombie is held by so many
+    files of tmpfs, of a page each.
     """
     kernel = packages.get(series)
-    name = f"{kernel.release}-{gib}G-{zombies}.elf"
+    held = f"{zombies}x{files}" if files > 1 else f"{zombies}"
+    name = f"{kernel.release}-{gib}G-{held}.elf"
     core = out or packages.cache() / name
     if core.exists():
         return core
@@ -49,7 +52,7 @@ def big(series: str, gib: int, zombies: int, out: Path | None = None) -> Path:
             ),
         )
         with boot(kernel.path, machine) as guest:
-            fill(guest, gib * GIB // 4, zombies)
+            fill(guest, gib * GIB // 4, zombies, files)
             address, size = guest.read("/sys/kernel/vmcoreinfo").split()
             guest.qmp("stop")
             note = int(address, 16), int(size, 16)
@@ -58,11 +61,12 @@ def big(series: str, gib: int, zombies: int, out: Path | None = None) -> Path:
     return core
 
 
-def fill(guest: Guest, used: int, zombies: int) -> None:
+def fill(guest: Guest, used: int, zombies: int, files: int) -> None:
     guest.sh(f"""
         mount -t cgroup2 cgroup2 {CGROUPS}
         mkdir /mnt/t; mount -t tmpfs tmpfs /mnt/t
         echo never > /sys/kernel/mm/transparent_hugepage/enabled
+        echo 1G > /sys/block/zram0/disksize; mkswap /dev/zram0; swapon /dev/zram0
         cd {CGROUPS}; echo +memory > cgroup.subtree_control
         mkdir app holder; echo +memory > app/cgroup.subtree_control
     """)
@@ -70,13 +74,9 @@ def fill(guest: Guest, used: int, zombies: int) -> None:
         "lab", "do", f"join={CGROUPS}/holder", f"anon={used >> 20}M", "touch", "hold"
     )
     for first in range(0, zombies, BATCH):
-        guest.sh(f"""
-            for i in $(seq {first} {min(first + BATCH, zombies) - 1}); do
-                mkdir {CGROUPS}/app/$i
-                lab do join={CGROUPS}/app/$i write=16K:/mnt/t/$i
-                rmdir {CGROUPS}/app/$i
-            done
-        """)
+        count = min(BATCH, zombies - first)
+        where = f"{CGROUPS}/app", str(first), str(count), "/mnt/t", str(files)
+        guest.run("lab", "many", *where)
 
 
 def write_core(memory: Path, size: int, note: tuple[int, int], out: Path) -> None:

@@ -7,7 +7,7 @@
  *   lab files PATH ...       inode numbers, and contents of regular files
  *   lab frames               every charged frame, from /proc/kpage*
  *   lab pagemap PID ...      what processes map and have swapped
- *   lab many DIR N FILES SIZE  N small zombies under DIR, a file in FILES each
+ *   lab many DIR FIRST N FILES EACH  small zombies under DIR, pages of files in FILES
  *
  * Linked statically, so that nothing but its own pages is charged on the way.
  */
@@ -782,20 +782,23 @@ static int files(char **paths)
 
 /* --- many -------------------------------------------------------------- */
 
-/* N times: mkdir, a process in it writes BYTES to its own file, rmdir. */
-static int many(const char *directory, int n, const char *files, size_t bytes)
+/* N times: mkdir, a process in it writes EACH files of its own, of a page, rmdir. */
+static int many(const char *directory, int first, int n, const char *files, int each)
 {
 	char path[4096], file[4096];
 
-	for (int i = 0; i < n; i++) {
+	for (int i = first; i < first + n; i++) {
 		snprintf(path, sizeof(path), "%s/m%05d", directory, i);
-		snprintf(file, sizeof(file), "%zu:%s/m%05d", bytes, files, i);
 		if (mkdir(path, 0755))
 			die(path);
 		pid_t pid = fork();
 		if (!pid) {
 			join(path);
-			write_file(file);
+			for (int j = 0; j < each; j++) {
+				snprintf(file, sizeof(file), "%lu:%s/m%05d.%d", PAGE,
+					 files, i, j);
+				write_file(file);
+			}
 			_exit(0);
 		}
 		int status;
@@ -893,8 +896,9 @@ int main(int argc, char **argv)
 		return frames();
 	if (argc > 2 && !strcmp(argv[1], "pagemap"))
 		return pagemap(argv + 2);
-	if (argc == 6 && !strcmp(argv[1], "many"))
-		return many(argv[2], atoi(argv[3]), argv[4], size_of(argv[5]));
+	if (argc == 7 && !strcmp(argv[1], "many"))
+		return many(argv[2], atoi(argv[3]), atoi(argv[4]), argv[5],
+			    atoi(argv[6]));
 	dprintf(2, "usage: lab agent|do|count|frames|pagemap|files|many ...\n");
 	return 2;
 }
