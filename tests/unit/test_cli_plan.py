@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import sys
-import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -82,7 +82,9 @@ def test_another_run_is_told_of_before_anything_else(
         assert CliRunner().invoke(app, words).exit_code == 0
 
 
-def test_who_looks_is_in_nobodys_way(tmp_path: Path) -> None:
+def test_who_looks_is_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run would be refused for one that does not act, or look at a lock for ever."""
     lock = tmp_path / "state/lock"
     must_be_alone(lock)  # there never was a run
@@ -91,7 +93,7 @@ def test_who_looks_is_in_nobodys_way(tmp_path: Path) -> None:
     with lock.open("w") as looker:
         fcntl.flock(looker, fcntl.LOCK_SH)
         must_be_alone(lock)
-        threading.Timer(0.03, looker.close).start()
+        monkeypatch.setattr(time, "sleep", lambda _: looker.close())
         with _locked(lock), pytest.raises(Locked, match=f"pid {os.getpid()} is at"):
             must_be_alone(lock)
     must_be_alone(lock)
