@@ -408,17 +408,17 @@ def _reach_mapped(part: Part, world: World) -> Reach:
         return _cannot(part, why)
     # A file's dirty pages are not written by MADV_PAGEOUT.
     reach = _evicted(part, None, world)
-    deeds, shares = [], list(reach.deeds)
+    deeds, rest = [], [deed.bytes for deed in reach.deeds]
     for process in found:
         size = process.bytes if process is not found[-1] else part.bytes
-        for n, deed in enumerate(shares):
-            moved = min(size, deed.bytes)
+        for n, deed in enumerate(reach.deeds):
+            moved = min(size, rest[n])
             size -= moved
-            shares[n] = deed._replace(bytes=deed.bytes - moved)
+            rest[n] -= moved
             if moved:
                 deeds.append(Deed((process.pid, ancestor), moved, deed.charged))
     shmem = part.group is not None and part.group.kind == "shmem"
-    return reach._replace(deeds=tuple(deeds), unaimed=world.unaimed and shmem)
+    return Reach(reach.effect, tuple(deeds), world.unaimed and shmem)
 
 
 def _page_out(key: Hashable, served: Served, world: World) -> Action:
@@ -577,7 +577,8 @@ def _reach_swap(part: Part, world: World) -> Reach:
     again = min(part.bytes - cached, world.mapped_again[part.memcg.id])
     world.mapped_again[part.memcg.id] -= again
     left_over = part.bytes - cached - again
-    deeds, charged = [], Counter[int]()
+    deeds: list[Deed] = []
+    charged: Counter[int] = Counter()
     if again:  # the entry goes, its page stays the zombie's until it is paged out
         deeds.append(Deed(found[0].pid, again))
     if world.rule == "first":
