@@ -26,10 +26,9 @@ from tests.vm.test_live import give_up, require_programs
 Json = dict[str, Any]
 
 PROGRAMS = "tests/vm/in_guest.py", "tests/vm/each_action.py"
-GUESTS = [
-    *((series, 2) for series in ("5.10", "6.1", "6.12", "6.18", "7.0", "7.3")),
-    ("6.1", 1),
-]
+GUESTS = [("5.10", 2), ("6.12", 2), ("7.3", 2), ("6.1", 1)]
+# Between changes of what is charged where, with --every-kernel.
+MORE = [("6.1", 2), ("6.18", 2), ("7.0", 2)]
 NAMES = ("5.10", "6.1", "6.12", "6.18", "7.0", "7.3", "6.1 v1")
 
 # What becomes of the zombie:
@@ -179,9 +178,13 @@ def play(series: str, version: int, *cases: str) -> tuple[Json, list[Json]]:
     return json.loads(doctor["stdout"]), played
 
 
-@pytest.fixture(
-    scope="module", params=GUESTS, ids=lambda guest: "{} v{}".format(*guest)
-)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    more = MORE if metafunc.config.getoption("--every-kernel", False) else []
+    names = ["{} v{}".format(*guest) for guest in GUESTS + more]
+    metafunc.parametrize("played", GUESTS + more, True, names, "module")
+
+
+@pytest.fixture(scope="module")
 def played(request: pytest.FixtureRequest) -> Played:
     require_programs()
     series, version = request.param
@@ -266,7 +269,6 @@ def test_bytes_go_where_the_kernel_charges_them(played: Played) -> None:
         for what in {*should, *found}:
             if abs(found.get(what, 0) - should.get(what, 0)) > SLACK:
                 wrong[name, what] = should.get(what, 0), found.get(what, 0)
-        assert {one["status"] for one in case.get("steps", ())} <= {"done"}, name
     assert wrong == {}
 
 
