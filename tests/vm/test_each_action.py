@@ -180,8 +180,9 @@ def play(series: str, version: int, *cases: str) -> tuple[Json, list[Json]]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     more = MORE if metafunc.config.getoption("--every-kernel", False) else []
-    names = ["{} v{}".format(*guest) for guest in GUESTS + more]
-    metafunc.parametrize("played", GUESTS + more, True, names, "module")
+    guests = GUESTS + more
+    names = ["{} v{}".format(*guest) for guest in guests]
+    metafunc.parametrize("played", guests, indirect=True, ids=names, scope="module")
 
 
 @pytest.fixture(scope="module")
