@@ -9,7 +9,7 @@ escaping is the report's business.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -499,7 +499,8 @@ class Aim:
     unaimed: bool = False
 
 
-class Step(NamedTuple):  # a plan has many, and these are made faster
+@dataclass(frozen=True)
+class Step:
     """One action of a plan, for all offline memcgs that it serves.
 
     ``bytes`` is what it moves of theirs, ``collateral_bytes`` what it can move of

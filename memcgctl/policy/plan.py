@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from memcgctl.model import Census, Memcg, Plan, Step
@@ -98,7 +98,7 @@ def work_out(
         moves = _moves(draft, room)
         over = room.charge(moves)
         if over:
-            step = step._replace(over_limit=tuple(map(room.path, over)))
+            step = replace(step, over_limit=tuple(map(room.path, over)))
         disturbed = step.bytes + step.collateral_bytes
         why = ""
         if over and "over-limit" not in allow:
@@ -287,5 +287,5 @@ def _with_frees(
         gone.setdefault(last[memcg_id], []).append(memcg_id)
     gone.pop(-1, None)  # nothing is to be done for them
     for n, memcg_ids in gone.items():
-        steps[n] = steps[n]._replace(frees=tuple(memcg_ids))
+        steps[n] = replace(steps[n], frees=tuple(memcg_ids))
     return tuple(steps)

@@ -51,7 +51,7 @@ def step(action: str, **changes: Any) -> Step:
         collateral_bytes=0,
         risk="",
     )
-    return made._replace(**changes)
+    return replace(made, **changes)
 
 
 def online(number: int, path: str, parent: int, **changes: Any) -> Memcg:

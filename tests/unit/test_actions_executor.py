@@ -67,7 +67,7 @@ def step(memcg: int, **changes: Any) -> Step:
         command=f"true {memcg}",
         frees=(memcg,),
     )
-    return made._replace(**changes)
+    return replace(made, **changes)
 
 
 def plan(*steps: Step, remaining: tuple[Remaining, ...] = ()) -> Plan:
@@ -252,7 +252,7 @@ def test_reclaim_without_a_preference_is_only_for_steps_that_may(
     bench.frames({5: 40})
     bench.action.outcome = Outcome(0, waiting=(5,))
     one = step(1)
-    bench.run(plan(one._replace(aim=replace(one.aim, unaimed=unaimed))))
+    bench.run(plan(replace(one, aim=replace(one.aim, unaimed=unaimed))))
     assert asked == [unaimed]
 
 
@@ -402,7 +402,7 @@ def test_room_is_looked_at_again(bench: Bench) -> None:
     bench.memcg("app/holder", memory_max="12288")
     bench.memcg("app", memory_current="8192", memory_high="9000")
     assert bench.run(plan(into)).steps[0].why.startswith("/app would")
-    assert bench.run(plan(into._replace(over_limit=("/app",)))).complete
+    assert bench.run(plan(replace(into, over_limit=("/app",)))).complete
 
 
 def test_room_in_a_memcgs_swap_is_looked_at_again(bench: Bench) -> None:
@@ -423,7 +423,7 @@ def test_no_room_in_swap(bench: Bench) -> None:
     out = step(1, charged_to=("/app",), charged_bytes=(2 << 20,), bytes=2 << 20)
     assert bench.run(plan(out)).steps[0].why == "no room in swap"
     # What has a swap entry needs none.
-    assert bench.run(plan(out._replace(charged_bytes=(1 << 20,)))).complete
+    assert bench.run(plan(replace(out, charged_bytes=(1 << 20,)))).complete
 
 
 def test_what_the_machine_does_not_allow(bench: Bench) -> None:

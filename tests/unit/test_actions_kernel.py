@@ -304,7 +304,7 @@ def test_a_stock_is_taken_again_until_its_zombie_goes(
     stock.apply(drain, one, Guard())
     assert cpus == [1] * 4
     with pytest.raises(ActionError, match="CPU 2 is offline"):
-        stock.apply(drain._replace(aim=Aim(cpu=2)), one, Guard())
+        stock.apply(replace(drain, aim=Aim(cpu=2)), one, Guard())
     assert len(cpus) == 4
 
 

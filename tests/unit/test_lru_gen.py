@@ -85,7 +85,7 @@ def test_an_id_that_is_another_memcgs_by_now(machine: Machine) -> None:
     for path, number in (("/app/z2", 4), ("/app/z1", 5), ("/app", 4)):
         aim = replace(STEP.aim, memcg_path=path, private_id=number)
         with pytest.raises(ActionError, match="does not show it"):
-            lru_gen.apply(STEP._replace(aim=aim), machine, Guard())
+            lru_gen.apply(replace(STEP, aim=aim), machine, Guard())
 
 
 def test_where_it_cannot_be(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ def test_what_nobody_is_charged_for_is_not_said_to_be_charged() -> None:
     (step,) = made.steps
     memcgs = {90: zombie(90)}
     assert "be charged to who uses it" in " ".join(report.headline(made, memcgs))
-    to_nobody = replace(made, steps=(step._replace(charged_to=()),))
+    to_nobody = replace(made, steps=(replace(step, charged_to=()),))
     assert "be charged" not in " ".join(report.headline(to_nobody, memcgs))
 
 

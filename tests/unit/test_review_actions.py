@@ -71,7 +71,7 @@ def test_all_that_is_in_swap_has_to_fit(machine: Machine) -> None:
     swapin._must_fit(12288, app, STEP, machine)
     with pytest.raises(ActionError, match="/app would be pushed over a limit"):
         swapin._must_fit(16384, app, STEP, machine)
-    swapin._must_fit(16384, app, STEP._replace(over_limit=("/app",)), machine)
+    swapin._must_fit(16384, app, replace(STEP, over_limit=("/app",)), machine)
     (machine.proc / "meminfo").write_text("MemAvailable:       8 kB\n")
     with pytest.raises(ActionError, match="no room in memory"):
         swapin._must_fit(12288, app, STEP, machine)
@@ -128,7 +128,7 @@ def test_a_file_that_is_one_hole(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fadvise, "open_file", lambda *_: opened(path))
         outcome = fadvise.apply(
-            STEP._replace(aim=Aim(file=made)), read_machine(), guard
+            replace(STEP, aim=Aim(file=made)), read_machine(), guard
         )
     assert outcome.left == ""
     assert 0 < len(seen) < 100
@@ -154,7 +154,7 @@ def test_what_cannot_be_written_is_not_forgotten(
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "posix_fadvise", lambda *_: forgotten.append(1))
     file = backing(path, read_machine())
-    writing = STEP._replace(aim=Aim(file=file))
+    writing = replace(STEP, aim=Aim(file=file))
     with pytest.raises(ActionError, match="file: writing: No space left on device"):
         fadvise.apply(writing, read_machine(), Guard())
     assert forgotten == []
@@ -184,7 +184,7 @@ def test_what_goes_to_swap_has_to_fit(
         monkeypatch.setattr(pageout, name, lambda *_, found=found: found)
     monkeypatch.setattr(pageout, "hold", lambda *_: nullcontext(3))
     monkeypatch.setattr(pageout, "_advise", advise)
-    out = STEP._replace(aim=Aim(processes=(USER,), shown_ids=(1,)))
+    out = replace(STEP, aim=Aim(processes=(USER,), shown_ids=(1,)))
     if paged_out:
         assert pageout.apply(out, machine, Guard()).bytes == 4 * 4096
     else:
@@ -201,7 +201,7 @@ def test_a_stop_is_heeded_where_nothing_is_in_memory(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fadvise, "open_file", lambda *_: opened(path))
         made = Backing("file", "?", "", 0, 0, str(path), None, False, 0)
-        step = STEP._replace(aim=Aim(file=made))
+        step = replace(STEP, aim=Aim(file=made))
         outcome = fadvise.apply(step, read_machine(), Guard(stop=lambda: True))
     assert outcome.left == ENDED
 
@@ -213,7 +213,7 @@ def test_the_budget_is_of_what_is_there_now(tmp_path: Path) -> None:
     made = Backing("file", "?", "", 0, 0, str(path), None, False, 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fadvise, "open_file", lambda *_: opened(path))
-        step = STEP._replace(aim=Aim(file=made))
+        step = replace(STEP, aim=Aim(file=made))
         outcome = fadvise.apply(step, read_machine(), Guard(most=4096))
     assert outcome.bytes == 0
     assert "--max-bytes" in outcome.left

@@ -69,7 +69,7 @@ def test_what_would_push_the_ancestor_over_its_limit_is_not_read(
     monkeypatch.setattr(measure, "room", lambda *_, swap: (PAGE - 1, "/app"))
     with pytest.raises(ActionError, match="/app would be pushed over"):
         swapin_file.apply(STEP, machine, Guard())
-    asked = STEP._replace(over_limit=("/app",), aim=replace(STEP.aim, memcg_id=1 << 60))
+    asked = replace(STEP, over_limit=("/app",), aim=replace(STEP.aim, memcg_id=1 << 60))
     with pytest.raises(ActionError, match="gone"):
         swapin_file.apply(asked, machine, Guard())
 

@@ -243,7 +243,7 @@ steps = []
 for step in made.steps:
     if step.action == "pageout" and step.aim.processes[0].pid == users[1]:
         earlier = replace(step.aim.processes[0], start_ticks=1)
-        step = step._replace(aim=replace(step.aim, processes=(earlier,)))
+        step = replace(step, aim=replace(step.aim, processes=(earlier,)))
     steps.append(step)
 made = replace(made, steps=tuple(steps))
 """
