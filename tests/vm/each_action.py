@@ -14,6 +14,7 @@ import json
 import os
 import pkgutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -39,7 +40,6 @@ from tests.vm.in_guest import (
     CGROUPS,
     EXT4,
     HOLDER,
-    KIB,
     PAGE,
     SWAPS,
     TMPFS,
@@ -215,16 +215,20 @@ def page_out_by_hand(cgroup: Path) -> None:
     lab(f"map={TMPFS / cgroup.name}", "look", "pageout", "sleep=300", "pageout")
 
 
-def swap_in_by_hand(cgroup: Path) -> None:
-    """Write to a process what it has, where it has much."""
-    with open(f"/proc/{held[0]}/mem", "r+b", 0) as memory:
-        for line in Path(f"/proc/{held[0]}/maps").read_text().splitlines():
+def swap_in_by_hand(_: Path) -> None:
+    """Write to a process what "touch" wrote, to each page that it has in swap."""
+    process = Path(f"/proc/{held[0]}")
+    with open(process / "mem", "r+b", 0) as memory:
+        for line in (process / "maps").read_text().splitlines():
             start, end = (int(word, 16) for word in line.split()[0].split("-"))
-            if "rw" in line and end - start == 512 * KIB:
-                memory.seek(start)
-                text = memory.read(end - start)
-                memory.seek(start)
-                memory.write(text)
+            with open(process / "pagemap", "rb") as pagemap:
+                pagemap.seek(start // PAGE * 8)
+                entries = pagemap.read((end - start) // PAGE * 8)
+            words = [one for (one,) in struct.iter_unpack("=Q", entries)]
+            found = [page for page, one in enumerate(words) if one >> 62 & 1]
+            for number, page in enumerate(found):
+                memory.seek(start + page * PAGE)
+                memory.write(bytes([1 + number]))
 
 
 # What the plan does not do on some kernels, as it would be in vain.
