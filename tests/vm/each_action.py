@@ -85,6 +85,12 @@ def drain() -> None:
         lab(f"cpu={cpu}", f"forget={EMPTY}")
 
 
+def flush_entries() -> None:
+    """What up to 6.13 a CPU keeps of freed swap entries goes with more of them."""
+    for cpu in (0, 1):
+        lab(f"cpu={cpu}", "anon=1M", "touch", "pageout", "sleep=300")
+
+
 def let_go(cgroup: Path) -> None:
     """Have the kernel let go of what was written to swap but is still in memory."""
     time.sleep(0.3)
@@ -229,6 +235,7 @@ def swap_in_by_hand(_: Path) -> None:
             for number, page in enumerate(found):
                 memory.seek(start + page * PAGE)
                 memory.write(bytes([1 + number]))
+    flush_entries()
 
 
 # What the plan does not do on some kernels, as it would be in vain.
@@ -369,7 +376,7 @@ def as_offline(kernel: OpenedKernel, made: int, actions: str) -> Plan:
 
 
 def tidy(name: str, began: int) -> None:
-    """What up to 6.13 a CPU keeps of freed swap entries goes with more of them."""
+    """Let go of all that a case made."""
     while held:
         os.kill(held.pop(), signal.SIGKILL)
     for place in (EXT4, TMPFS):
@@ -378,8 +385,7 @@ def tidy(name: str, began: int) -> None:
     for _ in range(4):
         if until(lambda: dying() <= began and not in_swap(ABOVE), 0.5):
             break
-        for cpu in (0, 1):
-            lab(f"cpu={cpu}", "anon=1M", "touch", "pageout", "sleep=300")
+        flush_entries()
 
 
 def prepare() -> None:
