@@ -259,6 +259,7 @@ def carried_out(made: Plan, journal: Path) -> Result:
 
 def acted(fault: Callable[[Plan], Plan | None], journal: str) -> Json:
     """Plan, have ``fault`` happen, carry the plan out."""
+    time.sleep(0.5)  # what was removed goes offline a little later (css_killed_work_fn)
     census, made = planned()
     made = fault(made) or made
     said = json.loads(json.dumps(asdict(carried_out(made, Path("/run", journal)))))
@@ -528,13 +529,14 @@ def crowd() -> Json:
         end(pid)
     for path in ABOVE.glob("busy*"):
         remove(path)
+    left = helpers()  # a run removes those of runs before
     last = command("reclaim", "--yes", "--json")
     done = {
         "list": listed,
         "reclaim": ran,
         "changed": [path for path, was in before.items() if digests()[path] != was],
         "bystander": resident(BYSTANDER),
-        "helpers": helpers(),
+        "helpers": left,
         "lost": let_go(held),
         "last": last,
     }

@@ -156,14 +156,17 @@ def test_a_cgroup_of_the_same_name(played: dict[str, Json]) -> None:
 def test_no_swap_any_more(played: dict[str, Json], fault: str) -> None:
     """Pages would be scanned in vain, or a process lose what it has."""
     done = played["swap"][fault]
-    words = {"no swap is switched on", "no room in swap"}
     found = {
-        (status, why)
+        (action, status, why)
         for (action, _), (status, why) in steps(done["result"]).items()
         if action.startswith("pageout")
     }
-    assert found
-    assert found <= {("skipped", why) for why in words}
+    # Of a process that is on its way to be paged out, the plan knows less.
+    words = {"off": "no swap is switched on", "full": "no room in swap"}
+    assert ("pageout-file", "skipped", words[fault]) in found
+    assert {(status, why) for _, status, why in found} <= {
+        ("skipped", why) for why in words.values()
+    }
     assert (done["kept"], done["changed"], done["bystander"]) == (True, False, 64)
     later = played["swap"]["later"]
     assert (later["status"], later["stderr"]) == (0, "")
@@ -172,7 +175,7 @@ def test_no_swap_any_more(played: dict[str, Json], fault: str) -> None:
 def test_two_at_once(played: dict[str, Json]) -> None:
     """Both would move what was allowed to one, whatever their environment."""
     first, second = played["two"]["first"], played["two"]["second"]
-    assert second["status"] == 1
+    assert (second["status"], second["stdout"]) == (1, "")
     assert f"pid {second['pid']} is at work" in second["stderr"]
     assert (first["status"], first["stderr"]) == (0, "")
     assert played["two"]["lost"] == []
@@ -218,7 +221,7 @@ def test_pids_that_are_others_now(played: dict[str, Json]) -> None:
     done = played["reused"]
     assert done["new"] == done["old"]
     assert done["has"] == done["had"]
-    assert all("Anonymous:" in text and "Swap:" in text for text in done["had"])
+    assert [len(lines) for lines in done["had"]] == [2, 2]  # Anonymous and Swap
     found = {
         result["step"]["action"]: (result["status"], result["why"])
         for result in done["result"]["steps"]
