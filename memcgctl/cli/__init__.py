@@ -84,3 +84,5 @@ def main() -> None:
             "set MEMCGCTL_DEBUG=1 for a traceback",
             1,
         )
+    finally:
+        gc.freeze()  # or the interpreter looks for cycles when it ends

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.text import Text
 
+    from memcgctl.report.text import Styled
+
 
 def say(message: str) -> None:
     """One line on stderr. Names in it are the kernel's or a path's: escaped."""
@@ -40,7 +42,7 @@ def shape() -> tuple[int, str]:
     return shutil.get_terminal_size().columns, encoding
 
 
-def write(data: Text | str | bytes) -> None:
+def write(data: Styled | Text | str | bytes) -> None:
     """Write all data to stdout.
 
     A reader that has seen enough (``| head``) is no error; a full disk is.
@@ -56,8 +58,10 @@ def write(data: Text | str | bytes) -> None:
             sys.stdout.write(data.plain)
         else:
             from rich.console import Console
+            from rich.text import Text
 
-            Console(highlight=False).print(data, end="", soft_wrap=True)
+            text = Text.assemble(*data) if isinstance(data, list) else data
+            Console(highlight=False).print(text, end="", soft_wrap=True)
         sys.stdout.flush()
     except OSError as error:
         # What is still in the buffer would fail once more when Python exits.

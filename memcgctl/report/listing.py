@@ -14,10 +14,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.text import Text
-
 from memcgctl.model import Charges, Group, Kernel, Listing, Memcg
-from memcgctl.report.text import cell_count, count, counted, escape, shorten, size
+from memcgctl.report.text import (
+    Styled,
+    cell_count,
+    count,
+    counted,
+    escape,
+    shorten,
+    size,
+)
 
 SCHEMA = "memcgctl/list/1"
 HOLDERS = {
@@ -57,19 +63,19 @@ class Column:
 
 def screen(
     listing: Listing, *, width: int = 80, encoding: str = "utf-8", online: bool = False
-) -> Text:
+) -> Styled:
     """The listing as a person reads it; ``online`` adds a column for the state."""
-    text = Text()
+    text = Styled()
     for line in headline(listing):
-        text.append(textwrap.fill(line, width) + "\n", "bold")
+        text.append((textwrap.fill(line, width) + "\n", "bold"))
     if listing.memcgs or listing.groups:
         head, *rows, total = table(listing, width, encoding, online)
-        text.append(f"\n{head}\n", "bold")
-        text.append("".join(f"{row}\n" for row in rows))
-        text.append(f"{total}\n", "bold")
+        text.append((f"\n{head}\n", "bold"))
+        text.append(("".join(f"{row}\n" for row in rows), ""))
+        text.append((f"{total}\n", "bold"))
     if listing.omitted:
         noun = "more memcg" if listing.groups is None else "more ancestor"
-        text.append(f"{counted(listing.omitted, noun)}, not shown.\n")
+        text.append((f"{counted(listing.omitted, noun)}, not shown.\n", ""))
     return text
 
 

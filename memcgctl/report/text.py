@@ -23,6 +23,14 @@ STEADY_BIDI = frozenset({"L", "EN", "ES", "ET", "CS", "ON"})
 JOINING = (range(0x1160, 0x1200), range(0x1F1E6, 0x1F200), range(0x1F3FB, 0x1F400))
 
 
+class Styled(list[tuple[str, str]]):
+    """Text in pieces, each with rich's name of its style; rich is slow to import."""
+
+    @property
+    def plain(self) -> str:
+        return "".join(text for text, _ in self)
+
+
 @lru_cache(maxsize=4096)
 def size(count_bytes: int | None, *, long: bool = False) -> str:
     """Bytes in at most five characters, ``115K``; ``long`` makes it ``115 KiB``.
