@@ -200,6 +200,10 @@ def remove_all(scene: Scene) -> None:
             remove(scene.guest, CGROUPS + made.path)
 
 
+class Unsettled(GuestError):
+    """A page came or went between two counts: the kernel may do that at any time."""
+
+
 def charges_in_the_end(scene: Scene, shape: Shape, stock: bool) -> dict[int, Count]:
     """What is charged to each memcg after removal, by id.
 
@@ -226,7 +230,7 @@ def charges_in_the_end(scene: Scene, shape: Shape, stock: bool) -> dict[int, Cou
         was = sum(below, before.get(memcg, none)).user()
         are = after.get(memcg, none).user()
         if memcg != 1 and was != are:
-            raise GuestError(f"cgroup {memcg}: {was} before, {are} after removal")
+            raise Unsettled(f"cgroup {memcg}: {was} before, {are} after removal")
 
     charged = {memcg: before.get(memcg, none) for memcg in above}
     if not shape.keeps_kernel_pages:

@@ -210,7 +210,7 @@ def test_a_signal_at_every_line_of_the_journal(played: dict[str, Json]) -> None:
         assert (result["stopped"] == "stopped by SIGINT") == (status == 4), one
     for name, status in (("SIGINT", 4), ("SIGKILL", -9)):
         found = [one["ran"]["status"] for one in runs if one["signal"] == name]
-        assert found.count(status) > len(found) // 2
+        assert found.count(status) > len(found) // 3
     assert done["last"]["status"] == 0
     assert told(done) == done["dying"]
 
