@@ -22,6 +22,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -546,18 +547,19 @@ def crowd() -> Json:
 
 
 def come_and_go(name: str) -> None:
+    """One that fails, as memory or a CPU is short, is not what is tested."""
     os.nice(19)
-    count = 0
-    while True:
-        cgroup = memcg(f"{name}.{count}")
+    for number in count():
+        with suppress(OSError):
+            cgroup = memcg(f"{name}.{number}")
+            os.waitpid(forked(partial(be_there, cgroup, TMPFS / name)), 0)
+            remove(cgroup)
 
-        def write(cgroup: Path = cgroup) -> None:
-            (cgroup / "cgroup.procs").write_text("0")
-            (TMPFS / name).write_bytes(bytes(8 * KIB))
 
-        os.waitpid(forked(write), 0)
-        remove(cgroup)
-        count += 1
+def be_there(cgroup: Path, file: Path) -> None:
+    with suppress(OSError):
+        (cgroup / "cgroup.procs").write_text("0")
+        file.write_bytes(bytes(8 * KIB))
 
 
 def pressure() -> Json:
