@@ -163,7 +163,10 @@ def test_no_swap_any_more(played: dict[str, Json], fault: str) -> None:
     }
     # Of a process that is on its way to be paged out, the plan knows less.
     words = {"off": "no swap is switched on", "full": "no room in swap"}
-    assert ("pageout-file", "skipped", words[fault]) in found
+    assert found
+    assert {why for action, _, why in found if action == "pageout-file"} <= {
+        words[fault]
+    }
     assert {(status, why) for _, status, why in found} <= {
         ("skipped", why) for why in words.values()
     }
@@ -245,7 +248,9 @@ def test_cgroups_that_come_and_go(played: dict[str, Json]) -> None:
     assert done["bystander"] == BYSTANDER
     assert told(done) == done["dying"]
     # Who was killed left children to init, and the guest's asks for none of them.
-    assert all("dead but not reaped" in why for why in whys(done)), whys(done)
+    # On 6.1, what is left of rounds before would cost the living their files.
+    reasons = "dead but not reaped", "memory.reclaim would take living cgroups' memory"
+    assert [w for w in whys(done) if not any(one in w for one in reasons)] == []
     assert (done["last"]["status"], done["last"]["stderr"]) == (0, "")
 
 
