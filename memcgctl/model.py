@@ -8,6 +8,7 @@ escaping is the report's business.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -529,16 +530,19 @@ class Plan:
     """What to do, in this order, and what would be left.
 
     ``left_out`` are steps that would push a memcg over a limit, or that there was no
-    budget for.
+    budget for. Of what ``steps`` move, ``recharged_bytes`` are charged to whoever uses
+    them, ``returned_bytes`` come back.
     """
 
     kernel: Kernel
     policy: str
-    steps: tuple[Step, ...]
-    left_out: tuple[Step, ...]
+    steps: Sequence[Step]
+    left_out: Sequence[Step]
     freed: tuple[int, ...]
     remaining: tuple[Remaining, ...]
     warnings: tuple[str, ...]
+    returned_bytes: int
+    recharged_bytes: int
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ block devices, kernel pages, and holders that are references without memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
@@ -62,13 +62,33 @@ class Part(NamedTuple):
 
 def parts(memcg: Memcg, page_size: int) -> Iterator[Part]:
     """All that holds ``memcg``, but for its children and what nobody accounts for."""
+    return (part for _, part in placed_parts(memcg, page_size))
+
+
+def placed_parts(
+    memcg: Memcg, page_size: int, without: Container[int] = ()
+) -> Iterator[tuple[int, Part]]:
+    """The same with their places, ``without`` those of some groups.
+
+    A group without parts of its own has the place that it has in ``charge_groups``, if
+    those before it have none, either.
+    """
     details = memcg.details
     if details is None:
         return
+    place = 0
     for whole in details.charge_groups:
+        if place in without:
+            place += 1
+            continue
         for group in _by_size(whole):
-            yield Part(memcg, case_of(group), group.bytes, group)
-    yield from _swap(memcg, details, page_size)
+            yield place, Part(memcg, case_of(group), group.bytes, group)
+            place += 1
+    rest = (*_swap(memcg, details, page_size), *_references(memcg, details))
+    yield from enumerate(rest, place)
+
+
+def _references(memcg: Memcg, details: Details) -> Iterator[Part]:
     for holder in details.holders:
         if holder.kind == "writeback":
             yield Part(memcg, "writeback", 0, holder=holder)

@@ -39,6 +39,10 @@ class Chooser:
             whys = [f"{name} {why}" for name, why in (absent | barred).items() if why]
             self._without[case] = "; ".join(whys) or _nothing(case, options)
 
+    def usable(self, case: Case) -> list[Interface]:
+        """Those to try in a case, in this order."""
+        return self._usable[case]
+
     def option(self, interface: Interface, case: Case) -> Option:
         """Which of the policy's options it carries out in a case."""
         return self._options[case, interface.name]

@@ -45,6 +45,11 @@ class Headroom:
         if limits.memsw_max_bytes is not None:
             self.memsw[memcg.id] = limits.memsw_max_bytes - limits.memsw_usage_bytes
 
+    @property
+    def bounded(self) -> bool:
+        """Whether any memcg has a limit."""
+        return bool(self.memory or self.swap or self.memsw)
+
     def ancestor(self, memcg: Memcg) -> int:
         """The id of the nearest online ancestor; 0 if that isn't in the census."""
         return self.by_path.get(memcg.ancestor, 0)

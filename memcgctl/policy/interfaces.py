@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, cast
@@ -58,7 +58,7 @@ class Asked(NamedTuple):
 class World:
     """What interfaces need to know of a census beyond the part at hand."""
 
-    def __init__(self, census: Census, offline: Iterable[Memcg], rule: MapperRule):
+    def __init__(self, census: Census, offline: Sequence[Memcg], rule: MapperRule):
         self.census = census
         self.room = Headroom(census)
         self.rule = rule
@@ -70,9 +70,13 @@ class World:
         version = census.kernel.cgroup_version
         self.mount = census.kernel.cgroup_mount or DEFAULT_MOUNT[version]
         self._asked: dict[frozenset[int], Asked] = {}
-        self._groups = [
+        self._offline = offline
+
+    @cached_property
+    def _groups(self) -> list[ChargeGroup]:
+        return [
             group
-            for memcg in offline
+            for memcg in self._offline
             for group in (memcg.details.charge_groups if memcg.details else ())
             if group.backing
         ]
@@ -82,7 +86,7 @@ class World:
         """Bytes of each file that zombies are charged for."""
         sizes: dict[Hashable, int] = defaultdict(int)
         for group in self._groups:
-            sizes[_identity(group.backing)] += group.bytes
+            sizes[identity(group.backing)] += group.bytes
         return sizes
 
     @cached_property
@@ -91,7 +95,7 @@ class World:
         found: dict[Hashable, dict[int, Process]] = {}
         for group in self._groups:
             for process in (*group.openers, *group.mappers):
-                known = found.setdefault(_identity(group.backing), {})
+                known = found.setdefault(identity(group.backing), {})
                 known.setdefault(process.pid, process)
         return {file: tuple(known.values()) for file, known in found.items()}
 
@@ -178,7 +182,7 @@ class World:
         """What a shell opens a file by; None if nothing leads to it."""
         if _has_path(backing):
             return commands.quote(backing.path or "")
-        if users := self.users.get(_identity(backing)):
+        if users := self.users.get(identity(backing)):
             return commands.file_of(users[0].pid, backing.inode)
         if _in_container(backing):
             root = f"/proc/{backing.container_pid}/root"
@@ -187,15 +191,21 @@ class World:
 
     def leads_to(self, backing: Backing) -> bool:
         """Whether anything leads to a file."""
-        known = _has_path(backing) or _in_container(backing)
-        return known or _identity(backing) in self.users
+        if _has_path(backing) or _in_container(backing):
+            return True
+        return identity(backing) in self.users
 
     def file(self, backing: Backing, *, unaimed: bool = False) -> Aim:
-        processes = self.users.get(_identity(backing), ())
+        processes = self.users.get(identity(backing), ())
         return Aim(file=backing, processes=processes, unaimed=unaimed)
 
     def aim_at(self, memcg_id: int) -> Aim:
         return Aim(memcg_id=memcg_id, memcg_path=self.room.path(memcg_id))
+
+    def waits_in_swap_cache(self, ancestor: int) -> bool:
+        """Whether shmem that is in swap leaves memory only when that is short."""
+        at_once = self.census.kernel.swaps_at_once
+        return not at_once and not self.asked(ancestor).directories
 
     def charged_to(self, memcg_id: int) -> int:
         """What is charged to an online memcg itself and could be paged out."""
@@ -229,7 +239,7 @@ def _in_container(backing: Backing) -> bool:
     return bool(backing.container_pid) and not backing.deleted
 
 
-def _identity(backing: Backing | None) -> Hashable:
+def identity(backing: Backing | None) -> Hashable:
     return backing and (backing.fs, backing.device, backing.inode, backing.generation)
 
 
@@ -256,16 +266,19 @@ class Reach(NamedTuple):
 
 
 class Action(NamedTuple):
-    """A step as it is shown: on what, by which command, and what it may cost."""
+    """A step as it is shown: on what, by which command, at what risk."""
 
     aim: Aim
     target: str
     command: str
-    collateral_bytes: int
     risk: str
 
 
 Served = list[tuple[Part, int]]
+
+
+def _nothing_else(key: Hashable, served: Served, world: World) -> int:
+    return 0
 
 
 @dataclass(frozen=True)
@@ -275,7 +288,11 @@ class Interface:
     ``needs`` are names out of ``Kernel.interfaces``; ``seen`` the kernels on which it
     did what is said here; ``requires`` what else must be there (privilege, mounts,
     programs); ``effect`` whom it charges, ``touches`` what else it moves, ``cannot``
-    what it leaves. One that is not ``aimed`` is only taken where nothing innocent is in
+    what it leaves; ``collateral`` the bytes of others' that it can move. One with
+    ``whole`` takes all of a file whose folios nothing is in the way of, for whatever
+    memcgs: this is its collateral, the file's own aside, by their online ancestors. One
+    that is
+    not ``aimed`` is only taken where nothing innocent is in
     its reach, or if it is asked for; one with ``ask`` only if that is asked for. Those
     of a higher ``rank`` move what the others leave, so that they come later; one with
     ``after`` moves nothing unless that was done to the same process before. What
@@ -293,6 +310,8 @@ class Interface:
     cannot: str
     reach: Callable[[Part, World], Reach]
     action: Callable[[Hashable, Served, World], Action]
+    collateral: Callable[[Hashable, Served, World], int] = _nothing_else
+    whole: Callable[[Iterable[int], World], int] | None = None
     aimed: bool = True
     ask: str | None = None
     rank: int = 0
@@ -325,11 +344,29 @@ def _evicted(
         size, why = had + limit, ", ".join(filter(None, [why, "no room in swap"]))
     if not size:
         return _cannot(part, why)
+    return _gone(part, key, ancestor, size, had, why)
+
+
+def evicted_whole(part: Part, key: Hashable, world: World) -> Reach:
+    """All of a file's folios leave memory, as there is nothing in the way."""
+    group = _group([(part, 0)])
+    swapped = part.case in _SWAP_BACKED
+    had = charged_already(group, group.bytes) if swapped else group.bytes
+    return _gone(part, key, world.room.ancestor(part.memcg), group.bytes, had, "")
+
+
+def _gone(
+    part: Part, key: Hashable, ancestor: int, size: int, had: int, why: str
+) -> Reach:
+    """``had`` of ``size`` bytes are just dropped, the others are swapped out."""
+    assert part.group
     done = Effect(
         part,
         "evict",
         evicted_bytes=had,
-        written_bytes=0 if swapped else min(size, part.group.dirty_bytes),
+        written_bytes=0
+        if part.case in _SWAP_BACKED
+        else min(size, part.group.dirty_bytes),
         swapped_bytes=size - had,
         left_bytes=part.bytes - size,
         why=why,
@@ -361,22 +398,25 @@ def _reach_file(part: Part, world: World) -> Reach:
         return _cannot(part, "it is no file's page cache")
     if not world.leads_to(backing):
         return _cannot(part, "no path leads to its file")
-    return _evicted(part, _identity(backing), world, WRITTEN)
+    return _evicted(part, identity(backing), world, WRITTEN)
 
 
 def _forget_file(key: Hashable, served: Served, world: World) -> Action:
     backing = _group(served).backing
     assert backing
     dirty = any(part.group and _is_dirty(part.group) for part, _ in served)
-    file = world.word(backing) or ""
-    others = max(0, (backing.cached_bytes or 0) - world.known[key])
     return Action(
         world.file(backing),
         file_words(backing),
-        commands.forget_file(file, dirty=dirty),
-        others,
+        commands.forget_file(world.word(backing) or "", dirty=dirty),
         "whoever reads the file next reads it from the device and is charged for it",
     )
+
+
+def _rest_of_file(key: Hashable, served: Served, world: World) -> int:
+    backing = _group(served).backing
+    assert backing
+    return max(0, (backing.cached_bytes or 0) - world.known[identity(backing)])
 
 
 def _is_dirty(group: ChargeGroup) -> bool:
@@ -423,9 +463,8 @@ def _reach_mapped(part: Part, world: World) -> Reach:
 
 def _page_out(key: Hashable, served: Served, world: World) -> Action:
     pid, ancestor = cast("tuple[int, int]", key)
-    files = {_identity(_backing(part)) for part, _ in served}
-    shmem = any(part.group and part.group.kind == "shmem" for part, _ in served)
-    asked = world.asked(ancestor) if shmem else Asked()
+    files = {identity(_backing(part)) for part, _ in served}
+    asked = _asked_for_shmem(ancestor, served, world)
     process = _process(pid, served, world)
     return Action(
         Aim(
@@ -442,19 +481,31 @@ def _page_out(key: Hashable, served: Served, world: World) -> Action:
             asked.directories,
             world.reclaim_key,
         ),
-        world.charged_to(ancestor) + asked.in_reach,
         "it waits for the device when it touches them next",
     )
 
 
+def _asked_for_shmem(ancestor: int, served: Served, world: World) -> Asked:
+    shmem = any(part.group and part.group.kind == "shmem" for part, _ in served)
+    return world.asked(ancestor) if shmem else Asked()
+
+
+def _charged_to_ancestor(key: Hashable, served: Served, world: World) -> int:
+    """What is its own, not a zombie's: /proc/kpagecgroup shows both the same."""
+    _, ancestor, *_ = cast("tuple[int, int]", key)
+    return world.charged_to(ancestor)
+
+
+def _charged_to_ancestor_or_asked(key: Hashable, served: Served, world: World) -> int:
+    _, ancestor = cast("tuple[int, int]", key)
+    asked = _asked_for_shmem(ancestor, served, world)
+    return world.charged_to(ancestor) + asked.in_reach
+
+
 def _waits_in_swap_cache(part: Part, world: World) -> str:
-    """Why shmem would be written to swap, but leave memory only when that is short."""
-    if not part.group or part.group.kind != "shmem":
-        return ""
-    ancestor = world.room.ancestor(part.memcg)
-    if world.census.kernel.swaps_at_once or world.asked(ancestor).directories:
-        return ""
-    return "it would wait in the swap cache until memory is short"
+    shmem = part.group is not None and part.group.kind == "shmem"
+    waits = shmem and world.waits_in_swap_cache(world.room.ancestor(part.memcg))
+    return "it would wait in the swap cache until memory is short" if waits else ""
 
 
 def _process(pid: int, served: Served, world: World) -> Process:
@@ -489,7 +540,6 @@ def _page_out_again(key: Hashable, served: Served, world: World) -> Action:
         Aim(processes=(process,), shown_ids=(ancestor,)),
         _process_words(process),
         commands.page_out(pid, [ancestor], world.page_size),
-        world.charged_to(ancestor),
         "it waits for the device when it touches them next",
     )
 
@@ -520,7 +570,6 @@ def _collapse(key: Hashable, served: Served, world: World) -> Action:
         Aim(processes=(process,), shown_ids=(ancestor,)),
         _process_words(process),
         commands.collapse(pid, [ancestor], world.page_size),
-        world.charged_to(ancestor),
         "it stays where there is no free huge page, or the process asked for none",
     )
 
@@ -536,16 +585,14 @@ def _reach_shmem(part: Part, world: World) -> Reach:
         return _cannot(part, "no path leads to its file")
     if why := _waits_in_swap_cache(part, world):
         return _cannot(part, why)
-    reach = _evicted(part, _identity(backing), world)
+    reach = _evicted(part, identity(backing), world)
     return reach._replace(unaimed=True) if world.unaimed else reach
 
 
 def _page_out_file(key: Hashable, served: Served, world: World) -> Action:
     backing = _group(served).backing
     assert backing
-    asked = world.asked(*(world.room.ancestor(part.memcg) for part, _ in served))
-    others = max(0, (backing.cached_bytes or 0) - world.known[key])
-    others += asked.in_reach
+    asked = world.asked(*_ancestors(served, world))
     return Action(
         world.file(backing, unaimed=asked.unaimed),
         file_words(backing),
@@ -555,10 +602,22 @@ def _page_out_file(key: Hashable, served: Served, world: World) -> Action:
             asked.directories,
             world.reclaim_key,
         ),
-        others,
         "whoever reads it next waits for the swap device"
         + (_RECLAIMED if asked.directories else ""),
     )
+
+
+def _ancestors(served: Served, world: World) -> list[int]:
+    return [world.room.ancestor(part.memcg) for part, _ in served]
+
+
+def _rest_of_shmem(key: Hashable, served: Served, world: World) -> int:
+    asked = _in_reach(_ancestors(served, world), world)
+    return _rest_of_file(key, served, world) + asked
+
+
+def _in_reach(ancestors: Iterable[int], world: World) -> int:
+    return world.asked(*ancestors).in_reach
 
 
 # --- swap entries ---------------------------------------------------------------------
@@ -621,10 +680,14 @@ def _swap_in(key: Hashable, served: Served, world: World) -> Action:
         Aim(processes=(process,)),
         _process_words(process),
         commands.swap_in(pid, world.directory(process.memcg_id), world.page_size),
-        world.swapped_of(process.memcg_id),
         "all it has in swap comes back to memory, other memcgs' as well; what lies "
         "beside that on a disk is read ahead (vm.page-cluster)",
     )
+
+
+def _all_it_has_in_swap(key: Hashable, served: Served, world: World) -> int:
+    process = _process(cast("int", key), served, world)
+    return world.swapped_of(process.memcg_id)
 
 
 def _swapped_file(part: Part) -> Backing | None:
@@ -643,7 +706,7 @@ def _reach_swapped_file(part: Part, world: World) -> Reach:
         return _cannot(part, "its ancestor is not in the census")
     here = world.census.kernel.interfaces
     payer = world.pays_for_files(part)
-    deed = Deed((_identity(backing), payer), part.bytes, payer)
+    deed = Deed((identity(backing), payer), part.bytes, payer)
     if not _pages_out(payer, world):
         if world.stuck[part.memcg.id]:
             return _cannot(part, "what is in the swap cache stays charged when read")
@@ -693,7 +756,6 @@ def _swap_in_file(key: Hashable, served: Served, world: World) -> Action:
             reclaim=asked.directories,
             key=world.reclaim_key,
         ),
-        (backing.cached_bytes or 0 if again else 0) + asked.in_reach,
         "the file comes back to memory, and what lies beside it on a disk is read ahead"
         + (
             "; it is paged out again, by memory.reclaim if it waits in the swap cache, "
@@ -702,6 +764,15 @@ def _swap_in_file(key: Hashable, served: Served, world: World) -> Action:
             else ""
         ),
     )
+
+
+def _file_paged_out_again(key: Hashable, served: Served, world: World) -> int:
+    _, payer = cast("tuple[Hashable, int]", key)
+    backing = _swapped_file(served[0][0])
+    assert backing
+    if not _pages_out(payer, world):
+        return 0
+    return (backing.cached_bytes or 0) + world.asked(payer).in_reach
 
 
 # --- what one offline memcg has -------------------------------------------------------
@@ -735,7 +806,6 @@ def _evict_generations(key: Hashable, served: Served, world: World) -> Action:
         ),
         memcg.path,
         commands.evict_generations(memcg.private_id, swappiness),
-        0,
         "who uses it waits for the device when it is touched next",
     )
 
@@ -757,7 +827,6 @@ def _flush_device(key: Hashable, served: Served, world: World) -> Action:
         Aim(file=backing, device=backing.device),
         f"/dev/{backing.device}",
         commands.flush_device(backing.device),
-        max(0, (backing.cached_bytes or 0) - world.known[_identity(backing)]),
         "all of the device's clean metadata is read again when it is needed",
     )
 
@@ -771,7 +840,6 @@ def _clean_writeback(key: Hashable, served: Served, world: World) -> Action:
         Aim(),
         "all file systems",
         commands.sync_and_remove_a_cgroup(world.mount),
-        0,
         "everybody's dirty files are written at once",
     )
 
@@ -789,7 +857,6 @@ def _drain_stock(key: Hashable, served: Served, world: World) -> Action:
         Aim(cpu=cpu),
         f"CPU {cpu}",
         commands.charge_on_cpu(cpu, world.mount),
-        0,
         "none that is known",
     )
 
@@ -805,6 +872,10 @@ def _reach_ancestor(part: Part, world: World) -> Reach:
     return _evicted(part, world.room.ancestor(part.memcg), world, WRITTEN)
 
 
+def _all_below(key: Hashable, served: Served, world: World) -> int:
+    return world.innocent[cast("int", key)]
+
+
 def _reclaim(key: Hashable, served: Served, world: World) -> Action:
     ancestor = cast("int", key)
     size = sum(moved for _, moved in served)
@@ -812,7 +883,6 @@ def _reclaim(key: Hashable, served: Served, world: World) -> Action:
         world.aim_at(ancestor),
         world.room.path(ancestor),
         commands.reclaim(world.directory(ancestor), size),
-        world.innocent[ancestor],
         "it takes what is coldest, whoever's it is",
     )
 
@@ -823,7 +893,6 @@ def _force_empty(key: Hashable, served: Served, world: World) -> Action:
         world.aim_at(ancestor),
         world.room.path(ancestor),
         commands.force_empty(world.directory(ancestor)),
-        world.innocent[ancestor],
         "it takes all it can of everybody below",
     )
 
@@ -837,9 +906,12 @@ def _drop_caches(key: Hashable, served: Served, world: World) -> Action:
         Aim(),
         "all file systems",
         commands.drop_caches(),
-        world.innocent_files,
         "everybody's page cache goes",
     )
+
+
+def _all_page_cache(key: Hashable, served: Served, world: World) -> int:
+    return world.innocent_files
 
 
 INTERFACES: tuple[Interface, ...] = (
@@ -855,6 +927,8 @@ INTERFACES: tuple[Interface, ...] = (
         cannot="mapped, locked and pinned pages",
         reach=_reach_file,
         action=_forget_file,
+        collateral=_rest_of_file,
+        whole=lambda *_: 0,
     ),
     Interface(
         name="collapse",
@@ -869,6 +943,7 @@ INTERFACES: tuple[Interface, ...] = (
         "pinned pages, pages that several map",
         reach=_reach_collapse,
         action=_collapse,
+        collateral=_charged_to_ancestor,
         rank=-1,  # pageout takes all that the process maps
         disturbs=True,
     ),
@@ -885,6 +960,7 @@ INTERFACES: tuple[Interface, ...] = (
         cannot="locked and pinned pages, dirty files, pages that several map",
         reach=_reach_mapped,
         action=_page_out,
+        collateral=_charged_to_ancestor_or_asked,
         disturbs=True,
     ),
     Interface(
@@ -900,6 +976,8 @@ INTERFACES: tuple[Interface, ...] = (
         "not written at once stays in the swap cache where there is no memory.reclaim",
         reach=_reach_shmem,
         action=_page_out_file,
+        collateral=_rest_of_shmem,
+        whole=_in_reach,
     ),
     Interface(
         # After swapin, which maps them.
@@ -914,6 +992,7 @@ INTERFACES: tuple[Interface, ...] = (
         cannot="locked and pinned pages, pages that several map",
         reach=_reach_cached,
         action=_page_out_again,
+        collateral=_charged_to_ancestor,
         rank=2,
         after="swapin",
         disturbs=True,
@@ -930,6 +1009,7 @@ INTERFACES: tuple[Interface, ...] = (
         cannot="entries of shmem that nobody maps, entries without an owner",
         reach=_reach_swap,
         action=_swap_in,
+        collateral=_all_it_has_in_swap,
         rank=1,
         disturbs=True,
     ),
@@ -947,6 +1027,7 @@ INTERFACES: tuple[Interface, ...] = (
         "memory.reclaim, from 5.14 on",
         reach=_reach_swapped_file,
         action=_swap_in_file,
+        collateral=_file_paged_out_again,
         rank=1,
     ),
     Interface(
@@ -987,6 +1068,7 @@ INTERFACES: tuple[Interface, ...] = (
         cannot="buffers that a mounted file system keeps",
         reach=_reach_device,
         action=_flush_device,
+        collateral=_rest_of_file,
     ),
     Interface(
         name="lru_gen",
@@ -1015,6 +1097,7 @@ INTERFACES: tuple[Interface, ...] = (
         cannot="locked and pinned pages, what memory.min protects",
         reach=_reach_ancestor,
         action=_reclaim,
+        collateral=_all_below,
         aimed=False,
     ),
     Interface(
@@ -1029,6 +1112,7 @@ INTERFACES: tuple[Interface, ...] = (
         cannot="locked and pinned pages; the root has no such file",
         reach=_reach_ancestor,
         action=_force_empty,
+        collateral=_all_below,
         aimed=False,
     ),
     Interface(
@@ -1043,6 +1127,7 @@ INTERFACES: tuple[Interface, ...] = (
         cannot="mapped, locked and pinned pages, shmem, anonymous memory, swap",
         reach=_reach_all,
         action=_drop_caches,
+        collateral=_all_page_cache,
         aimed=False,
         ask="drop-caches",
     ),

@@ -8,17 +8,20 @@ they disturb.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
-from memcgctl.model import Census, Memcg, Plan, Step
-from memcgctl.policy.cases import Part, parts
+import numpy as np
+from numpy.typing import NDArray
+
+from memcgctl.model import Census, Memcg, Plan
 from memcgctl.policy.choice import Chooser
+from memcgctl.policy.drafts import Draft, Drafts
 from memcgctl.policy.effects import Effect
 from memcgctl.policy.headroom import Headroom, Move
-from memcgctl.policy.interfaces import Deed, Interface, World
+from memcgctl.policy.interfaces import World
 from memcgctl.policy.outcome import (
     IN_VAIN,
     children_of,
@@ -27,9 +30,10 @@ from memcgctl.policy.outcome import (
     with_descendants,
 )
 from memcgctl.policy.policies import Policy
+from memcgctl.policy.steps import Steps
 
-Effects = dict[int, list[Effect]]
 Children = dict[int, list[Memcg]]
+Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -37,16 +41,11 @@ class Worked:
     """A plan, and what it does to each part of each memcg (by id)."""
 
     plan: Plan
-    effects: Effects
+    drafts: Drafts
 
-
-class _Draft(NamedTuple):
-    """A step in the making; a share is a memcg's effects, which of them, the deed."""
-
-    interface: Interface
-    key: Hashable
-    option: str
-    shares: list[tuple[list[Effect], int, Deed]]
+    @cached_property
+    def effects(self) -> dict[int, list[Effect]]:
+        return self.drafts.all_effects()
 
 
 def plan(
@@ -86,59 +85,41 @@ def work_out(
     children = children_of(every)
     memcgs = with_descendants(census, wanted)
     world = World(census, every, policy.mapper)
-    chooser = Chooser(world, policy, allow, only)
-    effects, drafts = _drafts(memcgs, chooser, world)
-    before = fates(memcgs, effects, children)
-    hopeful = set(before[0])
-    pairs = [(draft, _step(draft, world)) for draft in drafts]
-    steps, left_out = [], []
-    room, budget = Headroom(census), max_bytes
-    done: set[tuple[str, Hashable]] = set()
-    for draft, step in _ordered(pairs, hopeful, memcgs, children):
-        moves = _moves(draft, room)
-        over = room.charge(moves)
-        if over:
-            step = replace(step, over_limit=tuple(map(room.path, over)))
-        disturbed = step.bytes + step.collateral_bytes
-        why = ""
-        if over and "over-limit" not in allow:
-            why = f"{room.path(over[0])} would be pushed over a limit"
-        elif draft.interface.after and _first(draft) not in done:
-            why = "it has to be read from swap first"
-        elif policy.least_harm and _in_vain(draft, step, hopeful):
-            why = IN_VAIN
-        elif budget is not None and disturbed > budget:
-            why = "it takes more than --max-bytes leaves"
-        if why:
-            left_out.append(step)
-            _leave(draft, why)
-            room.charge([(memcg, -memory, -swap) for memcg, memory, swap in moves])
-        else:
-            steps.append(step)
-            done.add((draft.interface.name, draft.key))
-            budget = None if budget is None else budget - disturbed
-    freed, remaining = fates(memcgs, effects, children) if left_out else before
+    drafts = Drafts(memcgs, Chooser(world, policy, allow, only), world)
+    before = fates(memcgs, drafts.looked_at(), children)
+    serves = _serves(drafts)
+    hopeful = frozenset(before[0])
+    taken, left_out, over_limit = _select(
+        _order(drafts, serves, memcgs, children, hopeful),
+        drafts,
+        Headroom(census),
+        hopeful if policy.least_harm else None,
+        allow,
+        max_bytes,
+    )
+    freed, remaining = before
+    if left_out:
+        freed, remaining = fates(memcgs, drafts.looked_at(), children)
+    recharged = sum(
+        drafts.recharged_bytes(number) for number in taken if number < drafts.whole_from
+    )
     made = Plan(
         kernel=census.kernel,
         policy=policy.name,
-        steps=_with_frees(steps, freed, children),
-        left_out=tuple(left_out),
+        steps=Steps(
+            drafts,
+            taken,
+            _frees(len(drafts), freed, taken, serves, memcgs, children),
+            over_limit,
+        ),
+        left_out=Steps(drafts, left_out, {}, over_limit),
         freed=freed,
         remaining=remaining,
         warnings=(*census.warnings, *_unknown(census)),
+        returned_bytes=sum(map(drafts.bytes.__getitem__, taken)) - recharged,
+        recharged_bytes=recharged,
     )
-    return Worked(made, effects)
-
-
-def _in_vain(draft: _Draft, step: Step, hopeful: set[int]) -> bool:
-    """Whether processes would be disturbed, and no memcg would go."""
-    return draft.interface.disturbs and hopeful.isdisjoint(step.memcgs)
-
-
-def _first(draft: _Draft) -> tuple[str | None, Hashable]:
-    """The step that has to be done before; its key is the process."""
-    process = draft.key[0] if isinstance(draft.key, tuple) else None
-    return draft.interface.after, process
+    return Worked(made, drafts)
 
 
 def _unknown(census: Census) -> Iterator[str]:
@@ -149,143 +130,156 @@ def _unknown(census: Census) -> Iterator[str]:
         yield "the census does not tell all limits: some steps may exceed one"
 
 
-def _drafts(
-    memcgs: Iterable[Memcg], chooser: Chooser, world: World
-) -> tuple[Effects, list[_Draft]]:
-    """What becomes of each part, and the steps by which, equal ones merged."""
-    effects: Effects = {}
-    drafts: dict[tuple[str, Hashable], _Draft] = {}
-    for memcg in memcgs:
-        mine = effects[memcg.id] = []
-        for part in parts(memcg, world.page_size):
-            interface, reach = chooser.choose(part)
-            for deed in reach.deeds if interface else ():
-                assert interface
-                key = interface.name, deed.key
-                draft = drafts.get(key)
-                if draft is None:
-                    option = chooser.option(interface, part.case)
-                    draft = drafts[key] = _Draft(interface, deed.key, option, [])
-                draft.shares.append((mine, len(mine), deed))
-            mine.append(reach.effect)
-    return effects, list(drafts.values())
+class _Serves(NamedTuple):
+    """Pairs of a draft's number and the position of a memcg that it serves, sorted."""
+
+    numbers: Integers
+    positions: Integers
 
 
-def _ordered(
-    pairs: Sequence[tuple[_Draft, Step]],
-    hopeful: set[int],
+def _serves(drafts: Drafts) -> _Serves:
+    counts, positions = (np.array(one, dtype=int) for one in drafts.positions())
+    numbers = np.arange(len(counts)).repeat(counts)
+    once = (np.diff(numbers, prepend=-1) != 0) | (np.diff(positions, prepend=-1) != 0)
+    return _Serves(numbers[once], positions[once])
+
+
+def _order(
+    drafts: Drafts,
+    serves: _Serves,
     memcgs: Sequence[Memcg],
     children: Children,
-) -> list[tuple[_Draft, Step]]:
+    hopeful: Collection[int],
+) -> list[int]:
     """Children first; among these by rank, what is aimed, and what it gives back.
 
     That is the bytes and structures that a step gives back for each byte it disturbs;
     a memcg's own structures are shared out among all its steps.
     """
+    if not len(drafts):
+        return []
+    numbers, positions = serves
+    steps = np.bincount(positions, minlength=len(memcgs))
+    structures = np.array(
+        [m.overhead.total_bytes if m.id in hopeful else 0 for m in memcgs], dtype=float
+    )
+    shares = (structures / np.maximum(steps, 1))[positions]
+    size = np.array(drafts.bytes, dtype=float)
+    disturbed = np.maximum(size + np.array(drafts.collateral, dtype=float), 1)
+    given_back = size + np.bincount(numbers, weights=shares, minlength=len(drafts))
+    heights = np.array(_heights(memcgs, children))[positions]
+    height = np.maximum.reduceat(heights, np.flatnonzero(np.diff(numbers, prepend=-1)))
+    kind = [2 * one.rank + (not one.aimed) for one in drafts.interfaces]
+    keys = np.array(drafts.firsts), -given_back / disturbed, np.array(kind), height
+    order: list[int] = np.lexsort(keys).tolist()
+    return order
+
+
+def _heights(memcgs: Sequence[Memcg], children: Children) -> list[int]:
+    """How many generations of offline memcgs are below each."""
     heights: dict[int, int] = {}
     for memcg in reversed(memcgs):
         below = (heights.get(child.id, 0) for child in children.get(memcg.id, ()))
         heights[memcg.id] = max(below, default=-1) + 1
-    steps = Counter(memcg_id for _, step in pairs for memcg_id in step.memcgs)
-    structures = {
-        memcg.id: memcg.overhead.total_bytes / steps[memcg.id]
-        if memcg.id in hopeful
-        else 0
-        for memcg in memcgs
-        if memcg.id in steps
-    }
-
-    def place(pair: tuple[_Draft, Step]) -> tuple[int, int, bool, float]:
-        draft, step = pair
-        given_back = step.bytes + sum(map(structures.__getitem__, step.memcgs))
-        disturbed = max(step.bytes + step.collateral_bytes, 1)
-        height = max(map(heights.__getitem__, step.memcgs))
-        interface = draft.interface
-        return height, interface.rank, not interface.aimed, -given_back / disturbed
-
-    return sorted(pairs, key=place)
+    return [heights[memcg.id] for memcg in memcgs]
 
 
-def _step(draft: _Draft, world: World) -> Step:
-    served: list[tuple[Part, int]] = []
-    memcgs: dict[int, None] = {}
-    charged: dict[str, int] = {}
-    size = 0
-    for mine, place, (_, moved, payer) in draft.shares:
-        part = mine[place].part
-        served.append((part, moved))
-        memcgs[part.memcg.id] = None
-        size += moved
-        if payer is not None:
-            path = world.room.path(payer)
-            charged[path] = charged.get(path, 0) + moved
-    action = draft.interface.action(draft.key, served, world)
-    charged_to = tuple(sorted(charged))
-    return Step(
-        memcgs=tuple(memcgs),
-        action=draft.interface.name,
-        option=draft.option,
-        target=action.target,
-        command=action.command,
-        bytes=size,
-        charged_to=charged_to,
-        collateral_bytes=action.collateral_bytes,
-        risk=action.risk,
-        aim=action.aim,
-        charged_bytes=tuple(map(charged.__getitem__, charged_to)),
-    )
+class _Selection(NamedTuple):
+    """The numbers of the drafts that are done, in this order, and of the others.
+
+    ``over_limit`` are the paths of the memcgs that a draft could push over a limit.
+    """
+
+    taken: list[int]
+    left_out: list[int]
+    over_limit: dict[int, tuple[str, ...]]
 
 
-def _moves(draft: _Draft, room: Headroom) -> list[Move]:
-    """What a step changes in the counters of online memcgs."""
-    moves: list[Move] = []
-    for mine, place, deed in draft.shares:
-        one, size = mine[place], deed.bytes
-        origin = room.ancestor(one.part.memcg)
-        in_swap = one.part.case == "swap"
-        moves.append((origin, 0, -size) if in_swap else (origin, -size, 0))
-        if (payer := deed.charged) is not None:
-            moves.append((payer, 0, size) if one.swapped_bytes else (payer, size, 0))
-    return moves
+def _select(
+    order: Iterable[int],
+    drafts: Drafts,
+    room: Headroom,
+    hopeful: Collection[int] | None,
+    allow: Collection[str],
+    budget: int | None,
+) -> _Selection:
+    """Do one after the other, on paper; without ``hopeful`` nothing is in vain."""
+    found = _Selection([], [], {})
+    done: set[tuple[str, Hashable]] = set()
+    uncharged: list[Move] = []  # of files that go whole: these are over no limit
+    closely = room.bounded or budget is not None
+    for number in order:
+        if number >= drafts.whole_from and not closely:
+            found.taken.append(number)
+            continue
+        moves = drafts.moves(number) if room.bounded else []
+        why, draft = "", None
+        if number < drafts.whole_from:
+            draft = drafts.draft(number)
+            room.charge(uncharged)
+            uncharged.clear()
+            over = room.charge(moves)
+            if over:
+                found.over_limit[number] = tuple(map(room.path, over))
+            if over and "over-limit" not in allow:
+                why = f"{room.path(over[0])} would be pushed over a limit"
+            elif draft.interface.after and _first(draft) not in done:
+                why = "it has to be read from swap first"
+            elif hopeful is not None and _in_vain(draft, hopeful):
+                why = IN_VAIN
+        if budget is not None and not why:
+            disturbed = drafts.bytes[number] + drafts.collateral[number]
+            if disturbed > budget:
+                why = "it takes more than --max-bytes leaves"
+            else:
+                budget -= disturbed
+        if why:
+            found.left_out.append(number)
+            drafts.leave(number, why)
+            if draft:
+                room.charge([(memcg, -memory, -swap) for memcg, memory, swap in moves])
+            continue
+        found.taken.append(number)
+        if draft:
+            done.add((draft.interface.name, draft.key))
+        else:
+            uncharged += moves
+    return found
 
 
-def _leave(draft: _Draft, why: str) -> None:
-    """Take back what a step that is left out would have done."""
-    for mine, place, deed in draft.shares:
-        effect = mine[place]
-        charged = tuple(
-            (one, size - deed.bytes if one == deed.charged else size)
-            for one, size in effect.charged
-        )
-        whys = [one for one in (effect.why, why) if one]
-        if IN_VAIN in whys:
-            whys = whys[:1]
-        evicted = effect.evicted_bytes - (deed.bytes if deed.charged is None else 0)
-        mine[place] = effect._replace(
-            evicted_bytes=evicted,
-            written_bytes=min(effect.written_bytes, evicted),
-            swapped_bytes=effect.swapped_bytes
-            - (deed.bytes if effect.swapped_bytes and deed.charged is not None else 0),
-            charged=tuple((one, size) for one, size in charged if size),
-            left_bytes=effect.left_bytes + deed.bytes,
-            why="; ".join(dict.fromkeys(whys)),
-        )
+def _in_vain(draft: Draft, hopeful: Collection[int]) -> bool:
+    """Whether processes would be disturbed, and no memcg would go."""
+    served = {share.part.memcg.id for share in draft.shares}
+    return draft.interface.disturbs and served.isdisjoint(hopeful)
 
 
-def _with_frees(
-    steps: list[Step], freed: Sequence[int], children: Children
-) -> tuple[Step, ...]:
-    """Each step with the memcgs that go with it: their last one, or their children's.
+def _first(draft: Draft) -> tuple[str | None, Hashable]:
+    """The step that has to be done before; its key is the process."""
+    process = draft.key[0] if isinstance(draft.key, tuple) else None
+    return draft.interface.after, process
+
+
+def _frees(
+    drafts: int,
+    freed: Sequence[int],
+    taken: Sequence[int],
+    serves: _Serves,
+    memcgs: Sequence[Memcg],
+    children: Children,
+) -> dict[int, tuple[int, ...]]:
+    """By draft the memcgs that go with it: their last one, or their children's.
 
     ``freed`` has children before their parents.
     """
-    last = {memcg_id: n for n, step in enumerate(steps) for memcg_id in step.memcgs}
+    place = np.full(drafts, -1)
+    place[taken] = np.arange(len(taken))
+    lasts = np.full(len(memcgs), -1)
+    np.maximum.at(lasts, serves.positions, place[serves.numbers])
+    last = {memcg.id: n for memcg, n in zip(memcgs, lasts.tolist(), strict=True)}
     gone: dict[int, list[int]] = {}
     for memcg_id in freed:
         below = (last.get(child.id, -1) for child in children.get(memcg_id, ()))
         last[memcg_id] = max([last.get(memcg_id, -1), *below])
         gone.setdefault(last[memcg_id], []).append(memcg_id)
     gone.pop(-1, None)  # nothing is to be done for them
-    for n, memcg_ids in gone.items():
-        steps[n] = replace(steps[n], frees=tuple(memcg_ids))
-    return tuple(steps)
+    return {taken[n]: tuple(memcg_ids) for n, memcg_ids in gone.items()}

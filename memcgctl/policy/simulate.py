@@ -21,10 +21,12 @@ from memcgctl.policy.outcome import (
     reasons,
     with_descendants,
 )
-from memcgctl.policy.plan import Effects, work_out
+from memcgctl.policy.plan import work_out
 from memcgctl.policy.policies import Policy
 
 GAINS = 10
+
+Effects = dict[int, list[Effect]]
 
 
 def simulate(

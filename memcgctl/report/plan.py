@@ -79,19 +79,15 @@ def headline(plan: Plan, memcgs: Memcgs) -> list[str]:
 
 def _back(plan: Plan, memcgs: Memcgs) -> str:
     """What comes back, and what goes to somebody else."""
-    sums: Counter[bool] = Counter()
-    for step in plan.steps:
-        # what is in memory already is charged to nobody when it leaves swap
-        to_mapper = step.option == "recharge-mapper" and bool(step.charged_to)
-        sums[to_mapper] += step.bytes
+    returned, recharged = plan.returned_bytes, plan.recharged_bytes
     overhead = sum(memcgs[one].overhead.total_bytes for one in plan.freed)
     words = [
-        f"{_sized(sums[False])} of their memory" if sums[False] else "",
+        f"{_sized(returned)} of their memory" if returned else "",
         f"{_sized(overhead)} of structures" if overhead else "",
     ]
     back = f"{' and '.join(filter(None, words)) or 'nothing'} would come back"
-    if sums[True]:
-        return f"{back}, {_sized(sums[True])} be charged to who uses it"
+    if recharged:
+        return f"{back}, {_sized(recharged)} be charged to who uses it"
     return back
 
 
@@ -191,7 +187,7 @@ def to_json(plan: Plan, census: Census) -> str:
             "freed_overhead_bytes": sum(
                 offline[one].overhead.total_bytes for one in plan.freed
             ),
-            "bytes": sum(step.bytes for step in plan.steps),
+            "bytes": plan.returned_bytes + plan.recharged_bytes,
             "collateral_bytes": sum(step.collateral_bytes for step in plan.steps),
         },
         "warnings": plan.warnings,

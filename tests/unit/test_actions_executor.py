@@ -72,7 +72,7 @@ def step(memcg: int, **changes: Any) -> Step:
 
 def plan(*steps: Step, remaining: tuple[Remaining, ...] = ()) -> Plan:
     freed = tuple(one for step in steps for one in step.frees)
-    return Plan(KERNEL, "test", steps, (), freed, remaining, ())
+    return Plan(KERNEL, "test", steps, (), freed, remaining, (), 0, 0)
 
 
 @dataclass

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memcgctl.model import Census, ChargeGroup, Holder, Limits, Memcg, Process
+from memcgctl.policy import whole
 from memcgctl.policy.cases import parts
 from memcgctl.policy.choice import ALLOWED
 from memcgctl.policy.effects import Effect, effect
@@ -38,7 +40,12 @@ from tests.unit.plans import (
 NEEDED = sorted({name for one in TABLE for name in one.needs})
 ONLINE = {APP: "/app", HOLDER: "/holder", 6: "/app/in"}
 BACKINGS: dict[Any, Any] = {
-    "file": [FILE, replace(FILE, inode=13, path=None), DISK],
+    "file": [
+        FILE,
+        replace(FILE, inode=13, path=None),
+        replace(FILE, inode=14, path="/x", cached_bytes=400 * PAGE),
+        DISK,
+    ],
     "shmem": [TMPFS, replace(TMPFS, inode=6, kind="memfd", path=None)],
     "anon": [None],
     "kernel": [None],
@@ -59,7 +66,11 @@ def processes(draw: Any) -> Process:
 def groups(draw: Any) -> ChargeGroup:
     kind = draw(st.sampled_from(sorted(BACKINGS)))
     size = draw(pages)
-    names = draw(st.lists(st.sampled_from(OBSTACLES), unique=True, max_size=2))
+    # Most often there is nothing in the way, and nobody maps it.
+    simple = draw(st.booleans())
+    names = draw(
+        st.lists(st.sampled_from(OBSTACLES), unique=True, max_size=0 if simple else 2)
+    )
     if kind == "kernel":
         names = ["kernel memory"]
     obstacles = tuple(
@@ -70,7 +81,7 @@ def groups(draw: Any) -> ChargeGroup:
     most = max((n for _, n in obstacles), default=0)
     least = max(0, size - sum(n for _, n in obstacles))
     free = draw(st.integers(least // PAGE, (size - most) // PAGE)) * PAGE
-    mapped = draw(st.booleans())
+    mapped = not simple and draw(st.booleans())
     users = st.lists(processes(), max_size=3, unique_by=lambda p: p.pid).map(tuple)
     return zombies.group(
         kind=kind,
@@ -146,6 +157,7 @@ policies = st.sampled_from([*POLICIES.values()]) | st.builds(
 )
 allowed = st.lists(st.sampled_from(ALLOWED), unique=True)
 budgets = st.none() | pages
+wanted_ids = st.none() | st.sets(st.integers(100, 104))
 
 
 def _adds_up(one: Effect) -> None:
@@ -194,6 +206,19 @@ def test_a_plan_loses_no_byte(census: Any, policy: Any, allow: Any, most: Any) -
     if most is not None:
         disturbed = [s.bytes + s.collateral_bytes for s in worked.plan.steps]
         assert sum(disturbed) <= most
+
+
+@settings(deadline=None, max_examples=300)
+@given(censuses() | censuses(limited=False), policies, allowed, budgets, wanted_ids)
+def test_files_that_go_whole_go_as_they_would_part_by_part(
+    census: Any, policy: Any, allow: Any, most: Any, wanted: Any
+) -> None:
+    """Lost: a plan that depends on how many zombies there are."""
+    worked = work_out(census, policy, wanted, allow=allow, max_bytes=most)
+    with mock.patch.object(whole, "_CASES", ()):
+        slowly = work_out(census, policy, wanted, allow=allow, max_bytes=most)
+    assert worked.plan == slowly.plan
+    assert worked.effects == slowly.effects
 
 
 @settings(deadline=None)

@@ -29,6 +29,8 @@ PLAN = Plan(
     (100, 101),
     (Remaining(102, "locked"),),
     (),
+    returned_bytes=8192,
+    recharged_bytes=0,
 )
 RESULT = Result(
     plan=PLAN,

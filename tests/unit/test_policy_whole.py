@@ -1,0 +1,86 @@
+"""Files that are planned in bulk, and steps that are made when they are asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from memcgctl.model import Census, Memcg
+from memcgctl.policy.plan import Worked, plan, work_out
+from memcgctl.policy.policies import POLICIES
+from tests.unit import zombies
+from tests.unit.plans import FILE, PAGE, TMPFS, USER, world, zombie
+
+LEAST = POLICIES["least-harm"]
+SHMEM = {"kind": "shmem", "backing": TMPFS}
+MAPPED = {"kind": "anon", "backing": None, "mapped": True, "mappers": (USER,)}
+HUGE = {**MAPPED, "mappers": (replace(USER, huge_bytes=PAGE),)}
+
+
+def in_bulk(worked: Worked) -> int:
+    return len(worked.drafts) - worked.drafts.whole_from
+
+
+def many(*groups: dict[str, Any], **changes: Any) -> Memcg:
+    return zombie(100, *(zombies.group(**one) for one in groups), **changes)
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ([{}], 1),
+        ([SHMEM], 1),
+        ([{}, SHMEM], 2),
+        ([{}, {}], 1),
+        ([{}, {"obstacles": (("pinned", PAGE),)}], 0),
+        ([{"mappers": (USER,)}], 0),
+        ([MAPPED, {}], 1),
+        ([HUGE, {}], 0),
+        ([{"backing": replace(FILE, path=None)}], 0),
+        ([{"backing": replace(FILE, kind="hugetlb")}], 0),
+        ([{"bytes": 0}], 0),
+    ],
+)
+def test_a_file_is_planned_in_bulk_if_nothing_is_in_the_way(
+    groups: Any, expected: int
+) -> None:
+    """Lost: the seconds that a plan may take; or what is in the way."""
+    assert in_bulk(work_out(world(many(*groups)), LEAST)) == expected
+
+
+def test_shmem_is_planned_in_bulk_if_there_is_room_in_swap() -> None:
+    """Lost: room in swap, to more than there is."""
+    held = many({**SHMEM, "bytes": 3 * PAGE, "evictable_bytes": 3 * PAGE})
+    assert in_bulk(work_out(world(held, swap_free_bytes=3 * PAGE), LEAST)) == 1
+    assert in_bulk(work_out(world(held, swap_free_bytes=2 * PAGE), LEAST)) == 0
+
+
+def test_nothing_is_planned_in_bulk_that_a_policy_does_otherwise() -> None:
+    """Lost: the policy."""
+    assert in_bulk(work_out(world(many({})), POLICIES["parent"])) == 0
+    other = work_out(world(many({})), LEAST, allow=["drop-caches"], only=["fadvise"])
+    assert in_bulk(other) == 1
+    unused = work_out(world(many({})), LEAST, only=["drop_caches"])
+    assert in_bulk(unused) == 0
+
+
+def three() -> Census:
+    files = [replace(FILE, inode=n, path=f"/f{n}") for n in range(3)]
+    return world(many(*({"backing": file} for file in files)))
+
+
+def test_steps_are_a_sequence() -> None:
+    """Lost: a step to whoever reads the plan."""
+    steps = plan(three(), LEAST).steps
+    assert len(steps) == 3
+    assert [step.target for step in steps] == ["/f0", "/f1", "/f2"]
+    assert steps[-1] is steps[2]
+    assert steps[1:] == tuple(steps)[1:]
+    assert steps == tuple(steps)
+    assert steps != ()
+    assert steps == plan(three(), LEAST).steps
+    assert steps[2].frees == (100,)
+    with pytest.raises(IndexError):
+        steps[3]
