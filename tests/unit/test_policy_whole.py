@@ -4,19 +4,53 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import pytest
 
-from memcgctl.model import Census, Memcg
+from memcgctl.model import (
+    Census,
+    Charges,
+    Limits,
+    Memcg,
+    Plan,
+    SwapDeviceUse,
+    SwapOwner,
+)
+from memcgctl.policy import whole
 from memcgctl.policy.plan import Worked, plan, work_out
 from memcgctl.policy.policies import POLICIES
 from tests.unit import zombies
-from tests.unit.plans import FILE, PAGE, TMPFS, USER, world, zombie
+from tests.unit.plans import (
+    APP,
+    FILE,
+    HOLDER,
+    INTERFACES,
+    PAGE,
+    ROOT,
+    TMPFS,
+    USER,
+    online,
+    world,
+    zombie,
+)
 
 LEAST = POLICIES["least-harm"]
 SHMEM = {"kind": "shmem", "backing": TMPFS}
 MAPPED = {"kind": "anon", "backing": None, "mapped": True, "mappers": (USER,)}
+HUGE_PAGE = 2 << 20
 HUGE = {**MAPPED, "mappers": (replace(USER, huge_bytes=PAGE),)}
+
+
+def same(census: Census) -> Plan:
+    """The plan, which has to be the same part by part."""
+    worked = work_out(census, LEAST)
+    assert in_bulk(worked)
+    with mock.patch.object(whole, "_CASES", ()):
+        slowly = work_out(census, LEAST)
+    assert worked.plan == slowly.plan
+    assert worked.effects == slowly.effects
+    return worked.plan
 
 
 def in_bulk(worked: Worked) -> int:
@@ -64,6 +98,50 @@ def test_nothing_is_planned_in_bulk_that_a_policy_does_otherwise() -> None:
     assert in_bulk(other) == 1
     unused = work_out(world(many({})), LEAST, only=["drop_caches"])
     assert in_bulk(unused) == 0
+
+
+def full(memcg_id: int, path: str, pages: int) -> Memcg:
+    """An online memcg that is at its limit, but for some pages."""
+    limits = Limits(max_bytes=9 * HUGE_PAGE)
+    usage = 9 * HUGE_PAGE - pages * PAGE
+    return online(memcg_id, path, ROOT, limits=limits, usage_bytes=usage)
+
+
+def test_what_goes_in_bulk_makes_room_for_what_comes_later() -> None:
+    """Lost: a step that has room once the others are done."""
+    inside = replace(USER, memcg="/app", memcg_id=APP)
+    owner = SwapOwner(77, "user", "/app", APP, 4, 100)
+    swap = (SwapDeviceUse("/dev/zram0", 4, (owner,)),)
+    held = (
+        many({"bytes": 3 * PAGE, "evictable_bytes": 3 * PAGE}),
+        zombie(101, swap=swap),
+    )
+    assert len(same(world(full(APP, "/app", 1), *held)).steps) == 2
+    assert len(same(world(full(APP, "/app", 0), *held)).steps) == 1
+    users = (replace(inside, bytes=HUGE_PAGE, huge_bytes=HUGE_PAGE),)
+    size = {"bytes": HUGE_PAGE, "evictable_bytes": HUGE_PAGE}
+    huge = zombie(101, zombies.group(**{**MAPPED, **size, "mappers": users}))
+    shmem = many({**SHMEM, **size})
+    here = (*INTERFACES, "collapse")
+    for pages, action in ((0, "collapse"), (-1, "pageout")):
+        census = world(full(APP, "/app", pages), shmem, huge, interfaces=here)
+        assert action in {step.action for step in same(census).steps}
+
+
+def test_a_file_in_the_reach_of_several_ancestors_is_in_that_of_all() -> None:
+    """Lost: what asking one of them for memory can cost."""
+    here = (*INTERFACES, "memory.reclaim swappiness")
+    charges = {"charges": Charges(file_bytes=1 << 30)}
+    census = world(
+        online(APP, "/app", ROOT, **charges),
+        online(HOLDER, "/holder", ROOT, **charges),
+        many(SHMEM),
+        zombie(101, zombies.group(**SHMEM), ancestor="/holder"),
+        interfaces=here,
+        swaps_at_once=False,
+    )
+    (step,) = same(census).steps
+    assert step.collateral_bytes == 2 << 20
 
 
 def three() -> Census:
