@@ -144,6 +144,21 @@ def test_a_file_in_the_reach_of_several_ancestors_is_in_that_of_all() -> None:
     assert step.collateral_bytes == 2 << 20
 
 
+def test_what_is_in_bulk_has_its_place_among_the_others() -> None:
+    """Lost: the order of a plan, which is to be the same each time."""
+    dirty = {"backing": replace(FILE, inode=7, path="/d"), "dirty_bytes": PAGE}
+    closer = zombies.group(**dirty, obstacles=(("dirty", PAGE),))
+    made = same(world(zombie(100, zombies.group()), zombie(101, closer)))
+    assert [step.memcgs for step in made.steps] == [(100,), (101,)]
+
+
+def test_two_groups_of_a_file_are_one_step_of_their_memcg() -> None:
+    """Lost: the order: a memcg's structures are shared out among its steps."""
+    other = {"backing": replace(FILE, inode=7, path="/other")}
+    made = same(world(many({}, {}, other)))
+    assert [step.bytes for step in made.steps] == [PAGE, 2 * PAGE]
+
+
 def three() -> Census:
     files = [replace(FILE, inode=n, path=f"/f{n}") for n in range(3)]
     return world(many(*({"backing": file} for file in files)))
