@@ -94,7 +94,7 @@ def groups(draw: Any) -> ChargeGroup:
         mappers=draw(users) if mapped else (),
         openers=draw(users),
         swap_entry_bytes=draw(st.integers(0, size // PAGE)) * PAGE
-        if kind == "anon"
+        if kind in ("anon", "shmem")
         else 0,
     )
 
