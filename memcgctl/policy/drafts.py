@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from memcgctl.model import Memcg
 from memcgctl.policy.cases import Part, placed_parts
 from memcgctl.policy.choice import Chooser
@@ -13,7 +15,7 @@ from memcgctl.policy.headroom import Move
 from memcgctl.policy.interfaces import Deed, Interface, Served, World, evicted_whole
 from memcgctl.policy.outcome import IN_VAIN
 from memcgctl.policy.policies import Option
-from memcgctl.policy.whole import File, Whole
+from memcgctl.policy.whole import Whole
 
 
 class Share(NamedTuple):
@@ -47,33 +49,43 @@ class Drafts:
     Those from ``whole_from`` on are for files that go whole, of which a draft is only
     made when it is asked for. By number are ``interfaces``, ``bytes``, ``collateral``
     (what a step can move of others'), and ``firsts``: the position of the first memcg
-    that it is for, and the place of that one's part, in one number. ``effects`` are by
-    the memcg's id and the part's place, without those of such files.
+    that it is for, and the place of that one's part, in one number. Each pair of
+    ``numbers`` and ``positions`` is a draft and a memcg that it is for. ``effects`` are
+    by the memcg's id and the part's place, without those of files that go whole.
     """
 
     def __init__(self, memcgs: Sequence[Memcg], chooser: Chooser, world: World) -> None:
         self.world = world
         self.effects: dict[int, dict[int, Effect]] = {}
-        self.firsts: list[int] = []
         self._memcgs = memcgs
-        self._positions: list[dict[int, None]] = []
         self._drafts: list[Draft] = []
-        self._whole = Whole(memcgs, chooser, world)
-        self._choose(chooser)
-        files, drafts = self._whole.files, self._drafts
+        self._whole = whole = Whole(memcgs, chooser, world)
+        served = np.array([*self._choose(chooser)], dtype=int).reshape(-1, 3)
+        drafts = self._drafts
         self.whole_from = len(drafts)
-        firsts = [file.portions[0] for file in files]
-        self.firsts += [position << 32 | place for position, place, *_ in firsts]
         self.interfaces = [one.interface for one in drafts]
-        self.interfaces += [file.kind.interface for file in files]
+        self.interfaces += [kind.interface for kind in whole.kinds]
         self.bytes = [one.bytes for one in drafts]
-        self.bytes += [file.bytes for file in files]
+        self.bytes += whole.bytes
         self.collateral = [
             one.interface.collateral(one.key, one.served, world) for one in drafts
         ]
-        self.collateral += self._whole.collateral
+        self.collateral += whole.collateral
+        numbers = np.concatenate([served[:, 0], whole.numbers + self.whole_from])
+        order = np.argsort(numbers, kind="stable")  # by position and place it is sorted
+        numbers = numbers[order]
+        positions = np.concatenate([served[:, 1], whole.positions])[order]
+        places = np.concatenate([served[:, 2], whole.places])[order]
+        first = np.diff(numbers, prepend=-1) != 0
+        self.firsts = positions[first] << 32 | places[first]
+        once = first | (np.diff(positions, prepend=-1) != 0)
+        self.numbers, self.positions = numbers[once], positions[once]
 
-    def _choose(self, chooser: Chooser) -> None:
+    def _choose(self, chooser: Chooser) -> Iterator[tuple[int, int, int]]:
+        """Draft what is not for files that go whole.
+
+        Yields each share's draft, its memcg's position and its part's place.
+        """
         numbers: dict[tuple[str, Hashable], int] = {}
         room, page_size = self.world.room, self.world.page_size
         swapped = self._whole.swapped() if room.bounded else {}
@@ -92,10 +104,8 @@ class Drafts:
                     if number == len(self._drafts):
                         option = chooser.option(interface, part.case)
                         self._drafts.append(Draft(interface, deed.key, option, []))
-                        self._positions.append({})
-                        self.firsts.append(position << 32 | place)
                     self._drafts[number].shares.append(Share(place, part, deed))
-                    self._positions[number][position] = None
+                    yield number, position, place
 
     def __len__(self) -> int:
         return len(self.bytes)
@@ -103,24 +113,14 @@ class Drafts:
     def draft(self, number: int) -> Draft:
         if number < self.whole_from:
             return self._drafts[number]
-        file = self._file(number)
+        n = number - self.whole_from
+        kind, key = self._whole.kinds[n], self._whole.keys[n]
         shares = [
             Share(place, part, deed)
-            for place, part in self._parts(file)
-            for deed in evicted_whole(part, file.key, self.world).deeds
+            for place, part in self._whole.parts(n)
+            for deed in evicted_whole(part, key, self.world).deeds
         ]
-        return Draft(file.kind.interface, file.key, file.kind.option, shares)
-
-    def _file(self, number: int) -> File:
-        return self._whole.files[number - self.whole_from]
-
-    def _parts(self, file: File) -> Iterator[tuple[int, Part]]:
-        """The parts of memcgs, and their places, that are of a file that goes whole."""
-        for position, place, *_ in file.portions:
-            memcg = self._memcgs[position]
-            assert memcg.details
-            group = memcg.details.charge_groups[place]
-            yield place, Part(memcg, file.kind.case, group.bytes, group)
+        return Draft(kind.interface, key, kind.option, shares)
 
     def recharged_bytes(self, number: int) -> int:
         """What a step charges at once to those who use it, or have it in swap."""
@@ -128,22 +128,10 @@ class Drafts:
         charged = any(share.deed.charged is not None for share in draft.shares)
         return draft.bytes if charged and draft.option == "recharge-mapper" else 0
 
-    def positions(self) -> tuple[list[int], list[int]]:
-        """The positions of the memcgs that drafts serve, and how many each does.
-
-        A memcg with two groups of a file is there twice.
-        """
-        found = [list(mine) for mine in self._positions]
-        files = self._whole.files
-        counts = [len(mine) for mine in found] + [len(file.portions) for file in files]
-        places = [one for mine in found for one in mine]
-        places += [portion[0] for file in files for portion in file.portions]
-        return counts, places
-
     def moves(self, number: int) -> list[Move]:
         """What a step changes in the counters of online memcgs."""
         if number >= self.whole_from:
-            return self._whole.moves(self._file(number))
+            return self._whole.moves(number - self.whole_from)
         moves: list[Move] = []
         for place, part, deed in self._drafts[number].shares:
             size, origin = deed.bytes, self.world.room.ancestor(part.memcg)
@@ -168,8 +156,8 @@ class Drafts:
     def all_effects(self) -> dict[int, list[Effect]]:
         """What becomes of all parts of each memcg (by id)."""
         found = {memcg_id: dict(mine) for memcg_id, mine in self.effects.items()}
-        for file in self._whole.files:
-            for place, part in self._parts(file):
+        for n in range(len(self._whole)):
+            for place, part in self._whole.parts(n):
                 effect = evicted_whole(part, None, self.world).effect
                 found[part.memcg.id].setdefault(place, effect)
         return {memcg_id: _sorted(mine) for memcg_id, mine in found.items()}

@@ -14,7 +14,6 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from memcgctl.model import Census, Memcg, Plan
 from memcgctl.policy.choice import Chooser
@@ -33,7 +32,6 @@ from memcgctl.policy.policies import Policy
 from memcgctl.policy.steps import Steps
 
 Children = dict[int, list[Memcg]]
-Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -87,10 +85,9 @@ def work_out(
     world = World(census, every, policy.mapper)
     drafts = Drafts(memcgs, Chooser(world, policy, allow, only), world)
     before = fates(memcgs, drafts.looked_at(), children)
-    serves = _serves(drafts)
     hopeful = frozenset(before[0])
     taken, left_out, over_limit = _select(
-        _order(drafts, serves, memcgs, children, hopeful),
+        _order(drafts, memcgs, children, hopeful),
         drafts,
         Headroom(census),
         hopeful if policy.least_harm else None,
@@ -109,7 +106,7 @@ def work_out(
         steps=Steps(
             drafts,
             taken,
-            _frees(len(drafts), freed, taken, serves, memcgs, children),
+            _frees(drafts, freed, taken, memcgs, children),
             over_limit,
         ),
         left_out=Steps(drafts, left_out, {}, over_limit),
@@ -130,23 +127,8 @@ def _unknown(census: Census) -> Iterator[str]:
         yield "the census does not tell all limits: some steps may exceed one"
 
 
-class _Serves(NamedTuple):
-    """Pairs of a draft's number and the position of a memcg that it serves, sorted."""
-
-    numbers: Integers
-    positions: Integers
-
-
-def _serves(drafts: Drafts) -> _Serves:
-    counts, positions = (np.array(one, dtype=int) for one in drafts.positions())
-    numbers = np.arange(len(counts)).repeat(counts)
-    once = (np.diff(numbers, prepend=-1) != 0) | (np.diff(positions, prepend=-1) != 0)
-    return _Serves(numbers[once], positions[once])
-
-
 def _order(
     drafts: Drafts,
-    serves: _Serves,
     memcgs: Sequence[Memcg],
     children: Children,
     hopeful: Collection[int],
@@ -158,7 +140,7 @@ def _order(
     """
     if not len(drafts):
         return []
-    numbers, positions = serves
+    numbers, positions = drafts.numbers, drafts.positions
     steps = np.bincount(positions, minlength=len(memcgs))
     structures = np.array(
         [m.overhead.total_bytes if m.id in hopeful else 0 for m in memcgs], dtype=float
@@ -170,7 +152,7 @@ def _order(
     heights = np.array(_heights(memcgs, children))[positions]
     height = np.maximum.reduceat(heights, np.flatnonzero(np.diff(numbers, prepend=-1)))
     kind = [2 * one.rank + (not one.aimed) for one in drafts.interfaces]
-    keys = np.array(drafts.firsts), -given_back / disturbed, np.array(kind), height
+    keys = drafts.firsts, -given_back / disturbed, np.array(kind), height
     order: list[int] = np.lexsort(keys).tolist()
     return order
 
@@ -260,10 +242,9 @@ def _first(draft: Draft) -> tuple[str | None, Hashable]:
 
 
 def _frees(
-    drafts: int,
+    drafts: Drafts,
     freed: Sequence[int],
     taken: Sequence[int],
-    serves: _Serves,
     memcgs: Sequence[Memcg],
     children: Children,
 ) -> dict[int, tuple[int, ...]]:
@@ -271,10 +252,10 @@ def _frees(
 
     ``freed`` has children before their parents.
     """
-    place = np.full(drafts, -1)
+    place = np.full(len(drafts), -1)
     place[taken] = np.arange(len(taken))
     lasts = np.full(len(memcgs), -1)
-    np.maximum.at(lasts, serves.positions, place[serves.numbers])
+    np.maximum.at(lasts, drafts.positions, place[drafts.numbers])
     last = {memcg.id: n for memcg, n in zip(memcgs, lasts.tolist(), strict=True)}
     gone: dict[int, list[int]] = {}
     for memcg_id in freed:

@@ -8,12 +8,14 @@ takes all of such a file, so that its parts need not be tried one by one.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Hashable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
+from functools import cache, cached_property
 from typing import NamedTuple
 
+import numpy as np
+
 from memcgctl.model import Backing, Memcg
-from memcgctl.policy.cases import Case
+from memcgctl.policy.cases import Case, Part
 from memcgctl.policy.choice import Chooser
 from memcgctl.policy.headroom import Move
 from memcgctl.policy.interfaces import Interface, World, identity
@@ -23,14 +25,12 @@ _CASES: tuple[tuple[str, Case], ...] = (
     ("file", "file-unmapped"),
     ("shmem", "swap-backed-unmapped"),
 )
-# The position of a memcg, the place of its group, its bytes, and those new to swap.
-Portion = tuple[int, int, int, int]
 # What is no file that could be opened, or has its own ways.
 _OTHERS = ("bdev", "hugetlb")
 
 
 class Kind(NamedTuple):
-    """What takes files of a kind; those that were found, by what they are.
+    """What takes files of a kind; the numbers of those that were found.
 
     ``reach`` is ``interface.whole``.
     """
@@ -39,38 +39,26 @@ class Kind(NamedTuple):
     interface: Interface
     option: Option
     is_shmem: bool
-    files: dict[Hashable, File]
+    numbers: dict[Hashable, int]
     reach: Callable[[tuple[int, ...]], int]
 
 
-class File:
-    """One file, and what the memcgs have of it; ``barred`` if that is not all.
-
-    ``above`` are the online ancestors of these memcgs.
-    """
-
-    __slots__ = ("above", "backing", "barred", "bytes", "key", "kind", "portions")
-
-    def __init__(
-        self, key: Hashable, kind: Kind, backing: Backing, above: tuple[int, ...]
-    ) -> None:
-        self.key = key
-        self.kind = kind
-        self.backing = backing
-        self.above = above
-        self.portions: list[Portion] = []
-        self.bytes = 0
-        self.barred = False
-
-
 class Whole:
-    """The files that go whole, and which groups of the memcgs are theirs.
+    """The files that go whole, in columns by number, and which groups are theirs.
 
-    ``collateral`` is by the number in ``files``; ``taken`` has the places of groups in
-    ``charge_groups``, by the memcg's position.
+    ``keys`` say which file it is, ``collateral`` what of others' it can move. Each of
+    their groups has its file in ``numbers``, its memcg's position in ``positions``, and
+    its place in ``charge_groups`` in ``places``; ``taken`` has these by position.
     """
 
     def __init__(self, memcgs: Sequence[Memcg], chooser: Chooser, world: World) -> None:
+        self._memcgs = memcgs
+        self._above = [world.room.ancestor(memcg) for memcg in memcgs]
+        self.keys: list[Hashable] = []
+        self.kinds: list[Kind] = []
+        self.bytes: list[int] = []
+        self._backings: list[Backing] = []
+        self._ancestors: list[tuple[int, ...]] = []
         kinds = {
             kind: Kind(
                 *(case, first, chooser.option(first, case), kind == "shmem"),
@@ -80,90 +68,136 @@ class Whole:
             for first in chooser.usable(case)[:1]
             if first.whole and (kind == "file" or _room_in_swap(memcgs, world))
         }
-        self._world = world
-        self._above = [world.room.ancestor(memcg) for memcg in memcgs]
-        found = self._find(memcgs, kinds) if kinds else [{} for _ in memcgs]
-        self.taken: list[Container[int]] = [
-            {place for place, file in mine.items() if not file.barred} for mine in found
+        found, barred = self._find(kinds, world) if kinds else ([], set())
+        if barred:
+            found = self._leave(barred, found)
+        self.taken: list[Container[int]] = [*found] or [()] * len(memcgs)
+        self.numbers = np.array([n for mine in found for n in mine.values()], dtype=int)
+        self.places = np.array([place for mine in found for place in mine], dtype=int)
+        counts = np.array([len(mine) for mine in found], dtype=int)
+        self.positions = np.arange(len(found)).repeat(counts)
+        columns = self.kinds, self._ancestors, self._backings, self.bytes, self.keys
+        self.collateral = [
+            kind.reach(above)
+            + (
+                # Or else nobody has any other of it.
+                max(0, cached - world.known[key])
+                if (cached := backing.cached_bytes or 0) > size
+                else 0
+            )
+            for kind, above, backing, size, key in zip(*columns, strict=True)
         ]
-        self.files = [
-            file
-            for kind in kinds.values()
-            for file in kind.files.values()
-            if not file.barred
-        ]
-        self.collateral = [self._others(file) for file in self.files]
 
     def _find(
-        self, memcgs: Sequence[Memcg], kinds: Mapping[str, Kind]
-    ) -> list[dict[int, File]]:
-        """By memcg, the files that its groups are of, by the group's place.
+        self, kinds: Mapping[str, Kind], world: World
+    ) -> tuple[list[dict[int, int]], set[int]]:
+        """Number the files: by memcg those of its groups, by their places.
 
-        A group that something is in the way of bars its file: all of that is looked at
-        more closely then.
+        And which of the files are barred: if something is in the way of any group, all
+        of its file is looked at more closely.
         """
-        found = []
-        leads_to = self._world.leads_to
-        for position, memcg in enumerate(memcgs):
+        found: list[dict[int, int]] = []
+        barred: set[int] = set()
+        for memcg, ancestor in zip(self._memcgs, self._above, strict=True):
             groups = memcg.details.charge_groups if memcg.details else ()
-            above = (self._above[position],)
-            waits = self._world.waits_in_swap_cache(*above)
-            mine: dict[int, File] = {}
+            waits = world.waits_in_swap_cache(ancestor)
+            above = (ancestor,)
+            mine: dict[int, int] = {}
             huge = False
             for place, group in enumerate(groups):
-                mappers, backing = group.mappers, group.backing
+                mappers, backing, size = group.mappers, group.backing, group.bytes
                 if mappers and not huge:
                     huge = any(user.huge_bytes for user in mappers)
                 kind = kinds.get(group.kind)
                 if kind is None or backing is None or group.mapped:
                     continue
                 key = identity(backing)
-                file = kind.files.get(key)
-                if file is None:
-                    file = kind.files[key] = File(key, kind, backing, above)
-                    if backing.kind in _OTHERS or not leads_to(backing):
-                        file.barred = True
-                mine[place] = file
-                shmem, size = kind.is_shmem, group.bytes
-                new = size - group.swap_entry_bytes if shmem else 0
+                number = kind.numbers.get(key)
+                if number is None:
+                    number = kind.numbers[key] = len(self.keys)
+                    self.keys.append(key)
+                    self.kinds.append(kind)
+                    self.bytes.append(size)
+                    self._backings.append(backing)
+                    self._ancestors.append(above)
+                    if backing.kind in _OTHERS or not world.leads_to(backing):
+                        barred.add(number)
+                else:
+                    self.bytes[number] += size
+                    if above != (others := self._ancestors[number]):
+                        self._ancestors[number] = tuple({*others, *above})
+                    if backing != self._backings[number]:
+                        barred.add(number)
+                mine[place] = number
                 if (
                     mappers
                     or group.obstacles
-                    or (waits and shmem)
-                    or not 0 <= new <= size > 0
-                    or (backing is not file.backing and backing != file.backing)
+                    or not size
+                    or (
+                        kind.is_shmem
+                        and (waits or not 0 <= group.swap_entry_bytes <= size)
+                    )
                 ):
-                    file.barred = True
-                    continue
-                file.bytes += size
-                file.portions.append((position, place, size, new))
-                if above != file.above:
-                    file.above = tuple({*file.above, *above})
+                    barred.add(number)
             if huge:  # a part of its own, which asks for room in the mapper's memcg
-                for file in mine.values():
-                    file.barred = True
+                barred.update(mine.values())
             found.append(mine)
+        return found, barred
+
+    def _leave(
+        self, barred: Container[int], found: list[dict[int, int]]
+    ) -> list[dict[int, int]]:
+        """Number anew those that are not barred."""
+        numbers = [n for n in range(len(self.keys)) if n not in barred]
+        self.keys = [self.keys[n] for n in numbers]
+        self.kinds = [self.kinds[n] for n in numbers]
+        self.bytes = [self.bytes[n] for n in numbers]
+        self._backings = [self._backings[n] for n in numbers]
+        self._ancestors = [self._ancestors[n] for n in numbers]
+        anew = {n: number for number, n in enumerate(numbers)}
+        return [
+            {place: anew[n] for place, n in mine.items() if n in anew} for mine in found
+        ]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @cached_property
+    def _by_number(self) -> list[list[tuple[int, int]]]:
+        found: list[list[tuple[int, int]]] = [[] for _ in self.keys]
+        columns = self.numbers, self.positions, self.places
+        for n, position, place in zip(*(one.tolist() for one in columns), strict=True):
+            found[n].append((position, place))
         return found
 
-    def _others(self, file: File) -> int:
-        """What of others' it can move."""
-        others = file.kind.reach(file.above)
-        cached = file.backing.cached_bytes or 0
-        if cached <= file.bytes:  # nobody has any other of it
-            return others
-        return others + max(0, cached - self._world.known[file.key])
+    def parts(self, number: int) -> Iterator[tuple[int, Part]]:
+        """The parts of memcgs that are of a file, and their places."""
+        case = self.kinds[number].case
+        for position, place in self._by_number[number]:
+            memcg = self._memcgs[position]
+            assert memcg.details
+            group = memcg.details.charge_groups[place]
+            yield place, Part(memcg, case, group.bytes, group)
 
-    def moves(self, file: File) -> list[Move]:
-        """What it changes in the counters of online memcgs that it goes."""
-        return [(self._above[n], -size, new) for n, _, size, new in file.portions]
+    def moves(self, number: int) -> list[Move]:
+        """What it changes in the counters of online memcgs that a file goes."""
+        return [self._move(number, *pair) for pair in self._by_number[number]]
+
+    def _move(self, number: int, position: int, place: int) -> Move:
+        details = self._memcgs[position].details
+        assert details
+        group = details.charge_groups[place]
+        new = group.bytes - group.swap_entry_bytes
+        swapped = new if self.kinds[number].is_shmem else 0
+        return self._above[position], -group.bytes, swapped
 
     def swapped(self) -> dict[int, list[Move]]:
         """The same for what is swapped out, by the memcg's position."""
         found: dict[int, list[Move]] = defaultdict(list)
-        for file in self.files:
-            for position, _, size, new in file.portions:
-                if new:
-                    found[position].append((self._above[position], -size, new))
+        for number, pairs in enumerate(self._by_number):
+            if self.kinds[number].is_shmem:
+                for position, place in pairs:
+                    found[position].append(self._move(number, position, place))
         return found
 
 
