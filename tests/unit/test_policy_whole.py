@@ -23,6 +23,7 @@ from memcgctl.policy.policies import POLICIES
 from tests.unit import zombies
 from tests.unit.plans import (
     APP,
+    DISK,
     FILE,
     HOLDER,
     INTERFACES,
@@ -73,7 +74,9 @@ def many(*groups: dict[str, Any], **changes: Any) -> Memcg:
         ([MAPPED, {}], 1),
         ([HUGE, {}], 0),
         ([{"backing": replace(FILE, path=None)}], 0),
-        ([{"backing": replace(FILE, kind="hugetlb")}], 0),
+        ([{"backing": replace(FILE, kind="hugetlb"), "openers": (USER,)}], 0),
+        ([{"backing": DISK, "openers": (USER,)}], 0),
+        ([{}, {"backing": replace(FILE, path=None)}], 0),
         ([{"bytes": 0}], 0),
     ],
 )
