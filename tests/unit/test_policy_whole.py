@@ -131,6 +131,16 @@ def test_what_goes_in_bulk_makes_room_for_what_comes_later() -> None:
         assert action in {step.action for step in same(census).steps}
 
 
+def test_a_file_takes_no_room_in_swap() -> None:
+    """Lost: a step that is left out, as swap seems to be full."""
+    app = online(APP, "/app", ROOT, limits=Limits(swap_max_bytes=2 * PAGE))
+    user = replace(USER, bytes=2 * PAGE)
+    mapped = {**MAPPED, "bytes": 2 * PAGE, "evictable_bytes": 2 * PAGE}
+    held = zombie(101, zombies.group(**{**mapped, "mappers": (user,)}))
+    made = same(world(app, many({}), held))
+    assert [step.action for step in made.steps] == ["fadvise", "pageout"]
+
+
 def test_a_file_in_the_reach_of_several_ancestors_is_in_that_of_all() -> None:
     """Lost: what asking one of them for memory can cost."""
     here = (*INTERFACES, "memory.reclaim swappiness")
