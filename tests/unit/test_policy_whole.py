@@ -163,6 +163,8 @@ def test_what_is_in_bulk_has_its_place_among_the_others() -> None:
     closer = zombies.group(**dirty, obstacles=(("dirty", PAGE),))
     made = same(world(zombie(100, zombies.group()), zombie(101, closer)))
     assert [step.memcgs for step in made.steps] == [(100,), (101,)]
+    made = same(world(zombie(100, zombies.group(), closer)))
+    assert [step.target for step in made.steps] == [FILE.path, "/d"]
 
 
 def test_two_groups_of_a_file_are_one_step_of_their_memcg() -> None:
