@@ -205,6 +205,15 @@ def end(child: int) -> None:
     os.waitpid(child, 0)
 
 
+def end_all() -> None:
+    """End all children: they would keep the pipe open that is read to its end."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parent = path.read_text().rsplit(")", 1)[1].split()[1]
+            if parent == str(os.getpid()):
+                end(int(path.parent.name))
+
+
 def until(true: Callable[[], object], seconds: float = 20) -> bool:
     deadline = time.monotonic() + seconds
     while not true():
@@ -242,7 +251,9 @@ def helpers() -> list[str]:
 def planned() -> tuple[Census, Plan]:
     with opened((None,) * 5) as (kernel, _):
         census = take_census(kernel, details="offline")
-        return census, plan(census, load_policy("least-harm"))
+        made = plan(census, load_policy("least-harm"))
+        # As it was made: what comes between must not change it.
+        return census, replace(made, steps=(*made.steps,), left_out=(*made.left_out,))
 
 
 def carried_out(made: Plan, journal: Path) -> Result:
@@ -679,3 +690,4 @@ if __name__ == "__main__":
             played = play(word, opened_once)
             took = {"seconds": round(time.monotonic() - began_at, 1)}
             print(json.dumps(played | took), flush=True)
+    end_all()

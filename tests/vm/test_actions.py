@@ -49,6 +49,8 @@ with opened((None,) * 5) as (kernel, _):
 
     census = take_census(kernel, details="offline")
     made = plan(census, load_policy("least-harm"))
+    all_of = {"steps": tuple(made.steps), "left_out": tuple(made.left_out)}
+    made = dataclasses.replace(made, **all_of)
     print(json.dumps(dataclasses.asdict(made)), flush=True)
     exec(sys.argv[1])
     result = carry_out(made, look, journal=journal, lock=Path("/run/lock"))
