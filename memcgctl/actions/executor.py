@@ -223,13 +223,14 @@ def _signals() -> Iterator[_Signals]:
 class _Waiting:
     """Page frames in the swap cache, and the memcgs that they were shown for then.
 
-    ``left`` is what the step could not do anyway; ``unaimed`` as in the step's aim.
+    ``left`` is what the step could not do anyway; ``reclaim`` says in which way
+    memory.reclaim may be asked: unaimed (as in the step's aim), and among zombies.
     """
 
     frames: U64
     memcg_ids: U64
     left: str
-    unaimed: bool
+    reclaim: tuple[bool, bool]
 
 
 @dataclass
@@ -326,8 +327,8 @@ class _Run:
         waiting = self._waiting.values()
         frames = np.concatenate([one.frames for one in waiting])
         ids = np.concatenate([one.memcg_ids for one in waiting])
-        unaimed = np.repeat(
-            [one.unaimed for one in waiting], [len(one.frames) for one in waiting]
+        ways = np.repeat(
+            [one.reclaim for one in waiting], [len(one.frames) for one in waiting], 0
         )
         try:
             self.journal.write("swap-cache", pages=len(frames))
@@ -335,11 +336,13 @@ class _Run:
             same = pages.shown(frames, machine) == ids
             others = frames[~same]
             stay = others[pages.flagged(others, pages.SWAPCACHE, machine)]
-            for either in (True, False):
-                some = frames[same & (unaimed == either)]
-                if len(some):
-                    left = swapcache.let_go(some, machine, unaimed=either)
-                    stay = np.append(stay, left)
+            for way in {one.reclaim for one in waiting}:
+                some = frames[same & (ways == way).all(axis=1)]
+                unaimed, among_zombies = way
+                left = swapcache.let_go(
+                    some, machine, unaimed=unaimed, among_zombies=among_zombies
+                )
+                stay = np.append(stay, left)
         except Exception:  # the steps are done: their report is worth more
             return results
         found = []
@@ -417,7 +420,8 @@ class _Run:
             frames = np.array(outcome.waiting, np.uint64)
             with suppress(ActionError):
                 ids = pages.shown(frames, machine)
-                self._waiting[n] = _Waiting(frames, ids, left, step.aim.unaimed)
+                way = step.aim.unaimed, not step.collateral_bytes
+                self._waiting[n] = _Waiting(frames, ids, left, way)
             wait = len(frames) * machine.page_size
             left = left or f"{wait} bytes wait in the swap cache for the last step"
         result = StepResult(

@@ -27,8 +27,10 @@ from memcgctl.actions.target import open_cgroup, write_at
 _WRITTEN_WITHIN = 5.0
 _SWAP_SLOTS_CACHE_SIZE = 64  # include/linux/swap_slots.h
 # Each can be met by files of other zombies, or by a few pages of living memcgs: what is
-# asked for again is only what is left, and not for ever.
+# asked for again is only what is left, and not for ever. Where there are only zombies
+# that goes on for as long as it gets what it asks for.
 _ROUNDS = 3
+_ROUNDS_AMONG_ZOMBIES = 20
 
 
 def can_be_asked(machine: Machine) -> bool:
@@ -65,30 +67,38 @@ def wait_written(frames: U64, machine: Machine) -> None:
         time.sleep(0.02)
 
 
-def let_go(frames: U64, machine: Machine, *, unaimed: bool) -> U64:
+def let_go(
+    frames: U64, machine: Machine, *, unaimed: bool, among_zombies: bool = False
+) -> U64:
     """Reclaim what of the frames is in the swap cache; what still is then.
 
-    ``unaimed``: also where memory.reclaim cannot be kept from files (5.19 to 6.10). A
-    page that was written is in a batch of the CPU that heard of it, to be moved to
-    the end of its list (``folio_rotate_reclaimable``): that reference keeps it.
+    ``unaimed``: also where memory.reclaim cannot be kept from files (5.19 to 6.10);
+    ``among_zombies``: nobody living has anything in reach of it. A page that was
+    written is in a batch of the CPU that heard of it, to be moved to the end of its
+    list (``folio_rotate_reclaimable``): that reference keeps it.
     """
     wait_written(frames, machine)
     left = frames[pages.flagged(frames, pages.SWAPCACHE, machine)]
-    for _ in range(_ROUNDS):
+    for n in range(_ROUNDS_AMONG_ZOMBIES if among_zombies else _ROUNDS):
         if not len(left):
             break
         lru.drain(machine)
-        for memcg_id, count in Counter(pages.shown(left, machine).tolist()).items():
+        asked = [
             _reclaim(memcg_id, count * machine.page_size, machine, unaimed)
+            for memcg_id, count in Counter(pages.shown(left, machine).tolist()).items()
+        ]
         left = left[pages.flagged(left, pages.SWAPCACHE, machine)]
+        if n + 1 >= _ROUNDS and not any(asked):
+            break
     return left
 
 
-def _reclaim(memcg_id: int, size: int, machine: Machine, unaimed: bool) -> None:
+def _reclaim(memcg_id: int, size: int, machine: Machine, unaimed: bool) -> bool:
     """Ask for anonymous memory and shmem, or for what the kernel likes if that may be.
 
     Nothing but that: ``max``, 6.16+. Rather that: 200, from 6.11 on. One that cannot
     have all fails with EAGAIN: asked again without the key, it would take files.
+    Whether it had all.
     """
     with suppress(ActionError), open_cgroup(memcg_id, None, machine) as directory:
         for key in (" swappiness=max", " swappiness=200", *[""] * unaimed):
@@ -97,4 +107,6 @@ def _reclaim(memcg_id: int, size: int, machine: Machine, unaimed: bool) -> None:
             except OSError as error:
                 if error.errno == errno.EINVAL:
                     continue
-            break
+                return False
+            return True
+    return False

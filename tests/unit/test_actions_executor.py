@@ -219,7 +219,7 @@ def test_the_swap_cache_is_let_go_of_once_after_all(
     """Living memcgs would lose pages with each step: every reclaim passes by them."""
     asked: list[tuple[list[int], list[int]]] = []
 
-    def let_go(frames: U64, machine: Machine, *, unaimed: bool) -> U64:
+    def let_go(frames: U64, machine: Machine, **ways: bool) -> U64:
         asked.append(([*bench.action.done], frames.tolist()))
         return frames[-1:]
 
@@ -238,22 +238,27 @@ def test_the_swap_cache_is_let_go_of_once_after_all(
 
 
 @pytest.mark.parametrize("unaimed", [False, True])
+@pytest.mark.parametrize("collateral", [0, 4096])
 def test_reclaim_without_a_preference_is_only_for_steps_that_may(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, unaimed: bool
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, unaimed: bool, collateral: int
 ) -> None:
-    """A living memcg would lose its page cache where the plan had ruled that out."""
-    asked: list[bool] = []
+    """A living memcg would lose its page cache where the plan had ruled that out.
 
-    def let_go(frames: U64, machine: Machine, *, unaimed: bool) -> U64:
-        asked.append(unaimed)
+    Or more of it than can be helped.
+    """
+    asked: list[dict[str, bool]] = []
+
+    def let_go(frames: U64, machine: Machine, **ways: bool) -> U64:
+        asked.append(ways)
         return frames[:0]
 
     monkeypatch.setattr(swapcache, "let_go", let_go)
     bench.frames({5: 40})
     bench.action.outcome = Outcome(0, waiting=(5,))
     one = step(1)
-    bench.run(plan(replace(one, aim=replace(one.aim, unaimed=unaimed))))
-    assert asked == [unaimed]
+    aim = replace(one.aim, unaimed=unaimed)
+    bench.run(plan(replace(one, aim=aim, collateral_bytes=collateral)))
+    assert asked == [{"unaimed": unaimed, "among_zombies": not collateral}]
 
 
 def test_a_frame_that_is_anothers_by_now_is_left_alone(
@@ -262,7 +267,7 @@ def test_a_frame_that_is_anothers_by_now_is_left_alone(
     """A memcg that has nothing to do with the plan would be reclaimed from."""
     asked: list[list[int]] = []
 
-    def let_go(frames: U64, machine: Machine, *, unaimed: bool) -> U64:
+    def let_go(frames: U64, machine: Machine, **ways: bool) -> U64:
         asked.append(frames.tolist())
         return frames[:0]
 
@@ -287,7 +292,7 @@ def test_an_odd_swap_cache_does_not_take_the_report(
 ) -> None:
     """All steps would be done and nobody told."""
 
-    def let_go(frames: U64, machine: Machine, *, unaimed: bool) -> U64:
+    def let_go(frames: U64, machine: Machine, **ways: bool) -> U64:
         raise ValueError
 
     monkeypatch.setattr(swapcache, "let_go", let_go)

@@ -132,6 +132,30 @@ def test_files_are_only_asked_for_where_that_is_allowed(
     assert asked == texts
 
 
+@pytest.mark.parametrize(
+    ("among_zombies", "had", "rounds"),
+    [(False, 99, 3), (True, 0, 3), (True, 5, 6), (True, 99, 20)],
+)
+def test_among_zombies_it_is_asked_for_more(
+    machine: Machine,
+    asked: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    among_zombies: bool,
+    had: int,
+    rounds: int,
+) -> None:
+    """A zombie would stay, as others' pages were taken first; or the run, for ever."""
+    flags = [1 << pages.SWAPCACHE] * 4
+    (machine.proc / "kpageflags").write_bytes(struct.pack("=4Q", *flags))
+    (machine.proc / "kpagecgroup").write_bytes(struct.pack("=4Q", 5, 5, 5, 5))
+    answers = iter([*[0] * had, *[errno.EAGAIN] * 99])
+    answer = answering(asked, lambda _: next(answers))
+    monkeypatch.setattr(swapcache, "write_at", answer)
+    frames = np.array([1, 2], np.uint64)
+    swapcache.let_go(frames, machine, unaimed=False, among_zombies=among_zombies)
+    assert len(asked) == rounds
+
+
 def test_no_more_is_reclaimed_than_the_step_says(
     machine: Machine, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
