@@ -20,7 +20,8 @@ class Kernel:
     ``interfaces`` are those of user space by which memory can be moved, as this kernel
     was built (``census.interfaces`` has the names); ``cgroup_mount`` is where its
     memcgs' hierarchy is mounted. Swap is None where it was not looked at;
-    ``swaps_at_once``: the device that is swapped to next writes without delay, as zram.
+    ``swaps_at_once``: the device that is swapped to next writes without delay, as zram;
+    ``at_once_bytes`` is the room on such devices before one comes that does not.
     """
 
     kind: Literal["live", "vmcore", "census"]
@@ -36,6 +37,7 @@ class Kernel:
     swap_total_bytes: int | None = None
     swap_free_bytes: int | None = None
     swaps_at_once: bool | None = None
+    at_once_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,9 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
                 if why := _cannot(there, done, machine, guard):
                     break
                 cached = _page_out(mapping, frames, machine)
-                if len(cached) and not swapcache.can_be_asked(machine):
+                if len(cached) and not swapcache.can_be_asked(
+                    machine, unaimed=step.aim.unaimed
+                ):
                     swapcache.use_up_slots(machine)
                     cached = _page_out(mapping, _touch(mapping, machine), machine)
                 waiting += cached.tolist()

@@ -33,10 +33,24 @@ _ROUNDS = 3
 _ROUNDS_AMONG_ZOMBIES = 20
 
 
-def can_be_asked(machine: Machine) -> bool:
-    """Whether memcgs have a memory.reclaim: of v2, 5.19+."""
+def can_be_asked(machine: Machine, *, unaimed: bool) -> bool:
+    """Whether memcgs have a memory.reclaim (of v2, 5.19+) that ``let_go`` may use.
+
+    One that knows what it is to prefer (6.11+) is asked for nothing, to see that.
+    """
     mount = machine.cgroup
-    return bool(mount and next(Path(mount.point).glob("*/memory.reclaim"), None))
+    file = mount and next(Path(mount.point).glob("*/memory.reclaim"), None)
+    if not file or unaimed:
+        return bool(file)
+    try:
+        fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"0 swappiness=200")
+        finally:
+            os.close(fd)
+    except OSError:
+        return False
+    return True
 
 
 def use_up_slots(machine: Machine) -> None:

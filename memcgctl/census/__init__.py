@@ -86,15 +86,17 @@ def take_census(
     if details is not None:
         from .details import with_details  # list does without all that it imports
         from .interfaces import cgroup_mount, interfaces
-        from .swap import swaps_at_once
+        from .swap import at_once_bytes
 
         detailed = with_details(
             kernel, tree, census.memcgs, details, warnings, progress
         )
+        at_once = at_once_bytes(kernel)
         described = replace(
             census.kernel,
             interfaces=interfaces(kernel, tree.cgroup_version),
-            swaps_at_once=swaps_at_once(kernel),
+            swaps_at_once=None if at_once is None else at_once > 0,
+            at_once_bytes=at_once,
             cgroup_mount=cgroup_mount(kernel, tree, warnings),
         )
         census = replace(census, kernel=described, memcgs=detailed)

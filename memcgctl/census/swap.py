@@ -64,11 +64,12 @@ def entries(kernel: OpenedKernel, tree: Tree, warnings: Warnings) -> NDArray[np.
     return found
 
 
-def swaps_at_once(kernel: OpenedKernel) -> bool | None:
-    """Whether the next page to be swapped out is written before the call returns.
+def at_once_bytes(kernel: OpenedKernel) -> int | None:
+    """How much can be swapped out so that it is written before the call returns.
 
-    On such a device (zram, pmem) it leaves the swap cache at once. The device is the
-    one of highest priority with room (``swap_avail_heads``); None: not known.
+    On such devices (zram, pmem) it leaves the swap cache at once. They are filled by
+    priority (``swap_avail_heads``), those of equal priority in turns. 0: the next page
+    goes to another device; None: not known.
     """
     try:
         devices = min(read_variable(kernel, "nr_swapfiles", 4), MAX_DEVICES)
@@ -88,9 +89,13 @@ def swaps_at_once(kernel: OpenedKernel) -> bool | None:
     ready = (info["flags"] & SWP_WRITEOK != 0) & (info["used"] < info["pages"])
     if not ready.any():
         return None
-    first = info["priority"][ready].max()
-    of_first = info["flags"][ready & (info["priority"] == first)]
-    return all(flags & SWP_SYNCHRONOUS_IO for flags in (*of_first.tolist(), *begun))
+    if not all(flags & SWP_SYNCHRONOUS_IO for flags in begun):
+        return 0
+    slow = ready & (info["flags"] & SWP_SYNCHRONOUS_IO == 0)
+    least = info["priority"][slow].max() if slow.any() else np.iinfo(np.int32).min
+    first = ready & ~slow & (info["priority"] > least)
+    room = info["pages"][first].astype(np.int64) - info["used"][first].astype(np.int64)
+    return int(room.sum()) * kernel.memory.page_size
 
 
 def _begun(kernel: OpenedKernel) -> list[int]:

@@ -142,6 +142,21 @@ class Drafts:
                 moves.append((payer, 0, size) if swapped else (payer, size, 0))
         return moves
 
+    def swaps(self, number: int) -> int:
+        """How much it swaps out, in bytes."""
+        return sum(max(0, swap) for _, _, swap in self.moves(number))
+
+    def is_of_shmem(self, number: int) -> bool:
+        """Whether any of what it swaps out is shmem."""
+        if number >= self.whole_from:
+            return self._whole.kinds[number - self.whole_from].is_shmem
+        return any(
+            part.group.kind == "shmem"
+            if part.group
+            else self.effects[part.memcg.id][place].swapped_bytes > 0
+            for place, part, _ in self._drafts[number].shares
+        )
+
     def leave(self, number: int, why: str) -> None:
         """Take back what a step that is left out would have done."""
         for place, part, deed in self.draft(number).shares:

@@ -40,6 +40,7 @@ _RECLAIMED = (
     "; what a disk has not written at once is left to memory.reclaim, which takes more "
     "than it is asked for"
 )
+WAITS = "it would wait in the swap cache until memory is short"
 _CPU = re.compile(r"CPU (\d+):")
 DEFAULT_MOUNT = {2: "/sys/fs/cgroup", 1: "/sys/fs/cgroup/memory"}
 
@@ -116,6 +117,16 @@ class World:
 
     def directory(self, memcg_id: int) -> str:
         return self.mount + self.room.path(memcg_id).rstrip("/")
+
+    @cached_property
+    def at_once(self) -> int | None:
+        """How much may be swapped out, so that shmem does not wait in the swap cache.
+
+        None: no matter how much, or none at all.
+        """
+        kernel = self.census.kernel
+        aimed = "memory.reclaim swappiness" in kernel.interfaces
+        return kernel.at_once_bytes if kernel.swaps_at_once and not aimed else None
 
     @cached_property
     def unaimed(self) -> bool:
@@ -505,7 +516,7 @@ def _charged_to_ancestor_or_asked(key: Hashable, served: Served, world: World) -
 def _waits_in_swap_cache(part: Part, world: World) -> str:
     shmem = part.group is not None and part.group.kind == "shmem"
     waits = shmem and world.waits_in_swap_cache(world.room.ancestor(part.memcg))
-    return "it would wait in the swap cache until memory is short" if waits else ""
+    return WAITS if waits else ""
 
 
 def _process(pid: int, served: Served, world: World) -> Process:
@@ -713,7 +724,7 @@ def _reach_swapped_file(part: Part, world: World) -> Reach:
         charged = ((payer, part.bytes),)
         return Reach(Effect(part, "recharge-parent", charged=charged), (deed,))
     if not world.census.kernel.swaps_at_once and "memory.reclaim" not in here:
-        return _cannot(part, "it would wait in the swap cache until memory is short")
+        return _cannot(part, WAITS)
     done = Effect(part, "recharge-parent", swapped_bytes=part.bytes)
     return Reach(done, (deed,), world.unaimed)
 

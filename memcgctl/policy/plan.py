@@ -9,7 +9,7 @@ they disturb.
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from memcgctl.policy.choice import Chooser
 from memcgctl.policy.drafts import Draft, Drafts
 from memcgctl.policy.effects import Effect
 from memcgctl.policy.headroom import Headroom, Move
-from memcgctl.policy.interfaces import World
+from memcgctl.policy.interfaces import WAITS, World
 from memcgctl.policy.outcome import (
     IN_VAIN,
     children_of,
@@ -82,17 +82,21 @@ def work_out(
     every = offline(census)
     children = children_of(every)
     memcgs = with_descendants(census, wanted)
-    world = World(census, every, policy.mapper)
+    world = World(_seen_so(census, memcgs, allow), every, policy.mapper)
     drafts = Drafts(memcgs, Chooser(world, policy, allow, only), world)
     before = fates(memcgs, drafts.looked_at(), children)
     hopeful = frozenset(before[0])
+    at_once = world.at_once
+    if at_once is not None and sum(map(drafts.swaps, range(len(drafts)))) <= at_once:
+        at_once = None  # there is room for all
     taken, left_out, over_limit = _select(
-        _order(drafts, memcgs, children, hopeful),
+        _order(drafts, memcgs, children, hopeful, at_once),
         drafts,
         Headroom(census),
         hopeful if policy.least_harm else None,
         allow,
         max_bytes,
+        at_once,
     )
     freed, remaining = before
     if left_out:
@@ -119,6 +123,22 @@ def work_out(
     return Worked(made, drafts)
 
 
+def _seen_so(census: Census, memcgs: Iterable[Memcg], allow: Collection[str]) -> Census:
+    """As if nothing was swapped at once, if memory.reclaim may take what waits then.
+
+    Otherwise only what there is room for on devices that write at once is paged out.
+    """
+    kernel = census.kernel
+    asked = "unaimed" in allow and "memory.reclaim" in kernel.interfaces
+    if not asked or kernel.at_once_bytes is None:
+        return census
+    details = [memcg.details for memcg in memcgs if memcg.details]
+    groups = [group for one in details for group in one.charge_groups]
+    if sum(one.bytes for one in groups if one.kind != "file") <= kernel.at_once_bytes:
+        return census
+    return replace(census, kernel=replace(kernel, swaps_at_once=False))
+
+
 def _unknown(census: Census) -> Iterator[str]:
     """What a census that was taken without it does not tell."""
     if not census.kernel.interfaces:
@@ -132,6 +152,7 @@ def _order(
     memcgs: Sequence[Memcg],
     children: Children,
     hopeful: Collection[int],
+    at_once: int | None,
 ) -> list[int]:
     """Children first; among these by rank, what is aimed, and what it gives back.
 
@@ -151,8 +172,12 @@ def _order(
     given_back = size + np.bincount(numbers, weights=shares, minlength=len(drafts))
     heights = np.array(_heights(memcgs, children))[positions]
     height = np.maximum.reduceat(heights, np.flatnonzero(np.diff(numbers, prepend=-1)))
-    kind = [2 * one.rank + (not one.aimed) for one in drafts.interfaces]
-    keys = drafts.firsts, -given_back / disturbed, np.array(kind), height
+    kind = np.array([2 * one.rank + (not one.aimed) for one in drafts.interfaces])
+    ratio = given_back / disturbed
+    last = np.zeros(len(drafts), dtype=bool)
+    if at_once is not None:  # shmem first, while there is room for it
+        last = np.array([not drafts.is_of_shmem(n) for n in range(len(drafts))])
+    keys = drafts.firsts, -ratio, last, kind, height
     order: list[int] = np.lexsort(keys).tolist()
     return order
 
@@ -184,12 +209,16 @@ def _select(
     hopeful: Collection[int] | None,
     allow: Collection[str],
     budget: int | None,
+    at_once: int | None,
 ) -> _Selection:
-    """Do one after the other, on paper; without ``hopeful`` nothing is in vain."""
+    """Do one after the other, on paper; without ``hopeful`` nothing is in vain.
+
+    What comes after the first that waits in the swap cache may still have room.
+    """
     found = _Selection([], [], {})
     done: set[tuple[str, Hashable]] = set()
     uncharged: list[Move] = []  # of files that go whole: these are over no limit
-    closely = room.bounded or budget is not None
+    closely = room.bounded or budget is not None or at_once is not None
     for number in order:
         if number >= drafts.whole_from and not closely:
             found.taken.append(number)
@@ -209,6 +238,9 @@ def _select(
                 why = "it has to be read from swap first"
             elif hopeful is not None and _in_vain(draft, hopeful):
                 why = IN_VAIN
+        swapped = 0 if why or at_once is None else drafts.swaps(number)
+        if at_once is not None and swapped > at_once and drafts.is_of_shmem(number):
+            why = WAITS
         if budget is not None and not why:
             disturbed = drafts.bytes[number] + drafts.collateral[number]
             if disturbed > budget:
@@ -222,6 +254,8 @@ def _select(
                 room.charge([(memcg, -memory, -swap) for memcg, memory, swap in moves])
             continue
         found.taken.append(number)
+        if at_once is not None:
+            at_once = max(0, at_once - swapped)
         if draft:
             done.add((draft.interface.name, draft.key))
         else:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from memcgctl.actions import pageout_file, swapcache
-from memcgctl.actions.machine import Guard, Outcome, read_machine
+from memcgctl.actions.machine import Guard, Mount, Outcome, read_machine
 from memcgctl.model import Aim
 from tests.unit.plans import PAGE, TMPFS, step
 
@@ -41,12 +43,31 @@ def test_what_waits_where_nobody_can_be_asked_is_paged_out_once_more(
     frames = np.array([7, 8], np.uint64)
     monkeypatch.setattr(pageout_file, "_touch", lambda mapping, machine: frames)
     monkeypatch.setattr(pageout_file, "_page_out", page_out)
-    monkeypatch.setattr(swapcache, "can_be_asked", lambda machine: asked)
+    monkeypatch.setattr(swapcache, "can_be_asked", lambda machine, unaimed: asked)
     monkeypatch.setattr(swapcache, "use_up_slots", lambda machine: calls.append("use"))
     outcome: Outcome = pageout_file.apply(STEP, read_machine(), Guard())
     os.close(fd)
     assert calls == ["page out", "use", "page out"][: 2 * tries - 1]
     assert len(outcome.waiting) == waiting
+
+
+def test_what_can_be_told_what_to_prefer_can_be_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost: shmem for which nobody is asked, or files of the living."""
+    mount = Mount(1, "0:1", "/", str(tmp_path), "cgroup2", frozenset(), frozenset())
+    machine = replace(read_machine(), cgroup1=None, cgroup2=mount)
+    file = tmp_path / "a/memory.reclaim"
+    assert not swapcache.can_be_asked(machine, unaimed=True)
+    file.parent.mkdir()
+    file.touch()
+    assert swapcache.can_be_asked(machine, unaimed=True)
+    assert file.read_text() == ""
+    assert swapcache.can_be_asked(machine, unaimed=False)
+    assert file.read_text() == "0 swappiness=200"
+    file.unlink()
+    file.mkdir()  # which cannot be written, as with a key that is not known
+    assert not swapcache.can_be_asked(machine, unaimed=False)
 
 
 def test_each_cpus_free_entries_are_used_up_by_pages_that_go() -> None:

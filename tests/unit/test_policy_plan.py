@@ -12,6 +12,7 @@ from memcgctl.model import (
     Charges,
     Holder,
     Limits,
+    Memcg,
     Process,
     Step,
     SwapUse,
@@ -484,6 +485,41 @@ def test_a_folio_that_went_to_the_parent_stays_there_when_it_is_read() -> None:
     assert step.charged_bytes == (2 * PAGE, 3 * PAGE)
     (one,) = worked.effects[100]
     assert dict(one.charged) == {APP: 2 * PAGE, HOLDER: 3 * PAGE}
+
+
+def shmem(number: int, pages: int) -> Memcg:
+    file = replace(TMPFS, inode=number, path=f"/t/{number}")
+    size = {"bytes": pages * PAGE, "evictable_bytes": pages * PAGE}
+    return zombie(number, group("swap-backed-unmapped", backing=file, **size))
+
+
+def test_shmem_goes_as_long_as_there_is_room_on_zram() -> None:
+    """Lost: zombies that stay in the swap cache of a disk, against what was said."""
+    user = replace(USER, bytes=4 * PAGE)
+    size = {"bytes": 4 * PAGE, "evictable_bytes": 4 * PAGE}
+    anon = zombie(99, group("swap-backed-mapped", mappers=(user,), **size))
+    held = anon, shmem(100, 3), shmem(101, 2), shmem(102, 1)
+    old: dict[str, Any] = {"interfaces": AIMED, "at_once_bytes": 4 * PAGE}
+    made = plan(world(*held, **old), LEAST)
+    assert [step.memcgs for step in made.steps] == [(102,), (101,), (99,)]
+    assert made.freed == (102, 101, 99)
+    (left,) = made.remaining
+    assert (left.id, "wait in the swap cache" in left.why) == (100, True)
+    for changes in ({"at_once_bytes": 6 * PAGE}, {"at_once_bytes": None}):
+        assert len(plan(world(*held, **(old | changes)), LEAST).freed) == 4
+    aimed = {**old, "interfaces": (*INTERFACES_HERE, "memory.reclaim swappiness")}
+    assert len(plan(world(*held, **aimed), LEAST).freed) == 4
+
+
+def test_what_there_is_no_room_for_on_zram_may_be_reclaimed() -> None:
+    """Lost: what a person allowed."""
+    living = online(HOLDER, "/app/b", APP, charges=Charges(file_bytes=90 * PAGE))
+    held = living, shmem(100, 3), shmem(101, 2)
+    for room, unaimed in ((5, False), (4, True)):
+        census = world(*held, at_once_bytes=room * PAGE)
+        steps = plan(census, LEAST, allow=["unaimed"]).steps
+        assert [step.aim.unaimed for step in steps] == [unaimed] * 2
+    assert len(plan(census, LEAST).steps) == 1
 
 
 def test_nothing_is_planned_that_nobody_has_seen_to_work() -> None:

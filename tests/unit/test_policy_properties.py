@@ -142,7 +142,12 @@ def censuses(draw: Any, limited: bool = True) -> Census:
         st.just(INTERFACES) | st.lists(st.sampled_from(NEEDED)).map(tuple)
     )
     free = draw(st.integers(0, 50)) * PAGE if limited else 1 << 40
-    return world(*above, *held, interfaces=interfaces, swap_free_bytes=free)
+    return world(
+        *(*above, *held),
+        interfaces=interfaces,
+        swap_free_bytes=free,
+        at_once_bytes=draw(st.none() | pages) if limited else None,
+    )
 
 
 policies = st.sampled_from([*POLICIES.values()]) | st.builds(
