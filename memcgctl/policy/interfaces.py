@@ -299,15 +299,15 @@ class Interface:
     ``needs`` are names out of ``Kernel.interfaces``; ``seen`` the kernels on which it
     did what is said here; ``requires`` what else must be there (privilege, mounts,
     programs); ``effect`` whom it charges, ``touches`` what else it moves, ``cannot``
-    what it leaves; ``collateral`` the bytes of others' that it can move. One with
-    ``whole`` takes all of a file whose folios nothing is in the way of, for whatever
-    memcgs: this is its collateral, the file's own aside, by their online ancestors. One
-    that is
-    not ``aimed`` is only taken where nothing innocent is in
-    its reach, or if it is asked for; one with ``ask`` only if that is asked for. Those
-    of a higher ``rank`` move what the others leave, so that they come later; one with
-    ``after`` moves nothing unless that was done to the same process before. What
-    ``disturbs`` makes a process wait for memory that it uses.
+    what it leaves; ``collateral`` is the bytes of others' that a step of it can move.
+    With ``whole`` it takes all of a file whose folios nothing is in the way of: this is
+    the collateral beside the file's own, by the memcgs' online ancestors.
+
+    One that is not ``aimed`` is only taken where nothing innocent is in its reach, or
+    if it is asked for; one with ``ask`` only if that is asked for. Those of a higher
+    ``rank`` move what the others leave, so that they come later; one with ``after``
+    moves nothing unless that was done to the same process before. What ``disturbs``
+    makes a process wait for memory that it uses.
     """
 
     name: str

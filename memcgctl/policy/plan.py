@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memcgctl.model import Census, Memcg, Plan
 from memcgctl.policy.choice import Chooser
@@ -82,7 +83,7 @@ def work_out(
     every = offline(census)
     children = children_of(every)
     memcgs = with_descendants(census, wanted)
-    world = World(_seen_so(census, memcgs, allow), every, policy.mapper)
+    world = World(_as_allowed(census, memcgs, allow), every, policy.mapper)
     drafts = Drafts(memcgs, Chooser(world, policy, allow, only), world)
     before = fates(memcgs, drafts.looked_at(), children)
     hopeful = frozenset(before[0])
@@ -123,10 +124,12 @@ def work_out(
     return Worked(made, drafts)
 
 
-def _seen_so(census: Census, memcgs: Iterable[Memcg], allow: Collection[str]) -> Census:
-    """As if nothing was swapped at once, if memory.reclaim may take what waits then.
+def _as_allowed(
+    census: Census, memcgs: Iterable[Memcg], allow: Collection[str]
+) -> Census:
+    """As if nothing was swapped out at once, if memory.reclaim may take what waits.
 
-    Otherwise only what there is room for on devices that write at once is paged out.
+    Otherwise shmem is only paged out while there is room on devices that write at once.
     """
     kernel = census.kernel
     asked = "unaimed" in allow and "memory.reclaim" in kernel.interfaces
@@ -174,7 +177,7 @@ def _order(
     height = np.maximum.reduceat(heights, np.flatnonzero(np.diff(numbers, prepend=-1)))
     kind = np.array([2 * one.rank + (not one.aimed) for one in drafts.interfaces])
     ratio = given_back / disturbed
-    last = np.zeros(len(drafts), dtype=bool)
+    last: NDArray[np.bool_] = np.zeros(len(drafts), dtype=bool)
     if at_once is not None:  # shmem first, while there is room for it
         last = np.array([not drafts.is_of_shmem(n) for n in range(len(drafts))])
     keys = drafts.firsts, -ratio, last, kind, height
@@ -213,7 +216,7 @@ def _select(
 ) -> _Selection:
     """Do one after the other, on paper; without ``hopeful`` nothing is in vain.
 
-    What comes after the first that waits in the swap cache may still have room.
+    ``at_once`` is the room on swap devices for shmem, None if there is enough.
     """
     found = _Selection([], [], {})
     done: set[tuple[str, Hashable]] = set()

@@ -51,9 +51,7 @@ def test_what_waits_where_nobody_can_be_asked_is_paged_out_once_more(
     assert len(outcome.waiting) == waiting
 
 
-def test_what_can_be_told_what_to_prefer_can_be_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_can_be_told_what_to_prefer_can_be_asked(tmp_path: Path) -> None:
     """Lost: shmem for which nobody is asked, or files of the living."""
     mount = Mount(1, "0:1", "/", str(tmp_path), "cgroup2", frozenset(), frozenset())
     machine = replace(read_machine(), cgroup1=None, cgroup2=mount)
