@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -178,7 +177,7 @@ def reclaim(
             say(f"nothing done: {why}")
         return
     _must_be_alone()
-    with _in_part(), opened(paths) as (kernel, progress):
+    with opened(paths) as (kernel, progress):
         from memcgctl.census import take_census
 
         taken = take_census(kernel, details="offline", progress=progress)
@@ -226,17 +225,6 @@ def _must_be_alone() -> None:
         must_be_alone()
     except Locked as error:
         fail(f"error: {error}", 1)
-
-
-@contextmanager
-def _in_part() -> Iterator[None]:
-    """A signal while no step is in hand ends the run as one between two steps does."""
-    try:
-        yield
-    except SystemExit as end:
-        if end.code not in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-            raise
-        fail("stopped: nothing is half done; memcgctl journal shows what was done", 4)
 
 
 def _must_be_the_host() -> None:
