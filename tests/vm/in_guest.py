@@ -271,8 +271,13 @@ def carried_out(made: Plan, journal: Path) -> Result:
 
 def acted(fault: Callable[[Plan], Plan | None], journal: str) -> Json:
     """Plan, have ``fault`` happen, carry the plan out."""
-    time.sleep(0.5)  # what was removed goes offline a little later (css_killed_work_fn)
-    census, made = planned()
+    for _ in range(
+        5
+    ):  # what was removed goes offline a little later: css_killed_work_fn
+        time.sleep(0.5)
+        census, made = planned()
+        if dying() <= sum(memcg.state == "offline" for memcg in census.memcgs):
+            break
     made = fault(made) or made
     said = json.loads(json.dumps(asdict(carried_out(made, Path("/run", journal)))))
     said["paths"] = {memcg.id: memcg.path for memcg in census.memcgs}
