@@ -261,6 +261,27 @@ def test_reclaim_without_a_preference_is_only_for_steps_that_may(
     assert asked == [{"unaimed": unaimed, "among_zombies": not collateral}]
 
 
+def test_each_steps_frames_are_let_go_of_in_its_own_way(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step for which files may be taken would have them taken for the others, too."""
+    asked: dict[bool, list[int]] = {}
+
+    def let_go(frames: U64, machine: Machine, **ways: bool) -> U64:
+        asked[ways["unaimed"]] = frames.tolist()
+        return frames[:0]
+
+    monkeypatch.setattr(swapcache, "let_go", let_go)
+    bench.frames(dict.fromkeys((5, 6, 7, 8), 40))
+    waiting = iter(((5, 6), (7, 8)))
+    bench.action.during = lambda step: setattr(
+        bench.action, "outcome", Outcome(0, waiting=next(waiting))
+    )
+    unaimed = step(2)
+    bench.run(plan(step(1), replace(unaimed, aim=replace(unaimed.aim, unaimed=True))))
+    assert asked == {False: [5, 6], True: [7, 8]}
+
+
 def test_a_frame_that_is_anothers_by_now_is_left_alone(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

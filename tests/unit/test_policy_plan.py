@@ -505,8 +505,14 @@ def test_shmem_goes_as_long_as_there_is_room_on_zram() -> None:
     assert made.freed == (102, 101, 99)
     (left,) = made.remaining
     assert (left.id, "wait in the swap cache" in left.why) == (100, True)
-    for changes in ({"at_once_bytes": 6 * PAGE}, {"at_once_bytes": None}):
-        assert len(plan(world(*held, **(old | changes)), LEAST).freed) == 4
+    for room in (10 * PAGE, None):  # for all: what gives back most comes first again
+        made = plan(world(*held, **(old | {"at_once_bytes": room})), LEAST)
+        assert [step.memcgs for step in made.steps] == [(102,), (101,), (100,), (99,)]
+    less = zombie(99, group("swap-backed-mapped", mappers=(USER,)))
+    made = plan(
+        world(shmem(100, 3), less, **(old | {"at_once_bytes": 4 * PAGE})), LEAST
+    )
+    assert [step.memcgs for step in made.steps] == [(99,), (100,)]
     aimed = {**old, "interfaces": (*INTERFACES_HERE, "memory.reclaim swappiness")}
     assert len(plan(world(*held, **aimed), LEAST).freed) == 4
 

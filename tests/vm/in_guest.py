@@ -271,9 +271,7 @@ def carried_out(made: Plan, journal: Path) -> Result:
 
 def acted(fault: Callable[[Plan], Plan | None], journal: str) -> Json:
     """Plan, have ``fault`` happen, carry the plan out."""
-    for _ in range(
-        5
-    ):  # what was removed goes offline a little later: css_killed_work_fn
+    for _ in range(5):  # what was removed goes offline later (css_killed_work_fn)
         time.sleep(0.5)
         census, made = planned()
         if dying() <= sum(memcg.state == "offline" for memcg in census.memcgs):
