@@ -18,7 +18,7 @@ class Kernel:
     """The kernel a census was taken of, and how it was read.
 
     ``interfaces`` are those of user space by which memory can be moved, as this kernel
-    was built (``census.interfaces`` has the names); ``cgroup_mount`` is where its
+    was built (``census.traits`` has the names); ``cgroup_mount`` is where its
     memcgs' hierarchy is mounted. Swap is None where it was not looked at;
     ``swaps_at_once``: the device that is swapped to next writes without delay, as zram;
     ``at_once_bytes`` is the room on such devices before one comes that does not.

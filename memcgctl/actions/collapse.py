@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from memcgctl.actions import lru
-from memcgctl.actions.libc import MADV_COLLAPSE, process_madvise
-from memcgctl.actions.machine import (
+from memcgctl.actions.host import lru
+from memcgctl.actions.host.libc import MADV_COLLAPSE, process_madvise
+from memcgctl.actions.host.machine import (
     ENDED,
     Guard,
     Machine,
@@ -18,9 +18,9 @@ from memcgctl.actions.machine import (
     predict,
     read_text,
 )
+from memcgctl.actions.host.pages import U64
+from memcgctl.actions.host.target import hold
 from memcgctl.actions.pageout import Found, find, gone
-from memcgctl.actions.pages import U64
-from memcgctl.actions.target import hold
 from memcgctl.model import Step
 
 __all__ = ["apply", "predict", "probe"]

@@ -6,7 +6,7 @@ import fcntl
 import os
 import stat
 
-from memcgctl.actions.machine import ActionError, Guard, Machine, Outcome, predict
+from memcgctl.actions.host.machine import ActionError, Guard, Machine, Outcome, predict
 from memcgctl.model import Step
 
 __all__ = ["apply", "predict", "probe"]

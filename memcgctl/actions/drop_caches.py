@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memcgctl.actions.machine import (
+from memcgctl.actions.host.machine import (
     ActionError,
     Guard,
     Machine,
@@ -10,7 +10,7 @@ from memcgctl.actions.machine import (
     meminfo,
     predict,
 )
-from memcgctl.actions.sync import sync_disks
+from memcgctl.actions.host.sync import sync_disks
 from memcgctl.model import Step
 
 __all__ = ["apply", "predict", "probe"]

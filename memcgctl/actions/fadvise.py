@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 
-from memcgctl.actions.libc import Mapping
-from memcgctl.actions.machine import (
+from memcgctl.actions.host.libc import Mapping
+from memcgctl.actions.host.machine import (
     ENDED,
     ActionError,
     Guard,
@@ -17,7 +17,7 @@ from memcgctl.actions.machine import (
     Outcome,
     predict,
 )
-from memcgctl.actions.target import open_file, windows, words
+from memcgctl.actions.host.target import open_file, windows, words
 from memcgctl.model import Step
 
 __all__ = ["apply", "predict", "probe"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from memcgctl.actions.machine import ActionError, Guard, Machine, Outcome, predict
-from memcgctl.actions.target import open_cgroup, write_at
+from memcgctl.actions.host.machine import ActionError, Guard, Machine, Outcome, predict
+from memcgctl.actions.host.target import open_cgroup, write_at
 from memcgctl.model import Step
 
 __all__ = ["apply", "predict", "probe"]

@@ -13,8 +13,8 @@ import os
 import re
 from contextlib import suppress
 
-from memcgctl.actions import lru
-from memcgctl.actions.machine import (
+from memcgctl.actions.host import lru
+from memcgctl.actions.host.machine import (
     ENDED,
     ActionError,
     Guard,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 
-from memcgctl.actions.machine import (
+from memcgctl.actions.host.machine import (
     ENDED,
     ActionError,
     Guard,
@@ -15,7 +15,7 @@ from memcgctl.actions.machine import (
     Outcome,
     predict,
 )
-from memcgctl.actions.target import open_cgroup, write_at
+from memcgctl.actions.host.target import open_cgroup, write_at
 from memcgctl.model import Step
 
 __all__ = ["apply", "predict", "probe"]

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memcgctl.actions import lru, pages, swapcache
-from memcgctl.actions.libc import MADV_PAGEOUT, process_madvise
-from memcgctl.actions.machine import (
+from memcgctl.actions.host import lru, pages, swapcache
+from memcgctl.actions.host.libc import MADV_PAGEOUT, process_madvise
+from memcgctl.actions.host.machine import (
     ENDED,
     ActionError,
     Guard,
@@ -28,8 +28,8 @@ from memcgctl.actions.machine import (
     predict,
     read_mounts,
 )
-from memcgctl.actions.pages import U64, Bools
-from memcgctl.actions.target import hold, words
+from memcgctl.actions.host.pages import U64, Bools
+from memcgctl.actions.host.target import hold, words
 from memcgctl.model import Aim, Backing, Step
 
 __all__ = ["apply", "predict", "probe"]

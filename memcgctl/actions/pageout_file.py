@@ -11,9 +11,9 @@ from contextlib import suppress
 
 import numpy as np
 
-from memcgctl.actions import lru, pages, swapcache
-from memcgctl.actions.libc import MADV_PAGEOUT, Mapping
-from memcgctl.actions.machine import (
+from memcgctl.actions.host import lru, pages, swapcache
+from memcgctl.actions.host.libc import MADV_PAGEOUT, Mapping
+from memcgctl.actions.host.machine import (
     ENDED,
     Guard,
     Machine,
@@ -21,8 +21,8 @@ from memcgctl.actions.machine import (
     meminfo,
     predict,
 )
-from memcgctl.actions.pages import U64
-from memcgctl.actions.target import open_file, windows
+from memcgctl.actions.host.pages import U64
+from memcgctl.actions.host.target import open_file, windows
 from memcgctl.model import Step
 
 __all__ = ["apply", "predict", "probe"]

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import time
 
-from memcgctl.actions import helper, lru
-from memcgctl.actions.machine import (
+from memcgctl.actions.host import helper, lru
+from memcgctl.actions.host.machine import (
     ActionError,
     Guard,
     Machine,
     Outcome,
     predict,
 )
-from memcgctl.actions.thresholds import count_zombies
+from memcgctl.actions.host.thresholds import count_zombies
 from memcgctl.model import Step
 
 __all__ = ["apply", "predict", "probe"]

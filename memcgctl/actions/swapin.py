@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from memcgctl.actions import measure, pages
-from memcgctl.actions.machine import (
+from memcgctl.actions.host import measure, pages
+from memcgctl.actions.host.machine import (
     ENDED,
     ActionError,
     Guard,
@@ -23,9 +23,9 @@ from memcgctl.actions.machine import (
     meminfo,
     predict,
 )
-from memcgctl.actions.pages import U64
-from memcgctl.actions.reader import reader
-from memcgctl.actions.target import cgroup_of, hold
+from memcgctl.actions.host.pages import U64
+from memcgctl.actions.host.reader import reader
+from memcgctl.actions.host.target import cgroup_of, hold
 from memcgctl.model import Step
 
 __all__ = ["apply", "predict", "probe"]

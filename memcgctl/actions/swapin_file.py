@@ -15,9 +15,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from memcgctl.actions import helper, measure, pageout_file
-from memcgctl.actions.libc import Mapping
-from memcgctl.actions.machine import (
+from memcgctl.actions import pageout_file
+from memcgctl.actions.host import helper, measure
+from memcgctl.actions.host.libc import Mapping
+from memcgctl.actions.host.machine import (
     ENDED,
     ActionError,
     Guard,
@@ -26,8 +27,8 @@ from memcgctl.actions.machine import (
     meminfo,
     predict,
 )
-from memcgctl.actions.reader import reader
-from memcgctl.actions.target import open_cgroup, open_file, windows
+from memcgctl.actions.host.reader import reader
+from memcgctl.actions.host.target import open_cgroup, open_file, windows
 from memcgctl.model import Step
 
 __all__ = ["apply", "predict", "probe"]

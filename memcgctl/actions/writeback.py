@@ -6,9 +6,9 @@ inodes of dead writebacks to living ones (``cleanup_offline_cgwbs_workfn``, 5.14
 
 from __future__ import annotations
 
-from memcgctl.actions import helper
-from memcgctl.actions.machine import Guard, Machine, Outcome, predict
-from memcgctl.actions.sync import sync_disks
+from memcgctl.actions.host import helper
+from memcgctl.actions.host.machine import Guard, Machine, Outcome, predict
+from memcgctl.actions.host.sync import sync_disks
 from memcgctl.model import Step
 
 __all__ = ["apply", "predict", "probe"]

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from memcgctl.census import overhead
+from memcgctl.census.limits import MEMBERS, limits, swap_bytes
+from memcgctl.census.tree import Tree, read_tree
 from memcgctl.kernel.program import OpenedKernel
+from memcgctl.linux.records import Warnings, sentences
 from memcgctl.model import (
     Census,
     Charges,
@@ -20,12 +24,8 @@ from memcgctl.model import (
     SwapUse,
 )
 
-from . import memcgs, percpu
-from .limits import MEMBERS, limits, swap_bytes
-from .records import Warnings, sentences
-
 if TYPE_CHECKING:
-    from .details import Wanted
+    from memcgctl.census.details import Wanted
 
 
 def take_census(
@@ -44,11 +44,11 @@ def take_census(
     KernelError if the kernel's memory makes no sense.
     """
     warnings = Warnings()
-    tree = memcgs.read_tree(
-        kernel, warnings, (*percpu.MEMCG_MEMBERS, *MEMBERS), percpu.CGROUP_MEMBERS
+    tree = read_tree(
+        kernel, warnings, (*overhead.MEMCG_MEMBERS, *MEMBERS), overhead.CGROUP_MEMBERS
     )
-    machine = percpu.read_machine(kernel)
-    overheads = percpu.overheads(kernel, tree, machine)
+    machine = overhead.read_machine(kernel)
+    overheads = overhead.overheads(kernel, tree, machine)
     count = len(tree.address)
     charges: list[Charges | None] = [None] * count
     swaps: list[SwapUse | None] = [None] * count
@@ -56,7 +56,8 @@ def take_census(
     swap_total = swap_free = None
     page_size = kernel.memory.page_size
     if scan:
-        from . import folios, swap  # a list without a scan does without their imports
+        from memcgctl.census import folios
+        from memcgctl.census.swap import maps
 
         bounds = [*limits(tree, page_size)]
         swap_total, swap_free = swap_bytes(kernel)
@@ -65,7 +66,7 @@ def take_census(
             _charges(f, p * page_size)
             for f, p in zip(found.folios[:count], found.pages[:count], strict=True)
         ]
-        entries = swap.entries(kernel, tree, warnings).tolist()
+        entries = maps.entries(kernel, tree, warnings).tolist()
         swaps = [SwapUse(n, n * page_size) for n in entries]
     census = Census(
         kernel=Kernel(
@@ -84,9 +85,11 @@ def take_census(
         warnings=(),
     )
     if details is not None:
-        from .details import with_details  # list does without all that it imports
-        from .interfaces import cgroup_mount, interfaces
-        from .swap import at_once_bytes
+        from memcgctl.census.details import (
+            with_details,  # list does without all that it imports
+        )
+        from memcgctl.census.swap.maps import at_once_bytes
+        from memcgctl.census.traits import cgroup_mount, interfaces
 
         detailed = with_details(
             kernel, tree, census.memcgs, details, warnings, progress
@@ -104,7 +107,7 @@ def take_census(
 
 
 def _memcgs(
-    tree: memcgs.Tree,
+    tree: Tree,
     page_size: int,
     overheads: list[Overhead],
     charges: list[Charges | None],

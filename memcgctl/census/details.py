@@ -9,15 +9,15 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from memcgctl.census.charges import details_for
-from memcgctl.census.objcgs import inherited
-from memcgctl.census.references import holders
+from memcgctl.census.charges.groups import details_for
+from memcgctl.census.holders.balance import holders
+from memcgctl.census.holders.objcgs import inherited
 from memcgctl.model import Details, Memcg
 
 if TYPE_CHECKING:
-    from memcgctl.census.memcgs import Tree
-    from memcgctl.census.records import Warnings
+    from memcgctl.census.tree import Tree
     from memcgctl.kernel.program import OpenedKernel
+    from memcgctl.linux.records import Warnings
 
 Wanted = Collection[int] | Literal["offline"]
 

@@ -19,9 +19,8 @@ from memcgctl.kernel.errors import KernelError
 from memcgctl.kernel.layout import dtype_of, has_member, offset_of
 from memcgctl.kernel.memory import Memory
 from memcgctl.kernel.program import OpenedKernel
-
-from .memmap import PageRange, page_ranges
-from .records import Warnings, first_member, gather_records
+from memcgctl.linux.memmap import PageRange, page_ranges
+from memcgctl.linux.records import Warnings, first_member, gather_records
 
 FILE, SHMEM, ANON, KERNEL = range(4)
 KINDS = 4

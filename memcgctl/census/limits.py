@@ -14,7 +14,7 @@ import numpy as np
 from memcgctl.model import Limits
 
 if TYPE_CHECKING:
-    from memcgctl.census.memcgs import Tree
+    from memcgctl.census.tree import Tree
     from memcgctl.kernel.program import OpenedKernel
 
 _MEMORY = {

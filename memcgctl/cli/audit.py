@@ -42,8 +42,8 @@ def audit_memcgs(
         (core, vmlinux, btf, system_map, vmcoreinfo), census, details="offline"
     )
 
-    from memcgctl.census.verdict import audit
     from memcgctl.report.audit import screen, to_json
+    from memcgctl.views.explain import audit
 
     warn(taken)
     audited = audit(taken)

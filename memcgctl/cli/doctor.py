@@ -12,7 +12,7 @@ from memcgctl.cli.reading import opened, warn
 from memcgctl.cli.terminal import shape, write
 
 if TYPE_CHECKING:
-    from memcgctl.actions.checkup import Wanted
+    from memcgctl.actions.run.checkup import Wanted
     from memcgctl.model import Census, Checkup
 
 EXIT_CODES = {"works": 0, "part": 4, "unread": 3}
@@ -42,8 +42,8 @@ def doctor(
 
 def _check() -> Checkup:
     """The machine first: it can be looked at where its kernel cannot."""
-    from memcgctl.actions.checkup import check
-    from memcgctl.actions.machine import read_machine
+    from memcgctl.actions.host.machine import read_machine
+    from memcgctl.actions.run.checkup import check
     from memcgctl.kernel.errors import KernelError
 
     machine, wanted = read_machine(), _wanted()
@@ -59,7 +59,7 @@ def _check() -> Checkup:
 def _read() -> Census:
     """The running kernel's memcgs, and which interfaces it was built with."""
     from memcgctl.census import take_census
-    from memcgctl.census.interfaces import interfaces
+    from memcgctl.census.traits import interfaces
 
     with opened((None, None, None, None, None)) as (kernel, _):
         census = take_census(kernel, scan=False)
@@ -69,7 +69,7 @@ def _read() -> Census:
 
 def _wanted() -> list[Wanted]:
     """The actions that policies know, and what has to be asked for."""
-    from memcgctl.actions.checkup import Wanted
+    from memcgctl.actions.run.checkup import Wanted
     from memcgctl.policy.interfaces import INTERFACES
 
     rows: dict[str, Wanted] = {}

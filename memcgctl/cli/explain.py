@@ -61,9 +61,9 @@ def explain_memcg(
     else:
         taken, found, frames = _read(paths, memcg, limit if folios else 0)
 
-    from memcgctl.census.verdict import explain
     from memcgctl.policy.options import next_command, options
     from memcgctl.report.explain import screen, to_json
+    from memcgctl.views.explain import explain
 
     warn(taken)
     explanation = explain(taken, found)
@@ -85,8 +85,8 @@ def explain_memcg(
 def _read(paths: Paths, text: str, folios: int) -> tuple[Census, Memcg, Frames | None]:
     """The memcg that ``text`` names with its details, and those below a zombie."""
     from memcgctl.census import take_census
-    from memcgctl.census.frames import read_frames
-    from memcgctl.census.verdict import descendants
+    from memcgctl.census.charges.frames import read_frames
+    from memcgctl.views.explain import descendants
 
     with opened(paths) as (kernel, progress):
         tree = take_census(kernel, scan=False, progress=progress)

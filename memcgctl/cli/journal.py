@@ -29,8 +29,8 @@ def journal(
     ] = False,
 ) -> None:
     """Show what reclaim has done: its runs, their steps and how each one ended."""
-    from memcgctl.actions.history import read_history
-    from memcgctl.actions.journal import default_path
+    from memcgctl.actions.run.history import read_history
+    from memcgctl.actions.run.journal import default_path
     from memcgctl.model import History
     from memcgctl.report.journal import screen, to_json
 

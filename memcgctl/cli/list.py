@@ -20,7 +20,7 @@ from memcgctl.cli.terminal import shape, write
 
 
 class Sort(str, Enum):
-    """The keys of ``--sort``; the same as in ``memcgctl.census.select``."""
+    """The keys of ``--sort``; the same as in ``memcgctl.views.listing``."""
 
     cost = "cost"
     id = "id"
@@ -98,8 +98,8 @@ def list_memcgs(
     if online and group_by:
         raise typer.BadParameter("--group-by groups offline memcgs; --all adds none.")
 
-    from memcgctl.census.select import select, sort_keys
     from memcgctl.report.listing import screen, to_csv, to_json
+    from memcgctl.views.listing import select, sort_keys
 
     if sort.value not in (keys := sort_keys(by_ancestor=group_by is not None)):
         raise typer.BadParameter(f"--sort takes here one of {', '.join(keys)}.")

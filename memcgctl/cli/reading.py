@@ -51,7 +51,7 @@ def opened(paths: Paths) -> Iterator[tuple[OpenedKernel, Progress]]:
 
 def load_census(path: Path, paths: Paths) -> Census:
     """The census in the file ``path``, which leaves no room for a kernel's options."""
-    from memcgctl.census.saved import load
+    from memcgctl.snapshot import load
 
     if any(paths):
         raise typer.BadParameter(
@@ -70,7 +70,7 @@ def read_census(
 ) -> Census:
     """All that a command needs which asks for no memcg by name."""
     if census:
-        from memcgctl.census.select import unscanned
+        from memcgctl.views.listing import unscanned
 
         loaded = load_census(census, paths)
         return loaded if scan else unscanned(loaded)
@@ -83,8 +83,8 @@ def read_census(
 
 def one_memcg(census: Census, text: str) -> Memcg:
     """The one memcg that ``text`` names; else what it could be, and exit code 2."""
-    from memcgctl.census.find import find, near
     from memcgctl.report.text import counted
+    from memcgctl.views.find import find, near
 
     found = find(census, text)
     if len(found) == 1:

@@ -219,7 +219,7 @@ def _must_act_here(elsewhere: Path | None, yes: bool) -> None:
 
 def _must_be_alone() -> None:
     """Nobody is to read a plan, and say yes to it, that another run stands before."""
-    from memcgctl.actions.executor import Locked, must_be_alone
+    from memcgctl.actions.run.executor import Locked, must_be_alone
 
     try:
         must_be_alone()
@@ -251,8 +251,8 @@ def _too_few(min_zombies: int, min_overhead_bytes: int) -> str | None:
     """Why there is nothing to do, by the kernel's own counters; None if there is."""
     if not min_zombies and not min_overhead_bytes:
         return None
-    from memcgctl.actions.machine import read_machine
-    from memcgctl.actions.thresholds import below, count_zombies
+    from memcgctl.actions.host.machine import read_machine
+    from memcgctl.actions.host.thresholds import below, count_zombies
 
     return below(count_zombies(read_machine()), min_zombies, min_overhead_bytes)
 
@@ -264,8 +264,8 @@ def _act(
     max_bytes: int | None,
     journal: Path | None,
 ) -> Result:
-    from memcgctl.actions.executor import Limits, Unreadable, carry_out
-    from memcgctl.actions.machine import ActionError
+    from memcgctl.actions.host.machine import ActionError
+    from memcgctl.actions.run.executor import Limits, Unreadable, carry_out
     from memcgctl.census import take_census
 
     def look() -> set[int]:
@@ -308,8 +308,8 @@ def _verdicts(kernel: OpenedKernel, result: Result) -> dict[int, str]:
     if not left:
         return {}
     from memcgctl.census import take_census
-    from memcgctl.census.verdict import explain
     from memcgctl.report.verdict import verdict
+    from memcgctl.views.explain import explain
 
     lost: tuple[type[BaseException], ...] = (SystemExit, *_unreadable())
     try:

@@ -36,7 +36,7 @@ def snapshot(
         (core, vmlinux, btf, system_map, vmcoreinfo), None, details="offline"
     )
 
-    from memcgctl.census.saved import CensusError, dumps, save
+    from memcgctl.snapshot import CensusError, dumps, save
 
     warn(taken)
     if output == "-":

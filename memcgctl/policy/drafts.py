@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from memcgctl.model import Memcg
+from memcgctl.policy.bulk import Whole
 from memcgctl.policy.cases import Part, placed_parts
 from memcgctl.policy.choice import Chooser
 from memcgctl.policy.effects import Effect
@@ -15,7 +16,6 @@ from memcgctl.policy.headroom import Move
 from memcgctl.policy.interfaces import Deed, Interface, Served, World, evicted_whole
 from memcgctl.policy.outcome import IN_VAIN
 from memcgctl.policy.policies import Option
-from memcgctl.policy.whole import Whole
 
 
 class Share(NamedTuple):

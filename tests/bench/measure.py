@@ -44,10 +44,10 @@ def scan(core: Path | None, _: argparse.Namespace) -> dict[str, float]:
     import drgn
 
     from memcgctl.census.folios import count_folios
-    from memcgctl.census.memcgs import read_tree
-    from memcgctl.census.memmap import page_ranges
-    from memcgctl.census.records import Warnings
+    from memcgctl.census.tree import read_tree
     from memcgctl.kernel.program import Sources, open_kernel
+    from memcgctl.linux.memmap import page_ranges
+    from memcgctl.linux.records import Warnings
 
     with open_kernel(Sources(core)) as kernel:
         tree = read_tree(kernel, Warnings())
@@ -75,11 +75,11 @@ def scan(core: Path | None, _: argparse.Namespace) -> dict[str, float]:
 def explaining(core: Path | None, _: argparse.Namespace) -> dict[str, float]:
     """The details of the memcg with the most charged pages, and the scan, in turns."""
     from memcgctl.census import take_census
-    from memcgctl.census.charges import details_for
+    from memcgctl.census.charges.groups import details_for
     from memcgctl.census.folios import count_folios
-    from memcgctl.census.memcgs import read_tree
-    from memcgctl.census.records import Warnings
+    from memcgctl.census.tree import read_tree
     from memcgctl.kernel.program import Sources, open_kernel
+    from memcgctl.linux.records import Warnings
 
     with open_kernel(Sources(core)) as kernel:
         tree = read_tree(kernel, Warnings())
@@ -149,9 +149,9 @@ def _merged(extents: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 def opening(core: Path | None, options: argparse.Namespace) -> dict[str, float]:
     """Opening alone, and opening, reading and showing the tree without a scan."""
     from memcgctl.census import take_census
-    from memcgctl.census.select import select
     from memcgctl.kernel.program import Sources, open_kernel
     from memcgctl.report.listing import screen
+    from memcgctl.views.listing import select
 
     def tree() -> None:
         with open_kernel(sources) as kernel:

@@ -31,13 +31,13 @@ from typing import Any, NamedTuple, NoReturn
 import drgn
 from drgn.helpers.linux.mm import follow_phys
 
-from memcgctl.census.memcgs import read_tree
-from memcgctl.census.memmap import page_ranges
-from memcgctl.census.records import Warnings
+from memcgctl.census.tree import read_tree
 from memcgctl.cli import main
 from memcgctl.kernel import elf
 from memcgctl.kernel.compressed import is_compressed, unpacked
 from memcgctl.kernel.program import Sources, open_kernel
+from memcgctl.linux.memmap import page_ranges
+from memcgctl.linux.records import Warnings
 
 LIMIT_SECONDS = 60
 LIMIT_BYTES = 4 << 30  # of address space: a length that is garbage must not be believed

@@ -21,10 +21,10 @@ from drgn.helpers.linux.mm import for_each_valid_page_range
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from memcgctl.census import take_census
-from memcgctl.census.memmap import page_ranges
-from memcgctl.census.records import Warnings
 from memcgctl.kernel.layout import has_member
 from memcgctl.kernel.program import Sources, open_kernel
+from memcgctl.linux.memmap import page_ranges
+from memcgctl.linux.records import Warnings
 from memcgctl.model import Census, Memcg
 
 FIXTURES = Path(

@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from memcgctl.census import take_census
-from memcgctl.census.bulk import addresses
-from memcgctl.census.charges import KINDS
-from memcgctl.census.collect import collect_folios
-from memcgctl.census.records import Warnings
+from memcgctl.census.charges.collect import collect_folios
+from memcgctl.census.charges.groups import KINDS
 from memcgctl.kernel.program import Sources, open_kernel
+from memcgctl.linux.records import Warnings
+from memcgctl.linux.structs import addresses
 from memcgctl.model import ChargeGroup, Memcg
 
 FIXTURES = Path(

@@ -20,13 +20,13 @@ import pytest
 from drgn.helpers.linux.mm import follow_phys
 
 from memcgctl.census import take_census
-from memcgctl.census.objcgs import inherited
-from memcgctl.census.records import Warnings
-from memcgctl.census.references import holders
+from memcgctl.census.holders.balance import holders
+from memcgctl.census.holders.objcgs import inherited
 from memcgctl.cli import app
 from memcgctl.kernel import elf
 from memcgctl.kernel.compressed import is_compressed, unpacked
 from memcgctl.kernel.program import Sources, open_kernel
+from memcgctl.linux.records import Warnings
 from memcgctl.model import Holder, Inherited, Memcg
 
 CORES = sorted((Path(__file__).parents[2] / "fixtures").glob("*.zst"))

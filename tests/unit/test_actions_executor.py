@@ -17,9 +17,8 @@ from typing import Any
 
 import pytest
 
-from memcgctl.actions import journal, pages, swapcache, sync
-from memcgctl.actions.executor import Limits, Locked, carry_out
-from memcgctl.actions.machine import (
+from memcgctl.actions.host import pages, swapcache, sync
+from memcgctl.actions.host.machine import (
     ActionError,
     Guard,
     Machine,
@@ -28,7 +27,9 @@ from memcgctl.actions.machine import (
     Prediction,
     predict,
 )
-from memcgctl.actions.pages import U64
+from memcgctl.actions.host.pages import U64
+from memcgctl.actions.run import journal
+from memcgctl.actions.run.executor import Limits, Locked, carry_out
 from memcgctl.model import Kernel, Plan, Remaining, Result, Step
 from tests.unit import plans
 

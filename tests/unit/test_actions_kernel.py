@@ -24,18 +24,14 @@ from memcgctl.actions import (
     device,
     drop_caches,
     force_empty,
-    helper,
-    lru,
     memory_reclaim,
     pageout,
-    pages,
-    reader,
     stock,
-    swapcache,
     swapin,
     writeback,
 )
-from memcgctl.actions.machine import (
+from memcgctl.actions.host import helper, lru, pages, reader, swapcache
+from memcgctl.actions.host.machine import (
     ENDED,
     ActionError,
     Guard,

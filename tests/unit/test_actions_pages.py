@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memcgctl.actions import helper, pageout, pages
-from memcgctl.actions.machine import ActionError, Machine, Mount, read_machine
+from memcgctl.actions import pageout
+from memcgctl.actions.host import helper, pages
+from memcgctl.actions.host.machine import ActionError, Machine, Mount, read_machine
 from memcgctl.model import Aim, Backing
 
 SMAPS = """\

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from memcgctl.actions import target
-from memcgctl.actions.machine import ActionError, Machine, Mount, read_machine
+from memcgctl.actions.host import target
+from memcgctl.actions.host.machine import ActionError, Machine, Mount, read_machine
 from memcgctl.model import Backing, Process
 
 

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from memcgctl.census import memcgs
-from memcgctl.census.memcgs import CSS_ONLINE, Tree, read_tree
-from memcgctl.census.records import BATCH, Warnings
+from memcgctl.census.tree import CSS_ONLINE, Tree, read_tree
 from memcgctl.kernel.errors import KernelError
 from memcgctl.kernel.memory import Memory
+from memcgctl.linux.records import BATCH, Warnings
 from tests.unit.fake_kernel import BASE, PAGE, FakeKernel, Members
 
 STATE = {
@@ -320,7 +319,7 @@ def test_memcg_that_went_away() -> None:
 
 def test_more_memcgs_than_there_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage that looks like an endless tree is cut off at a bound."""
-    monkeypatch.setattr(memcgs, "MAX_MEMCGS", 5)
+    monkeypatch.setattr("memcgctl.census.tree.MAX_MEMCGS", 5)
     forest = Forest()
     one = forest.memcg(forest.root, b"one")
     for parent in (forest.root, one, one, one):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from memcgctl.census.folios import count_folios
-from memcgctl.census.memmap import MAX_SECTIONS, PageRange, page_ranges
-from memcgctl.census.records import Warnings
 from memcgctl.kernel.errors import KernelError
+from memcgctl.linux.memmap import MAX_SECTIONS, PageRange, page_ranges
+from memcgctl.linux.records import Warnings
 from tests.unit.fake_kernel import BASE, PAGE, FakeKernel
 
 STRUCTS = {

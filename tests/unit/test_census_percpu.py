@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 import drgn
 import pytest
 
-from memcgctl.census.memcgs import read_tree
-from memcgctl.census.percpu import (
+from memcgctl.census.overhead import (
     CGROUP_MEMBERS,
     MEMCG_MEMBERS,
     Machine,
     overheads,
     read_machine,
 )
-from memcgctl.census.records import Warnings
+from memcgctl.census.tree import read_tree
 from memcgctl.kernel.errors import KernelError
+from memcgctl.linux.records import Warnings
 from memcgctl.model import Overhead
 from tests.unit.fake_kernel import BASE, FakeKernel, Members
 from tests.unit.test_census_memcgs import CSS, STRUCTS, Forest

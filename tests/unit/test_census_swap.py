@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memcgctl.census import swap
-from memcgctl.census.records import Warnings
+from memcgctl.census.swap import maps
+from memcgctl.linux.records import Warnings
 from tests.unit.fake_kernel import BASE, PAGE, FakeKernel
 
 PAGES = {  # until 6.13
@@ -105,13 +105,13 @@ KERNELS = [pages_kernel, packed_kernel, cluster_kernel]
 def direct_map() -> Iterator[None]:
     """drgn asks page tables for it, which a kernel made by hand has not."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(swap, "phys_to_virt", lambda prog, at: DIRECT_MAP + at)
+        patch.setattr(maps, "phys_to_virt", lambda prog, at: DIRECT_MAP + at)
         yield
 
 
 def count(fake: FakeKernel) -> tuple[dict[int, int], Warnings]:
     warnings = Warnings()
-    counts = swap.count_swap(fake.kernel, warnings)
+    counts = maps.count_swap(fake.kernel, warnings)
     assert len(counts) == 65536
     (ids,) = counts.nonzero()
     return {int(number): int(counts[number]) for number in ids}, warnings
@@ -164,7 +164,7 @@ def test_absurd_size(make: Callable[[Sequence[Device]], FakeKernel]) -> None:
         at = int.from_bytes(info[:8], "little")
         fake.put(at, "swap_info_struct", {"max": 2**32 - 1})
     _, warnings = count(fake)
-    assert sum(warnings.values()) <= swap.MAX_FAULTS
+    assert sum(warnings.values()) <= maps.MAX_FAULTS
 
 
 def test_without_swap() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memcgctl.census.bulk import addresses, find, read_structs, unique, xarray_entries
+from memcgctl.linux.structs import addresses, find, read_structs, unique, xarray_entries
 from tests.unit.fake_kernel import FakeKernel
 
 STRUCTS = {

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memcgctl.census.collect import Folios, _rows
+from memcgctl.census.charges.collect import Folios, _rows
 
 FEW = st.sampled_from([0, 0, 0, 1])
 # Distance from the one before, pages, memcg, kind, flags, references.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from memcgctl.census.bulk import addresses
-from memcgctl.census.pagetables import Ranges, frames, swap_entries, walk
-from memcgctl.census.rmap import Frames, mapped_pages
+from memcgctl.linux.pagetables import Ranges, frames, swap_entries, walk
+from memcgctl.linux.rmap import Frames, mapped_pages
+from memcgctl.linux.structs import addresses
 from tests.unit.fake_kernel import BASE, PAGE, FakeKernel
 
 STRUCTS = {"mm_struct": {"gap": "u64[3]", "pgd": "void *"}}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from memcgctl.census.bulk import addresses
-from memcgctl.census.rmap import anon_vmas, file_vmas
+from memcgctl.linux.rmap import anon_vmas, file_vmas
+from memcgctl.linux.structs import addresses
 from tests.unit.fake_kernel import FakeKernel
 
 STRUCTS = {

@@ -201,7 +201,7 @@ def test_any_name_on_any_terminal(encoding: str) -> None:
     """One hostile name would keep all others from being listed."""
     code = trying(
         r"""
-        from memcgctl.census.select import select
+        from memcgctl.views.listing import select
         from memcgctl.report.listing import screen
         from tests.unit.zombies import census, memcg
         names = ["/漢字\u202e\x1b[2J\n\udcff[b]\u05d0" * 9, "/é", "/\U0001f600"]

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from memcgctl.census.saved import save
 from memcgctl.model import Census, Charges
+from memcgctl.snapshot import save
 from tests.unit.zombies import METADATA, census, group, held, memcg
 
 MAIN = "from memcgctl.__main__ import main; main()"

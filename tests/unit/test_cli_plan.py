@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from memcgctl.actions.executor import Locked, _locked, must_be_alone
-from memcgctl.census.saved import save
+from memcgctl.actions.run.executor import Locked, _locked, must_be_alone
 from memcgctl.cli import app
+from memcgctl.snapshot import save
 from tests.unit import zombies
 from tests.unit.plans import CASES, held_by, online, swapped, world, zombie
 from tests.unit.test_cli_census import run
@@ -67,7 +67,7 @@ def test_another_run_is_told_of_before_anything_else(
 ) -> None:
     """A person would read a whole plan, and say yes to it, for nothing."""
     lock = tmp_path / "lock"
-    monkeypatch.setattr("memcgctl.actions.executor.lock_path", lambda: lock)
+    monkeypatch.setattr("memcgctl.actions.run.executor.lock_path", lambda: lock)
     command = sys.modules["memcgctl.cli.reclaim"]  # the name is the function's
     monkeypatch.setattr(command, "opened", lambda _: pytest.fail("opened"))
     with lock.open("w") as holder:

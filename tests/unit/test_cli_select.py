@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memcgctl.census.select import is_under, largest_reason, select, sort_keys
 from memcgctl.cli.list import Sort
 from memcgctl.model import Charges, Listing, Overhead, SwapUse
+from memcgctl.views.listing import is_under, largest_reason, select, sort_keys
 from tests.unit.zombies import census, memcg
 
 

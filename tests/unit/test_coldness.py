@@ -8,8 +8,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from memcgctl.census.bulk import addresses
-from memcgctl.census.coldness import generation_ages
+from memcgctl.census.charges.coldness import generation_ages
+from memcgctl.linux.structs import addresses
 from tests.unit.fake_kernel import FakeKernel
 
 STRUCTS = {

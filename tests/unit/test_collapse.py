@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memcgctl.actions import collapse, lru
-from memcgctl.actions.machine import Guard, Machine, read_machine
+from memcgctl.actions import collapse
+from memcgctl.actions.host import lru
+from memcgctl.actions.host.machine import Guard, Machine, read_machine
 from memcgctl.actions.pageout import Found
 from memcgctl.model import Aim, Step
 from tests.unit.plans import USER, step

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from memcgctl.census.find import find, near
 from memcgctl.model import Memcg
+from memcgctl.views.find import find, near
 from tests.unit.zombies import census, memcg
 
 ROOT = memcg(1, "/", state="online", address=0xFFFF888000001000)

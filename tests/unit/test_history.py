@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from memcgctl.actions.history import read_history
-from memcgctl.actions.journal import Journal
+from memcgctl.actions.run.history import read_history
+from memcgctl.actions.run.journal import Journal
 from memcgctl.model import History, PastRun
 from memcgctl.report.journal import screen, to_json
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from memcgctl.census.interfaces import cgroup_mount, interfaces
 from memcgctl.census.limits import MEMBERS, limits, swap_bytes
-from memcgctl.census.memcgs import read_tree
-from memcgctl.census.records import Warnings
+from memcgctl.census.traits import cgroup_mount, interfaces
+from memcgctl.census.tree import read_tree
+from memcgctl.linux.records import Warnings
 from memcgctl.model import Limits
 from tests.unit.fake_kernel import PAGE, FakeKernel, Members
 from tests.unit.test_census_memcgs import STRUCTS, Forest

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from memcgctl.actions import lru, lru_gen
-from memcgctl.actions.machine import ActionError, Guard, Machine, read_machine
+from memcgctl.actions import lru_gen
+from memcgctl.actions.host import lru
+from memcgctl.actions.host.machine import ActionError, Guard, Machine, read_machine
 from memcgctl.model import Aim
 from tests.unit.plans import PAGE, step
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memcgctl.actions import pageout_file, swapcache
-from memcgctl.actions.machine import Guard, Mount, Outcome, read_machine
+from memcgctl.actions import pageout_file
+from memcgctl.actions.host import swapcache
+from memcgctl.actions.host.machine import Guard, Mount, Outcome, read_machine
 from memcgctl.model import Aim
 from tests.unit.plans import PAGE, TMPFS, step
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memcgctl.model import Census, ChargeGroup, Holder, Limits, Memcg, Process
-from memcgctl.policy import whole
+from memcgctl.policy import bulk
 from memcgctl.policy.cases import parts
 from memcgctl.policy.choice import ALLOWED
 from memcgctl.policy.effects import Effect, effect
@@ -220,7 +220,7 @@ def test_files_that_go_whole_go_as_they_would_part_by_part(
 ) -> None:
     """Lost: a plan that depends on how many zombies there are."""
     worked = work_out(census, policy, wanted, allow=allow, max_bytes=most)
-    with mock.patch.object(whole, "_CASES", ()):
+    with mock.patch.object(bulk, "_CASES", ()):
         slowly = work_out(census, policy, wanted, allow=allow, max_bytes=most)
     assert worked.plan == slowly.plan
     assert worked.effects == slowly.effects

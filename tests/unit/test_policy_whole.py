@@ -17,7 +17,7 @@ from memcgctl.model import (
     SwapDeviceUse,
     SwapOwner,
 )
-from memcgctl.policy import whole
+from memcgctl.policy import bulk
 from memcgctl.policy.plan import Worked, plan, work_out
 from memcgctl.policy.policies import POLICIES
 from tests.unit import zombies
@@ -47,7 +47,7 @@ def same(census: Census) -> Plan:
     """The plan, which has to be the same part by part."""
     worked = work_out(census, LEAST)
     assert in_bulk(worked)
-    with mock.patch.object(whole, "_CASES", ()):
+    with mock.patch.object(bulk, "_CASES", ()):
         slowly = work_out(census, LEAST)
     assert worked.plan == slowly.plan
     assert worked.effects == slowly.effects

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memcgctl.census import folios, references
-from memcgctl.census.records import Warnings
+from memcgctl.census import folios
+from memcgctl.census.holders import balance
+from memcgctl.linux.records import Warnings
 from memcgctl.model import Charges, Holder, Memcg, Overhead
 from tests.unit.fake_kernel import FakeKernel
 
@@ -75,8 +76,8 @@ class Finders:
         self.found: dict[str, list[tuple[int, Holder]]] = {}
         self.asked: dict[str, list[int]] = {}
         for kind in (*CHEAP, *COSTLY):
-            patch.setattr(references, f"{kind}_holders", self._finder(kind))
-        patch.setattr(references, "PAUSE", 0)
+            patch.setattr(balance, f"{kind}_holders", self._finder(kind))
+        patch.setattr(balance, "PAUSE", 0)
 
     def _finder(self, kind: str) -> Any:
         def find(_: object, wanted: Any, *__: object) -> Iterator[tuple[int, Holder]]:
@@ -95,7 +96,7 @@ def look(
     fake: FakeKernel, memcgs: Sequence[Memcg]
 ) -> tuple[dict[int, tuple[tuple[Holder, ...], int | None]], Warnings]:
     warnings = Warnings()
-    return references.holders(fake.kernel, memcgs, warnings), warnings
+    return balance.holders(fake.kernel, memcgs, warnings), warnings
 
 
 FOLIOS = Charges(file_folios=5, shmem_folios=3, anon_folios=2, kernel_folios=7)
@@ -204,7 +205,7 @@ def test_a_kind_that_cannot_be_read_spares_the_others(
     def broken(*_: object) -> Iterator[tuple[int, Holder]]:
         raise LookupError("no such symbol: bdi_list")
 
-    monkeypatch.setattr(references, "writeback_holders", broken)
+    monkeypatch.setattr(balance, "writeback_holders", broken)
     fake = FakeKernel(OLD)
     one = memcg(fake, 3, children=1)
     finders.found["stock"] = [(one.address, Holder("stock", 1, "CPU 0: 3 pages"))]
@@ -228,7 +229,7 @@ def test_a_live_kernel_is_looked_at_twice(
         if detail == "CPU 0: 9 pages":
             yield one.address, Holder("stock", 1, "CPU 1: 2 pages")
 
-    monkeypatch.setattr(references, "stock_holders", stocks)
+    monkeypatch.setattr(balance, "stock_holders", stocks)
     held, left = look(fake, [one])[0][one.address]
     assert [(h.detail, h.transient) for h in held if h.kind == "stock"] == [
         ("CPU 0: 9 pages", False),

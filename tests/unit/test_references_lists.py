@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memcgctl.census.bulk import addresses
-from memcgctl.census.lists import list_walker, occupied
-from memcgctl.census.records import Warnings
+from memcgctl.linux.lists import list_walker, occupied
+from memcgctl.linux.records import Warnings
+from memcgctl.linux.structs import addresses
 from tests.unit.fake_kernel import FakeKernel
 
 STRUCTS = {

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from memcgctl.census.records import Warnings
-from memcgctl.census.writeback import writeback_holders
+from memcgctl.census.holders.writeback import writeback_holders
 from memcgctl.kernel.layout import offset_of
+from memcgctl.linux.records import Warnings
 from memcgctl.model import Holder
 from tests.unit.fake_kernel import FakeKernel
 

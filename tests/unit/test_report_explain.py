@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from memcgctl.census.verdict import audit, explain
 from memcgctl.model import (
     Charges,
     Coldness,
@@ -23,6 +22,7 @@ from memcgctl.model import (
 )
 from memcgctl.report import audit as audit_report
 from memcgctl.report import explain as explain_report
+from memcgctl.views.explain import audit, explain
 from tests.unit.zombies import FILE, SLEEP, census, details, group, held, memcg
 
 HOSTILE = "/app/\x1b[31m[bold]x[/]\u202e\udcff 漢字" + "y" * 200

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from memcgctl.census.select import select
 from memcgctl.model import Charges, Listing, Memcg, Overhead, SwapUse
 from memcgctl.report.listing import screen, to_csv, to_json
+from memcgctl.views.listing import select
 from tests.unit.zombies import census, memcg
 
 BIG = st.integers(0, (1 << 64) - 1)

@@ -17,19 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memcgctl.actions import (
-    child,
-    fadvise,
-    lru,
-    pageout,
-    pageout_file,
-    pages,
-    swapin,
-    target,
-)
-from memcgctl.actions.executor import Unreadable, carry_out
-from memcgctl.actions.libc import Mapping
-from memcgctl.actions.machine import (
+from memcgctl.actions import fadvise, pageout, pageout_file, swapin
+from memcgctl.actions.host import child, lru, pages, target
+from memcgctl.actions.host.libc import Mapping
+from memcgctl.actions.host.machine import (
     ENDED,
     ActionError,
     Guard,
@@ -38,6 +29,7 @@ from memcgctl.actions.machine import (
     Outcome,
     read_machine,
 )
+from memcgctl.actions.run.executor import Unreadable, carry_out
 from memcgctl.model import Aim, Backing, Census, Step
 from memcgctl.report.result import headline, screen
 from tests.unit.plans import USER

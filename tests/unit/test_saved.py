@@ -14,8 +14,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memcgctl.census import saved
-from memcgctl.census.saved import CensusError, dumps, load, loads, save
+from memcgctl import snapshot
 from memcgctl.model import (
     Backing,
     Census,
@@ -28,6 +27,7 @@ from memcgctl.model import (
     SwapOwner,
     SwapUse,
 )
+from memcgctl.snapshot import CensusError, dumps, load, loads, save
 from tests.unit.zombies import FILE, SLEEP, census, details, group, memcg
 
 NAMES = st.binary(max_size=20).map(os.fsdecode)
@@ -199,13 +199,13 @@ def test_a_bomb_is_refused_before_it_fills_the_memory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Else a file of a few KiB takes a machine down."""
-    monkeypatch.setattr(saved, "MAX_BYTES", 4 << 20)
+    monkeypatch.setattr(snapshot, "MAX_BYTES", 4 << 20)
     bomb = zstandard.ZstdCompressor().compress(b"[" + b" " * (64 << 20))
     with pytest.raises(CensusError, match="larger than 4 MiB"):
         loads(bomb)
     with pytest.raises(CensusError, match="larger than 4 MiB"):
         load("/dev/zero")
-    monkeypatch.setattr(saved, "MAX_VALUES", 1000)
+    monkeypatch.setattr(snapshot, "MAX_VALUES", 1000)
     with pytest.raises(CensusError, match="more than 1,000 values"):
         loads(b"[" + b"[]," * 2000 + b"[]]")
 
@@ -218,7 +218,7 @@ def test_what_could_not_be_loaded_is_not_saved(
     twice = census(memcg(), memcg())
     with pytest.raises(CensusError, match="two memcgs at 0xffff888000007000"):
         save(twice, str(path))
-    monkeypatch.setattr(saved, "MAX_BYTES", 100)
+    monkeypatch.setattr(snapshot, "MAX_BYTES", 100)
     with pytest.raises(CensusError, match="larger than"):
         save(SMALL, str(path))
     assert not path.exists()
@@ -232,7 +232,7 @@ def test_a_file_is_a_census_of_its_own_name(name: str, tmp_path: Path) -> None:
     loaded = load(path)
     assert loaded.kernel == replace(SMALL.kernel, kind="census", path=path)
     assert loaded.memcgs == SMALL.memcgs
-    packed = Path(path).read_bytes().startswith(saved.ZSTD_MAGIC)
+    packed = Path(path).read_bytes().startswith(snapshot.ZSTD_MAGIC)
     assert packed == name.endswith(".zst")
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from memcgctl.actions import helper, measure, swapin_file
-from memcgctl.actions.machine import ActionError, Guard, Mount, read_machine
+from memcgctl.actions import swapin_file
+from memcgctl.actions.host import helper, measure
+from memcgctl.actions.host.machine import ActionError, Guard, Mount, read_machine
 from memcgctl.model import Aim
 from tests.unit.plans import PAGE, TMPFS, step
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from memcgctl.actions.machine import CAPABILITIES
+from memcgctl.actions.host.machine import CAPABILITIES
 from memcgctl.cli.systemd_units import UNITS, quoted
 
 MAIN = """

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from memcgctl.actions.machine import Machine, read_machine
-from memcgctl.actions.thresholds import below, count_zombies, possible_cpus
+from memcgctl.actions.host.machine import Machine, read_machine
+from memcgctl.actions.host.thresholds import below, count_zombies, possible_cpus
 
 # cgroup.stat of a root on 6.1 and on 6.12, with zombies.
 STAT_6_1 = "nr_descendants 12\nnr_dying_descendants 23\n"
@@ -126,7 +126,7 @@ def test_the_counters_are_read_without_what_reads_a_kernel() -> None:
     """Each hour, a machine without zombies would load NumPy and drgn for nothing."""
     code = """
 import sys
-import memcgctl.actions.thresholds
+import memcgctl.actions.host.thresholds
 sys.exit(bool({"numpy", "drgn"} & set(sys.modules)))
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

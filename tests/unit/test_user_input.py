@@ -15,17 +15,17 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from memcgctl.census.find import near
-from memcgctl.census.saved import CensusError, load, save
-from memcgctl.census.select import select
 from memcgctl.cli import app
 from memcgctl.cli.policy import load_policy, parse_size
 from memcgctl.kernel.errors import KernelError
 from memcgctl.policy.commands import quote
 from memcgctl.report.listing import to_csv
+from memcgctl.snapshot import CensusError, load, save
+from memcgctl.views.find import near
+from memcgctl.views.listing import select
 from tests.unit.zombies import census, memcg
 
-LOAD = "import sys; from memcgctl.census.saved import load; load(sys.argv[1]); print(1)"
+LOAD = "import sys; from memcgctl.snapshot import load; load(sys.argv[1]); print(1)"
 MAIN = "from memcgctl.__main__ import main; main()"
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from memcgctl.census.verdict import audit, descendants, explain
 from memcgctl.model import (
     Charges,
     Inherited,
@@ -20,6 +19,7 @@ from memcgctl.model import (
     User,
 )
 from memcgctl.report.verdict import verdict
+from memcgctl.views.explain import audit, descendants, explain
 from tests.unit.zombies import (
     FILE,
     KERNEL,

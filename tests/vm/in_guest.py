@@ -30,10 +30,8 @@ sys.path.insert(0, "/checkout")
 
 import rich.progress  # noqa: F401
 
-import memcgctl.census.verdict
-import memcgctl.report.result  # noqa: F401
 from memcgctl.__main__ import main
-from memcgctl.actions.executor import Limits, carry_out
+from memcgctl.actions.run.executor import Limits, carry_out
 from memcgctl.census import take_census
 from memcgctl.cli.policy import load_policy
 from memcgctl.cli.reading import opened

@@ -34,8 +34,8 @@ ACT = """
 import dataclasses, json, sys
 from pathlib import Path
 sys.path.insert(0, "/checkout")
-from memcgctl.actions.executor import Limits, carry_out
-from memcgctl.actions.journal import entries
+from memcgctl.actions.run.executor import Limits, carry_out
+from memcgctl.actions.run.journal import entries
 from memcgctl.census import take_census
 from memcgctl.cli.policy import load_policy
 from memcgctl.cli.reading import opened

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from memcgctl.actions.machine import CAPABILITIES
+from memcgctl.actions.host.machine import CAPABILITIES
 from memcgctl.cli.systemd_units import units
 from tests.lab import packages
 from tests.lab.guest import Machine, boot
@@ -46,7 +46,7 @@ import ctypes, json, os, struct, sys
 
 sys.path.insert(0, "/checkout")
 import rich.progress
-import memcgctl.actions.checkup, memcgctl.census.interfaces, memcgctl.kernel.program
+import memcgctl.actions.run.checkup, memcgctl.census.traits, memcgctl.kernel.program
 import memcgctl.policy.interfaces, memcgctl.report.doctor
 from memcgctl.cli import main
 

@@ -1,0 +1,98 @@
+"""Are there zombies enough to be worth a scan? Asks the kernel's own counters alone.
+
+cgroup v2 counts cgroups that are dying in ``cgroup.stat``; of v1, /proc/cgroups has how
+many there are in all (``root->nr_cgrps``), of which those with a directory live. What a
+memcg costs is not told anywhere without reading the kernel: here it is estimated.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from memcgctl.actions.host.machine import Machine, read_text
+
+# What memcgctl list shows of the smallest memcgs that were seen: for each possible CPU
+# on 6.1 with one node (7.3: 4,484), and structures on 5.10 (7.3: 9,925).
+PERCPU_BYTES = 1948
+STRUCTS_BYTES = 6494
+
+
+@dataclass(frozen=True)
+class Zombies:
+    """How many memcgs are offline now; None if the kernel does not tell.
+
+    ``source`` says by what, or why not. ``each_bytes`` is an estimate of what the
+    kernel allocates for one: at least that much, on kernels from 5.10 to 7.3.
+    """
+
+    count: int | None
+    source: str
+    each_bytes: int
+
+    @property
+    def overhead_bytes(self) -> int | None:
+        return None if self.count is None else self.count * self.each_bytes
+
+
+def count_zombies(machine: Machine) -> Zombies:
+    """Read the counters of the hierarchy with memory; no scan, nothing is written."""
+    each = possible_cpus(machine) * PERCPU_BYTES + STRUCTS_BYTES
+    if machine.cgroup1:
+        count, source = _on_v1(machine)
+    elif machine.cgroup2:
+        count, source = _on_v2(machine)
+    else:
+        count, source = None, "no cgroup file system with memory is mounted"
+    return Zombies(count, source, each)
+
+
+def below(zombies: Zombies, min_zombies: int, min_overhead_bytes: int) -> str | None:
+    """Why this is too little to act on, None if it is enough or nobody knows."""
+    count, overhead = zombies.count, zombies.overhead_bytes
+    if count is None or overhead is None:
+        return None
+    if count < min_zombies:
+        return f"{count:,} zombies are fewer than {min_zombies:,}"
+    if overhead < min_overhead_bytes:
+        return (
+            f"{count:,} zombies take an estimated {overhead:,} bytes, less than "
+            f"{min_overhead_bytes:,}"
+        )
+    return None
+
+
+def possible_cpus(machine: Machine) -> int:
+    """CPUs that the kernel has per-CPU memory for, as in ``0-3,8``; at least one."""
+    text = read_text(machine.sys / "devices/system/cpu/possible")
+    ranges = re.findall(r"(\d+)(?:-(\d+))?", text)
+    return max(1, sum(int(last or first) - int(first) + 1 for first, last in ranges))
+
+
+def _on_v2(machine: Machine) -> tuple[int | None, str]:
+    mount = machine.cgroup2
+    assert mount
+    text = read_text(Path(mount.point, "cgroup.stat"))
+    found = dict(re.findall(r"^(\S+) (\d+)$", text, re.M))
+    # 6.12+, "cgroup: Show # of subsystem CSSes in cgroup.stat"; before, it counts
+    # dying cgroups of whatever controllers.
+    for name in ("nr_dying_subsys_memory", "nr_dying_descendants"):
+        if name in found:
+            return int(found[name]), f"{name} in {mount.point}/cgroup.stat"
+    return None, f"{mount.point}/cgroup.stat does not tell"
+
+
+def _on_v1(machine: Machine) -> tuple[int | None, str]:
+    mount = machine.cgroup1
+    assert mount
+    text = read_text(machine.proc / "cgroups")
+    found = re.search(r"^memory\s+\d+\s+(\d+)\s", text, re.M)
+    if not found:
+        return None, "/proc/cgroups does not tell"
+    if mount.root != "/":
+        return None, f"not all of the hierarchy is mounted at {mount.point}"
+    live = sum(1 for _ in os.walk(mount.point))
+    source = f"/proc/cgroups less the directories below {mount.point}"
+    return max(0, int(found[1]) - live), source

@@ -1,0 +1,1 @@
+"""Carries out a plan: lock, guards, journal, what is measured before and after."""

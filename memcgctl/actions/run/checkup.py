@@ -1,0 +1,99 @@
+"""What does this machine allow: which actions, and why not the others?
+
+Asks each action's ``probe``; what the kernel itself lacks comes from who has read it.
+Counters, mounts and privileges come from /proc and /sys. Nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from memcgctl.actions.host.machine import CAPABILITIES, Machine, read_text
+from memcgctl.actions.host.thresholds import count_zombies
+from memcgctl.actions.run.executor import ACTIONS
+from memcgctl.model import Ability, Checkup, Kernel
+
+# What names out of ``Kernel.interfaces`` mean to a person.
+_WORDS = {
+    "collapse": "this kernel lacks it, 6.1 brought it",
+    "lru_gen by private id": "only 6.1 to 6.19 name offline memcgs, with MGLRU on",
+    "memory.reclaim": "only cgroup v2 has it, from 5.19 on",
+    "memory.force_empty": "only cgroup v1 has it",
+    "writeback cleanup": "this kernel lacks it, 5.14 brought it",
+}
+
+
+class Wanted(NamedTuple):
+    """An action, the kernel interfaces it needs, and the word that asks for it."""
+
+    action: str
+    needs: tuple[str, ...]
+    ask: str | None
+
+
+def check(
+    machine: Machine,
+    wanted: Iterable[Wanted],
+    kernel: Kernel | None,
+    unread: str | None = None,
+    offline: int | None = None,
+) -> Checkup:
+    """Look at the machine; ``kernel`` is what was read of the kernel's memory."""
+    zombies = count_zombies(machine)
+    v1, v2 = machine.cgroup1, machine.cgroup2
+    cgroups: list[tuple[Literal[1, 2], str]] = [(1, v1.point)] if v1 else []
+    cgroups += [(2, v2.point)] if v2 else []
+    return Checkup(
+        release=machine.release,
+        kernel=kernel,
+        unread=unread,
+        lockdown=machine.lockdown,
+        cgroups=tuple(cgroups),
+        memory_controller=_has_memory(machine),
+        swap_total_bytes=machine.swap_total_bytes,
+        swap_free_bytes=machine.swap_free_bytes,
+        euid=machine.euid,
+        missing=_missing(machine),
+        abilities=tuple(_ability(one, machine, kernel) for one in wanted),
+        zombies=zombies.count,
+        zombies_source=zombies.source,
+        overhead_bytes=zombies.overhead_bytes,
+        offline=offline,
+    )
+
+
+def _ability(wanted: Wanted, machine: Machine, kernel: Kernel | None) -> Ability:
+    action, needs, ask = wanted
+    if why := _needless(action, machine):
+        return Ability(action, why, "needless", ask)
+    absent = [n for n in needs if kernel and n not in kernel.interfaces]
+    if absent:
+        why = _WORDS.get(absent[0], f"this kernel has no {absent[0]}")
+        return Ability(action, why, "kernel", ask)
+    why = ACTIONS[action].probe(machine)
+    return Ability(action, why, "machine" if why else None, ask)
+
+
+def _needless(action: str, machine: Machine) -> str | None:
+    """Why no zombie of this machine is held by what the action lets go of."""
+    if action in ("swapin", "swapin-file") and not machine.swap_total_bytes:
+        return "no swap, so nothing to bring back"
+    if action == "writeback-cleanup" and machine.cgroup1:
+        return "no writeback by cgroup on cgroup v1"
+    return None
+
+
+def _missing(machine: Machine) -> tuple[str, ...]:
+    """CAP_SYS_ADMIN is accepted wherever CAP_CHECKPOINT_RESTORE is asked for."""
+    missing = set(CAPABILITIES) - machine.capabilities - {"checkpoint_restore"}
+    return tuple(sorted(f"CAP_{name.upper()}" for name in missing))
+
+
+def _has_memory(machine: Machine) -> bool:
+    """Whether memory is controlled at all (v2: not with cgroup_disable=memory)."""
+    if machine.cgroup1 or not machine.cgroup2:
+        return machine.cgroup1 is not None
+    controllers = read_text(Path(machine.cgroup2.point, "cgroup.controllers"))
+    return "memory" in controllers.split()

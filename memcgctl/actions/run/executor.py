@@ -1,0 +1,543 @@
+"""Carry out a plan, step by step, and see what came of it.
+
+Before each step: is it still wanted, is there room where it charges, is memory not
+short, is there time? A signal ends the run after the step in hand, a second one in it,
+between two of its windows. All that is done is in the journal first.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+import numpy as np
+
+from memcgctl.actions import (
+    collapse,
+    device,
+    drop_caches,
+    fadvise,
+    force_empty,
+    lru_gen,
+    memory_reclaim,
+    pageout,
+    pageout_file,
+    stock,
+    swapin,
+    swapin_file,
+    writeback,
+)
+from memcgctl.actions.host import helper, measure, pages, swapcache
+from memcgctl.actions.host.machine import (
+    ActionError,
+    Guard,
+    Machine,
+    Outcome,
+    Prediction,
+    read_machine,
+)
+from memcgctl.actions.host.pages import U64
+from memcgctl.actions.run.journal import Journal, default_path, lock_path
+from memcgctl.model import Harm, Plan, Remaining, Result, Step, StepResult, Usage
+
+
+class Action(Protocol):
+    """What each module of an action has."""
+
+    def probe(self, machine: Machine) -> str | None:
+        """None if it can be done here and now, or else why not."""
+
+    def predict(self, step: Step) -> Prediction:
+        """What the step is to do."""
+
+    def apply(self, step: Step, machine: Machine, guard: Guard) -> Outcome:
+        """Do it; ActionError if it cannot be done."""
+
+
+ACTIONS: Mapping[str, Action] = {
+    "fadvise": fadvise,
+    "pageout": pageout,
+    "pageout-file": pageout_file,
+    "collapse": collapse,
+    "swapin": swapin,
+    "swapin-file": swapin_file,
+    "writeback-cleanup": writeback,
+    "charge-on-cpu": stock,
+    "flush-device": device,
+    "lru_gen": lru_gen,
+    "memory.reclaim": memory_reclaim,
+    "memory.force_empty": force_empty,
+    "drop_caches": drop_caches,
+}
+
+# Returns the cgroup ids of the memcgs that are offline now.
+Looker = Callable[[], set[int]]
+Progress = Callable[[int, Step, StepResult | None], None]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """``rate`` is in bytes a second; ``max_pressure`` in percent, of memory's "some".
+
+    ``settle_seconds`` is how long memcgs may take to go after the last step,
+    ``patience_seconds`` how long memory may stay short before that ends the run.
+    """
+
+    max_seconds: float | None = None
+    max_bytes: int | None = None
+    rate: int | None = 512 << 20
+    max_pressure: float = 10.0
+    settle_seconds: float = 5.0
+    look_seconds: float = 1.0
+    patience_seconds: float = 600.0
+
+
+class Locked(ActionError):
+    """Another run is at work."""
+
+
+class Unreadable(ActionError):
+    """The kernel's memory makes no sense any more: nobody knows who is offline."""
+
+
+def carry_out(
+    plan: Plan,
+    look: Looker,
+    *,
+    limits: Limits | None = None,
+    journal: Path | None = None,
+    lock: Path | None = None,
+    progress: Progress = lambda n, step, result: None,
+    machine: Callable[[], Machine] = read_machine,
+    actions: Mapping[str, Action] = ACTIONS,
+) -> Result:
+    """Do the plan's steps in order and report.
+
+    ``look`` is asked at most every ``look_seconds``, and may raise Unreadable, which
+    ends the run. Raises Locked if another run is at work, ActionError if the journal
+    cannot be written; whatever goes wrong with a step is in its result.
+    """
+    with (
+        _locked(lock or lock_path()),
+        Journal(journal or default_path()) as book,
+        _signals() as signals,
+    ):
+        run = _Run(plan, limits or Limits(), look, machine, actions, book, signals)
+        return run.run(progress)
+
+
+def must_be_alone(lock: Path | None = None) -> None:
+    """Raise Locked if another run is at work now; nothing is locked after that."""
+    path = lock or lock_path()
+    with suppress(OSError):  # of what is wrong with it the run itself tells
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _held(path, fd) from error
+        finally:
+            os.close(fd)
+
+
+def _held(path: Path, fd: int) -> Locked:
+    holder = os.pread(fd, 64, 0).decode(errors="replace").strip()
+    return Locked(f"pid {holder} is at work: it holds {path}")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Be the only run: the kernel lets go of the lock however we end."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise ActionError(f"the lock {path}: {error.strerror}") from error
+    try:
+        try:
+            _lock(fd)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except BlockingIOError as error:
+            raise _held(path, fd) from error
+        except OSError as error:
+            raise ActionError(f"the lock {path}: {error.strerror}") from error
+        yield
+    finally:
+        os.close(fd)
+
+
+def _lock(fd: int) -> None:
+    """Twice: another run may just be looking whether it is alone."""
+    with suppress(BlockingIOError):
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    time.sleep(0.1)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@dataclass
+class _Signals:
+    """Those that came, by name."""
+
+    came: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def _signals() -> Iterator[_Signals]:
+    """SIGINT and SIGTERM are noted; they do not interrupt a step.
+
+    So is SIGHUP, a terminal that is gone, unless it is ignored (``nohup``).
+    """
+    signals = _Signals()
+
+    def note(number: int, _: FrameType | None) -> None:
+        signals.came.append(signal.Signals(number).name)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield signals
+        return
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {n: signal.signal(n, note) for n in numbers}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """Page frames in the swap cache, and the memcgs that they were shown for then.
+
+    ``left`` is what the step could not do anyway; ``reclaim`` says in which way
+    memory.reclaim may be asked: unaimed (as in the step's aim), and among zombies.
+    """
+
+    frames: U64
+    memcg_ids: U64
+    left: str
+    reclaim: tuple[bool, bool]
+
+
+@dataclass
+class _Run:
+    """One run of a plan."""
+
+    plan: Plan
+    limits: Limits
+    look: Looker
+    machine: Callable[[], Machine]
+    actions: Mapping[str, Action]
+    journal: Journal
+    signals: _Signals
+    moved: int = 0
+    # What counts for --max-bytes: where an action cannot tell, what the plan says.
+    spent: int = 0
+    stopped: str = ""
+    deadline: float | None = None
+    proc: Path = Path("/proc")
+    # By the step's number: what waits in the swap cache.
+    _waiting: dict[int, _Waiting] = field(default_factory=dict)
+    _seen: set[int] = field(default_factory=set)
+    _seen_at: float | None = None
+    _guard: Guard = field(default_factory=Guard)
+
+    def run(self, progress: Progress) -> Result:
+        began = time.monotonic()
+        seconds = self.limits.max_seconds
+        self.deadline = None if seconds is None else began + seconds
+        machine = self.machine()
+        self.proc = machine.proc
+        self._guard = Guard(
+            rate=self.limits.rate,
+            deadline=self.deadline,
+            stop=lambda: len(self.signals.came) > 1,
+            calm=self._calm,
+        )
+        helper.remove_stale(machine)
+        before = measure.look(machine)
+        names = sorted({path for step in self.plan.steps for path in step.charged_to})
+        usages = {path: measure.charged(path, machine) for path in names}
+        self.journal.write(
+            "begin",
+            pid=os.getpid(),
+            policy=self.plan.policy,
+            release=machine.release,
+            steps=len(self.plan.steps),
+        )
+        self._seen = {*self.plan.freed, *(left.id for left in self.plan.remaining)}
+        results: list[StepResult] = []
+        for n, step in enumerate(self.plan.steps, 1):
+            self.stopped = self._must_stop() or ""
+            if self.stopped:
+                break
+            progress(n, step, None)
+            try:
+                results.append(self._step(n, step))
+            except Unreadable as error:
+                self.stopped = str(error)
+                break
+            progress(n, step, results[-1])
+        if self._waiting and not self.stopped:
+            results = self._let_go(results)
+        there = self._settled(results)
+        self._end(there)
+        after = measure.look(machine)
+        wanted = [*self.plan.freed, *(left.id for left in self.plan.remaining)]
+        return Result(
+            plan=self.plan,
+            steps=tuple(_with_freed(result, there) for result in results),
+            freed=tuple(one for one in wanted if one not in there),
+            remaining=self._remaining(there, results),
+            usages=tuple(
+                _usage(path, usages[path], measure.charged(path, machine))
+                for path in names
+            ),
+            harm=Harm(
+                after.refaulted_file - before.refaulted_file,
+                after.refaulted_anon - before.refaulted_anon,
+                before.file_bytes,
+                after.file_bytes,
+            ),
+            dying_before=before.dying,
+            dying_after=after.dying,
+            moved_bytes=self.moved,
+            seconds=time.monotonic() - began,
+            stopped=self.stopped,
+            journal=str(self.journal.path),
+        )
+
+    def _let_go(self, results: list[StepResult]) -> list[StepResult]:
+        """Let go of what steps left in the swap cache, all at once."""
+        machine = self.machine()
+        waiting = self._waiting.values()
+        frames = np.concatenate([one.frames for one in waiting])
+        ids = np.concatenate([one.memcg_ids for one in waiting])
+        ways = np.repeat(
+            [one.reclaim for one in waiting], [len(one.frames) for one in waiting], 0
+        )
+        try:
+            self.journal.write("swap-cache", pages=len(frames))
+            # Some may be another memcg's by now, which is not to be reclaimed from.
+            same = pages.shown(frames, machine) == ids
+            others = frames[~same]
+            stay = others[pages.flagged(others, pages.SWAPCACHE, machine)]
+            for way in {one.reclaim for one in waiting}:
+                some = frames[same & (ways == way).all(axis=1)]
+                unaimed, among_zombies = way
+                left = swapcache.let_go(
+                    some, machine, unaimed=unaimed, among_zombies=among_zombies
+                )
+                stay = np.append(stay, left)
+        except Exception:  # the steps are done: their report is worth more
+            return results
+        found = []
+        for result in results:
+            if mine := self._waiting.get(result.n):
+                size = len(mine.frames) * machine.page_size
+                rest = int(np.isin(mine.frames, stay).sum()) * machine.page_size
+                moved = size - rest
+                self.moved += moved
+                why = mine.left or (
+                    f"{rest} bytes stay in the swap cache until memory is short"
+                    if rest
+                    else ""
+                )
+                result = replace(
+                    result,
+                    status="part" if why else "done",
+                    why=why,
+                    moved_bytes=(result.moved_bytes or 0) + moved,
+                )
+            found.append(result)
+        return found
+
+    def _must_stop(self) -> str | None:
+        if self.signals.came:
+            return f"stopped by {self.signals.came[0]}"
+        if self._late():
+            return "--max-seconds are over"
+        if self._calm():
+            return None
+        came = self.signals.came
+        return f"stopped by {came[0]}" if came else "memory stayed short"
+
+    def _late(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def _calm(self) -> bool:
+        """Wait while memory is short; False if that took all the time there was."""
+        patience = time.monotonic() + self.limits.patience_seconds
+        while self._short():
+            late = self._late() or time.monotonic() >= patience
+            if late or self.signals.came:
+                return False
+            time.sleep(0.5)
+        return True
+
+    def _short(self) -> bool:
+        return measure.pressure(self.proc) > self.limits.max_pressure
+
+    def _step(self, n: int, step: Step) -> StepResult:
+        """One step, with a line in the journal before and one after it."""
+        machine = self.machine()
+        began = time.monotonic()
+        why = self._reason_to_skip(step, machine)
+        if why:
+            self.journal.write("skipped", **_facts(n, step), why=why)
+            return StepResult(n, step, "skipped", why, None, 0.0)
+        self.journal.write("before", **_facts(n, step))
+        outcome, failure = Outcome(None), ""
+        most = self.limits.max_bytes
+        self._guard.most = None if most is None else most - self.spent
+        try:
+            outcome = self.actions[step.action].apply(step, machine, self._guard)
+        except ActionError as error:
+            failure = str(error)
+        except OSError as error:
+            failure = f"{step.target}: {error.strerror or error}"
+        except Exception as error:  # one odd process is not to end all the rest
+            failure = f"{step.target}: internal error: {type(error).__name__}: {error}"
+        planned = step.bytes + step.collateral_bytes
+        self.moved += outcome.bytes or 0
+        self.spent += planned if outcome.bytes is None else outcome.bytes
+        left = outcome.left
+        if outcome.waiting:
+            frames = np.array(outcome.waiting, np.uint64)
+            with suppress(ActionError):
+                ids = pages.shown(frames, machine)
+                way = step.aim.unaimed, not step.collateral_bytes
+                self._waiting[n] = _Waiting(frames, ids, left, way)
+            wait = len(frames) * machine.page_size
+            left = left or f"{wait} bytes wait in the swap cache for the last step"
+        result = StepResult(
+            n=n,
+            step=step,
+            status="failed" if failure else "part" if left else "done",
+            why=failure or left,
+            moved_bytes=outcome.bytes,
+            seconds=time.monotonic() - began,
+        )
+        self.journal.write(
+            "after",
+            **_facts(n, step),
+            status=result.status,
+            why=result.why,
+            moved_bytes=result.moved_bytes,
+            seconds=round(result.seconds, 3),
+        )
+        return result
+
+    def _reason_to_skip(self, step: Step, machine: Machine) -> str | None:
+        """Why a step is not done after all."""
+        action = self.actions.get(step.action)
+        if action is None:
+            return f"there is no action {step.action}"
+        if step.memcgs and not self._offline() & {*step.memcgs}:
+            return "what it serves is gone already"
+        most = self.limits.max_bytes
+        if most is not None and self.spent + step.bytes + step.collateral_bytes > most:
+            return "it takes more than --max-bytes leaves"
+        return action.probe(machine) or self._no_room(step, machine)
+
+    def _no_room(self, step: Step, machine: Machine) -> str | None:
+        """Whom the step would push over a limit now, unless the plan allowed that."""
+        swap = step.option == "evict"
+        # Not all of it is charged: some may have a swap entry already.
+        sizes = dict(zip(step.charged_to, step.charged_bytes, strict=True))
+        if swap and machine.swap_free_bytes < sum(sizes.values()):
+            return "no room in swap"
+        for path, size in () if step.over_limit else sizes.items():
+            left = measure.room(path, machine, swap=swap)
+            if left is not None and left[0] < size:
+                return f"{left[1]} would be pushed over a limit"
+        return None
+
+    def _offline(self) -> set[int]:
+        """Who is offline, by a look that is not older than ``look_seconds``."""
+        now = time.monotonic()
+        age = None if self._seen_at is None else now - self._seen_at
+        if age is None or age >= self.limits.look_seconds:
+            self._seen, self._seen_at = self.look(), now
+        return self._seen
+
+    def _settled(self, results: list[StepResult]) -> set[int]:
+        """Who is offline when all that is to go had time to: RCU, then a work item.
+
+        That is when all are gone that steps were to free, and no other goes any more.
+        """
+        acted = [result.step for result in results if result.status in ("done", "part")]
+        due = {memcg_id for step in acted for memcg_id in step.frees}
+        wanted = {*self.plan.freed, *(left.id for left in self.plan.remaining)}
+        deadline = time.monotonic() + self.limits.settle_seconds
+        last, there = None, self._there()
+        while (left := there & wanted) and time.monotonic() < deadline:
+            if left == last and not left & due:
+                break
+            time.sleep(self.limits.look_seconds)
+            last, there = left, self._there()
+        return there
+
+    def _there(self) -> set[int]:
+        """Who is offline; of a kernel that cannot be read any more, who last was."""
+        with suppress(Unreadable):
+            self._seen = self.look()
+        return self._seen
+
+    def _end(self, there: set[int]) -> None:
+        with suppress(ActionError):  # all is done: the report is worth more
+            self.journal.write(
+                "end",
+                stopped=self.stopped,
+                moved_bytes=self.moved,
+                freed=[one for one in self.plan.freed if one not in there],
+                left=[one for one in self.plan.freed if one in there],
+            )
+
+    def _remaining(
+        self, there: set[int], results: list[StepResult]
+    ) -> tuple[Remaining, ...]:
+        """Who is still there, with the plan's reason or the steps' that came short."""
+        whys = {left.id: [left.why] for left in self.plan.remaining}
+        for memcg_id in self.plan.freed:
+            whys[memcg_id] = [
+                f"step {result.n}: {result.why}"
+                for result in results
+                if memcg_id in result.step.memcgs and result.why
+            ] or [self.stopped or "something holds it still"]
+        return tuple(
+            Remaining(memcg_id, "; ".join(why))
+            for memcg_id, why in whys.items()
+            if memcg_id in there
+        )
+
+
+def _with_freed(result: StepResult, there: set[int]) -> StepResult:
+    gone = tuple(one for one in result.step.frees if one not in there)
+    return replace(result, freed=gone if result.status in ("done", "part") else ())
+
+
+def _usage(path: str, before: measure.Charged, after: measure.Charged) -> Usage:
+    return Usage(path, before.memory, after.memory, before.swap, after.swap)
+
+
+def _facts(n: int, step: Step) -> dict[str, object]:
+    return {
+        "n": n,
+        "action": step.action,
+        "target": step.target,
+        "command": step.command,
+        "memcgs": step.memcgs,
+        "bytes": step.bytes,
+    }

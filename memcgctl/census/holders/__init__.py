@@ -1,0 +1,1 @@
+"""Who holds the css references of a memcg; one module a kind of holder."""

@@ -1,0 +1,139 @@
+"""Which tasks hold a memcg, by their ``css_set``, ``mm_struct`` or OOM?
+
+A ``css_set`` holds each css of its tasks' cgroups (``find_css_set``,
+kernel/cgroup/cgroup.c) for as long as a task that was in it is not reaped, or a cgroup
+namespace has it as its root; it is on ``cgroup->e_csets``. An ``mm_struct`` holds the
+memcg on whose ``mm_list`` it is (``lru_gen_add_mm``, mm/vmscan.c), and a task the one
+that it waits for in an OOM (``mem_cgroup_oom``, mm/memcontrol.c).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memcgctl.kernel.layout import has_member, offset_of
+from memcgctl.linux import tasks
+from memcgctl.linux.lists import list_walker, occupied
+from memcgctl.linux.structs import U64, Rows, addresses, read_structs
+from memcgctl.model import Holder
+
+if TYPE_CHECKING:
+    from memcgctl.kernel.program import OpenedKernel
+    from memcgctl.linux.records import Warnings
+
+MEMCG, TASK = "struct mem_cgroup", "struct task_struct"
+
+# So many processes are named in one line; the rest are counted.
+NAMED = 4
+
+
+def css_set_holders(
+    kernel: OpenedKernel, wanted: U64, warnings: Warnings
+) -> Iterator[tuple[int, Holder]]:
+    """(``struct mem_cgroup *``, holder) for each ``css_set`` that has its css."""
+    found = list(_css_sets(kernel, wanted, warnings))
+    if not found:
+        return
+    threads = read_structs(
+        kernel,
+        TASK,
+        tasks._threads(kernel),
+        {
+            "pid": "tgid",
+            "comm": "comm",
+            "cset": "cgroups",
+            "dead": "exit_state",
+            "nsproxy": "nsproxy",
+        },
+    )
+    spaces = read_structs(
+        kernel, "struct nsproxy", threads["nsproxy"], {"cgroup_ns": "cgroup_ns"}
+    )
+    roots = read_structs(
+        kernel, "struct cgroup_namespace", spaces["cgroup_ns"], {"root": "root_cset"}
+    )["root"]
+    dead = threads["dead"] != 0
+    for memcg, cset, refs in found:
+        here = threads["cset"] == cset
+        users = {
+            "{}, dead but not reaped": here & dead,
+            "{}": here & ~dead,
+            "the cgroup namespace of {}": roots == cset,
+        }
+        named = [
+            what.format(_names(threads[who]))
+            for what, who in users.items()
+            if who.any()
+        ]
+        detail = "; ".join(named) or f"{refs} references, none a process has"
+        yield memcg, Holder("other", 1, f"css_set: {detail}")
+
+
+def mm_list_holders(
+    kernel: OpenedKernel, wanted: U64, warnings: Warnings
+) -> Iterator[tuple[int, Holder]]:
+    """(``struct mem_cgroup *``, holder) for each memcg with ``mm_struct``s listed."""
+    # 6.1, "mm: multi-gen LRU: support page table walks".
+    if not has_member(kernel.prog, MEMCG, "mm_list"):
+        return
+    heads = wanted + np.uint64(offset_of(kernel.prog, MEMCG, "mm_list.fifo"))
+    walk = list_walker(
+        kernel, "struct mm_struct", "lru_gen.list", {"owner": "owner"}, warnings
+    )
+    for place in occupied(kernel, heads).nonzero()[0].tolist():
+        _, rows = walk(int(heads[place]))
+        if len(rows):
+            owners = read_structs(
+                kernel, TASK, addresses(rows["owner"]), {"pid": "pid", "comm": "comm"}
+            )
+            detail = f"address space: {_names(owners[owners['pid'] != 0]) or 'nobody'}"
+            yield int(wanted[place]), Holder("other", len(rows), detail)
+
+
+def oom_holders(
+    kernel: OpenedKernel, wanted: Collection[int]
+) -> Iterator[tuple[int, Holder]]:
+    """(``struct mem_cgroup *``, holder) for each task that waits for its OOM's end."""
+    # With cgroup v1's memory.oom_control only; since 6.11 with CONFIG_MEMCG_V1.
+    if not has_member(kernel.prog, TASK, "memcg_in_oom"):
+        return
+    threads = tasks._threads(kernel)
+    members = {"memcg": "memcg_in_oom", "pid": "pid", "comm": "comm"}
+    rows = read_structs(kernel, TASK, threads, members)
+    for row in rows[rows["memcg"] != 0]:
+        if int(row["memcg"]) in wanted:
+            names = _names(np.array([row]))
+            yield int(row["memcg"]), Holder("other", 1, f"OOM wait: {names}")
+
+
+def _css_sets(
+    kernel: OpenedKernel, wanted: U64, warnings: Warnings
+) -> Iterator[tuple[int, int, int]]:
+    """(``struct mem_cgroup *``, ``struct css_set *``, references to this)."""
+    prog = kernel.prog
+    memory = int(prog["memory_cgrp_id"])
+    csses = wanted + np.uint64(offset_of(prog, MEMCG, "css"))
+    cgroups = read_structs(kernel, MEMCG, wanted, {"cgroup": "css.cgroup"})["cgroup"]
+    offset = offset_of(prog, "struct cgroup", "e_csets") + 16 * memory
+    heads = np.where(cgroups, cgroups + np.uint64(offset), np.uint64(0))
+    members = {"subsys": "subsys", "refs": "refcount.refs.counter"}
+    walk = list_walker(
+        kernel, "struct css_set", "e_cset_node", members, warnings, index=memory
+    )
+    for place in occupied(kernel, heads).nonzero()[0].tolist():
+        at, rows = walk(int(heads[place]))
+        # A cgroup has a new css after its controller was disabled and enabled again.
+        here = rows["subsys"][:, memory] == csses[place]
+        for cset, refs in zip(at[here].tolist(), rows["refs"][here], strict=True):
+            yield int(wanted[place]), cset, int(refs)
+
+
+def _names(rows: Rows) -> str:
+    """``comm (pid N)`` of the first few processes, and how many more there are."""
+    rows = rows[np.unique(rows["pid"], return_index=True)[1]]
+    named = [f"{tasks._text(row['comm'])} (pid {row['pid']})" for row in rows[:NAMED]]
+    more = len(rows) - NAMED
+    return ", ".join(named) + (f" and {more} more" if more > 0 else "")

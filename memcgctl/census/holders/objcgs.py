@@ -1,0 +1,179 @@
+"""What did an online memcg inherit from dead descendants, and what does that cost?
+
+At offline time the ``obj_cgroup``s of a memcg, and with them what is charged through
+them, go to its parent: ``memcg_reparent_objcgs`` (mm/memcontrol.c) puts them on the
+``objcg_list`` of ``struct mem_cgroup``, since 7.1 of ``struct mem_cgroup_per_node``.
+Whose they were is known as long as their memcg still exists, by its ``orig_objcg``.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import drgn
+import numpy as np
+from numpy.typing import NDArray
+
+from memcgctl.census import folios
+from memcgctl.census.overhead import read_machine
+from memcgctl.kernel.layout import has_member, offset_of
+from memcgctl.linux.lists import list_walker, occupied
+from memcgctl.linux.memmap import page_ranges
+from memcgctl.linux.structs import U64, addresses, read_pointers, read_structs
+from memcgctl.model import Holder, Inherited, Memcg
+
+if TYPE_CHECKING:
+    from memcgctl.kernel.program import OpenedKernel
+    from memcgctl.linux.records import Warnings
+
+Progress = Callable[[str, int, int], None]
+Int64 = NDArray[np.int64]
+
+MEMCG, PER_NODE = "struct mem_cgroup", "struct mem_cgroup_per_node"
+OBJCG, REF_DATA = "struct obj_cgroup", "struct percpu_ref_data"
+# The low bits of percpu_ref.percpu_count_ptr, include/linux/percpu-refcount.h.
+REF_FLAGS = np.uint64(3)
+
+
+def objcg_holders(
+    kernel: OpenedKernel, online: U64, warnings: Warnings
+) -> Iterator[tuple[int, Holder]]:
+    """(``struct mem_cgroup *``, holder) for memcgs held by what they inherited.
+
+    On 5.10, where kernel pages hold a css, an inherited ``obj_cgroup`` does as well
+    (``css_get(&parent->css)``); an offline memcg has passed its own on.
+    """
+    if has_member(kernel.prog, "struct page", "mem_cgroup"):
+        for place, objcgs in _lists(kernel, online, warnings):
+            yield int(online[place]), Holder("objcg", len(objcgs), "")
+
+
+def inherited(
+    kernel: OpenedKernel,
+    memcgs: Sequence[Memcg],
+    warnings: Warnings,
+    progress: Progress | None = None,
+) -> dict[int, tuple[Inherited, ...]]:
+    """What each memcg inherited, by origin, most bytes first; by the heir's address.
+
+    ``memcgs`` are all of the kernel, since the origins are among them. If anything was
+    inherited, the memory map is read once more: KernelError where there is none.
+    """
+    at = addresses([memcg.address for memcg in memcgs])
+    # Offline, the head is left with links into the parent's list (list_splice).
+    online = np.array([memcg.state == "online" for memcg in memcgs])
+    lists = list(_lists(kernel, np.where(online, at, np.uint64(0)), warnings))
+    if not lists:
+        return {}
+    objcgs = np.concatenate([found for _, found in lists])
+    heir = np.repeat([place for place, _ in lists], [len(found) for _, found in lists])
+    # One group for each heir and origin; -1 is an origin that is gone.
+    keys, group = np.unique(
+        heir * (len(at) + 1) + _origins(kernel, at, objcgs) + 1, return_inverse=True
+    )
+    columns = (
+        np.ones(len(objcgs), np.int64),
+        *_costs(kernel, objcgs),
+        *_charges(kernel, objcgs, warnings, progress),
+    )
+    sums = [np.bincount(group, column).astype(np.int64).tolist() for column in columns]
+    found: defaultdict[int, list[Inherited]] = defaultdict(list)
+    for key, *numbers in zip(keys.tolist(), *sums, strict=True):
+        place, origin = divmod(key, len(at) + 1)
+        name = memcgs[origin - 1] if origin else None
+        found[memcgs[place].address].append(
+            Inherited(name.path if name else None, name.id if name else 0, *numbers)
+        )
+    return {
+        address: tuple(sorted(parts, key=lambda part: -part.charged_bytes))
+        for address, parts in found.items()
+    }
+
+
+def _lists(
+    kernel: OpenedKernel, memcgs: U64, warnings: Warnings
+) -> Iterator[tuple[int, U64]]:
+    """(index of the memcg, ``struct obj_cgroup *``s on one of its lists)."""
+    owner, parents, name = _holders_of(kernel, memcgs, "objcg_list")
+    offset = offset_of(kernel.prog, name, "objcg_list")
+    heads = np.where(parents, parents + np.uint64(offset), np.uint64(0))
+    walk = list_walker(kernel, OBJCG, "list", {"memcg": "memcg"}, warnings)
+    for place in occupied(kernel, heads).nonzero()[0].tolist():
+        objcgs, _ = walk(int(heads[place]))
+        if len(objcgs):
+            yield int(owner[place]), objcgs
+
+
+def _holders_of(
+    kernel: OpenedKernel, memcgs: U64, member: str
+) -> tuple[Int64, U64, str]:
+    """The structures with ``member``: index of their memcg, address, and type name."""
+    rows = np.arange(len(memcgs))
+    if has_member(kernel.prog, MEMCG, member):
+        return rows, memcgs, MEMCG
+    # Since 7.1 there is one for each memcg and node.
+    nodes = np.arange(read_machine(kernel).node_ids, dtype=np.uint64)
+    first = memcgs + np.uint64(offset_of(kernel.prog, MEMCG, "nodeinfo"))
+    places = first[:, None] + np.uint64(8) * nodes
+    places[memcgs == 0] = 0
+    parts = read_pointers(kernel, places.ravel())
+    return np.repeat(rows, len(nodes)), parts, PER_NODE
+
+
+def _origins(kernel: OpenedKernel, memcgs: U64, objcgs: U64) -> Int64:
+    """The index of the memcg that each obj_cgroup was made for, -1 if it is gone."""
+    # Since 6.7, "mm: kmem: make memcg keep a reference to the original objcg".
+    if not any(
+        has_member(kernel.prog, name, "orig_objcg") for name in (MEMCG, PER_NODE)
+    ):
+        return np.full(len(objcgs), -1)
+    owner, parents, name = _holders_of(kernel, memcgs, "orig_objcg")
+    own = read_structs(kernel, name, parents, {"objcg": "orig_objcg"})["objcg"]
+    order = np.argsort(own)
+    place = order[np.searchsorted(own[order], objcgs).clip(max=len(own) - 1)]
+    return np.where(own[place] == objcgs, owner[place], -1)
+
+
+def _costs(kernel: OpenedKernel, objcgs: U64) -> tuple[Int64, Int64]:
+    """Of each obj_cgroup: references to it, and bytes of its structures."""
+    prog = kernel.prog
+    refs = {"percpu": "refcnt.percpu_count_ptr", "data": "refcnt.data"}
+    rows = read_structs(kernel, OBJCG, objcgs, refs)
+    data = read_structs(kernel, REF_DATA, rows["data"], {"count": "count.counter"})
+    sizes = np.full(len(objcgs), drgn.sizeof(prog.type(OBJCG)), np.int64)
+    sizes += np.where(rows["data"], drgn.sizeof(prog.type(REF_DATA)), 0)
+    # The per-CPU counters go soon after percpu_ref_kill (percpu_ref_call_confirm_rcu).
+    counters = rows["percpu"] & ~REF_FLAGS != 0
+    sizes += np.where(counters, 8 * read_machine(kernel).cpus, 0)
+    # Negative: counted per CPU still.
+    return np.maximum(data["count"].astype(np.int64), 0), sizes
+
+
+def _charges(
+    kernel: OpenedKernel,
+    objcgs: U64,
+    warnings: Warnings,
+    progress: Progress | None,
+) -> tuple[Int64, Int64]:
+    """Folios charged to each obj_cgroup, and their bytes."""
+    layout = folios.page_layout(kernel.prog)
+    order = np.argsort(objcgs)
+    known = objcgs[order]
+    counts, pages = np.zeros(len(objcgs), np.int64), np.zeros(len(objcgs), np.int64)
+    ranges = page_ranges(kernel, warnings)
+    total, seen, end = sum(r.pages for r in ranges), 0, 0
+    for pfn, data in folios.blocks(kernel.memory, ranges, layout.page.itemsize):
+        seen += len(data) // layout.page.itemsize
+        if progress:
+            progress("looking for inherited folios", seen, total)
+        charged = folios.charged_folios(data, layout, pfn, end)
+        if charged is None:
+            continue
+        end = charged.end
+        place = np.searchsorted(known, charged.pointer).clip(max=len(known) - 1)
+        (hits,) = (known[place] == charged.pointer).nonzero()
+        np.add.at(counts, order[place[hits]], 1)
+        np.add.at(pages, order[place[hits]], charged.pages[hits])
+    return counts, pages * kernel.memory.page_size

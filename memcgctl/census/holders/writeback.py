@@ -1,0 +1,184 @@
+"""Which devices' writeback holds a memcg, and because of which inodes?
+
+Each ``struct bdi_writeback`` of a memcg holds one css reference (``cgwb_create``,
+mm/backing-dev.c) and lives as long as an inode is attached to it. Reads the devices on
+``bdi_list`` with their ``wb_list``, and ``offline_cgwbs``; the inodes on each wb's own
+lists, and on 5.10, which does not list clean ones, those of the super blocks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import drgn
+import numpy as np
+
+from memcgctl.kernel.layout import has_member, offset_of
+from memcgctl.linux.backing import read_backings
+from memcgctl.linux.lists import list_structs, list_walker, occupied
+from memcgctl.linux.structs import addresses
+from memcgctl.linux.tasks import read_tasks
+from memcgctl.model import Holder
+
+if TYPE_CHECKING:
+    from memcgctl.kernel.program import OpenedKernel
+    from memcgctl.linux.records import Warnings
+
+WB = "struct bdi_writeback"
+BDI = "struct backing_dev_info"
+
+# The lists of a wb that an inode is on by its ``i_io_list``, and what it means.
+LISTS = {
+    "b_dirty": "dirty",
+    "b_io": "dirty",
+    "b_more_io": "dirty",
+    "b_dirty_time": "with dirty time stamps",
+    # 5.14+, "writeback, cgroup: keep list of inodes attached to bdi_writeback".
+    "b_attached": "attached",
+}
+
+# So many inodes are named; the rest are counted.
+NAMED = 6
+NAME_MAX = 64
+
+# ``struct inode *`` to its number and state.
+Inodes = dict[int, tuple[int, str]]
+
+
+def writeback_holders(
+    kernel: OpenedKernel, wanted: frozenset[int], warnings: Warnings
+) -> Iterator[tuple[int, Holder]]:
+    """(``struct mem_cgroup *``, holder) for each ``struct bdi_writeback``."""
+    if not has_member(kernel.prog, WB, "memcg_css"):  # no CONFIG_CGROUP_WRITEBACK
+        return
+    css = offset_of(kernel.prog, "struct mem_cgroup", "css")
+    found = [
+        (wb, memcg - css, bdi)
+        for wb, (memcg, bdi) in _writebacks(kernel, warnings).items()
+        if memcg - css in wanted
+    ]
+    inodes = _listed_inodes(kernel, [wb for wb, _, _ in found], warnings)
+    if inodes and not has_member(kernel.prog, WB, "b_attached"):
+        _add_attached_inodes(kernel, inodes, warnings)
+    paths = _paths(kernel, [at for its in inodes.values() for at, *_ in _named(its)])
+    devices = {bdi: _device(kernel, bdi) for bdi in {bdi for _, _, bdi in found}}
+    for wb, memcg, bdi in found:
+        detail = f"{devices[bdi]}: {_summary(inodes[wb], paths)}"
+        yield memcg, Holder("writeback", 1, detail)
+
+
+def _writebacks(kernel: OpenedKernel, warnings: Warnings) -> dict[int, tuple[int, int]]:
+    """(memcg's css, device) of each ``struct bdi_writeback *`` of the kernel."""
+    members = {"memcg_css": "memcg_css", "bdi": "bdi"}
+    lists = [
+        (int(bdi) + offset_of(kernel.prog, BDI, "wb_list"), "bdi_node")
+        for bdi in list_structs(
+            kernel, kernel.symbol("bdi_list"), BDI, "bdi_list", {"id": "id"}, warnings
+        )[0]
+    ]
+    # Those that have left their device's list because it is gone: 5.14+, "writeback,
+    # cgroup: release dying cgwbs by switching attached inodes".
+    if has_member(kernel.prog, WB, "offline_node"):
+        lists.append((kernel.symbol("offline_cgwbs"), "offline_node"))
+    found: dict[int, tuple[int, int]] = {}
+    for head, link in lists:
+        at, rows = list_structs(kernel, head, WB, link, members, warnings)
+        found.update(zip(at.tolist(), rows.tolist(), strict=True))
+    return found
+
+
+def _listed_inodes(
+    kernel: OpenedKernel, wbs: Sequence[int], warnings: Warnings
+) -> dict[int, Inodes]:
+    """The inodes on the lists of each wb."""
+    found: dict[int, Inodes] = {wb: {} for wb in wbs}
+    walk = list_walker(kernel, "struct inode", "i_io_list", {"ino": "i_ino"}, warnings)
+    for name, state in LISTS.items():
+        if not has_member(kernel.prog, WB, name):
+            continue
+        heads = addresses(wbs) + np.uint64(offset_of(kernel.prog, WB, name))
+        for place in occupied(kernel, heads).nonzero()[0].tolist():
+            at, rows = walk(int(heads[place]))
+            numbers = rows["ino"].tolist()
+            states = {i: (n, state) for i, n in zip(at.tolist(), numbers, strict=True)}
+            found[wbs[place]].update(states)
+    return found
+
+
+def _add_attached_inodes(
+    kernel: OpenedKernel, found: dict[int, Inodes], warnings: Warnings
+) -> None:
+    """Add the inodes of all super blocks whose ``i_wb`` is one of the wbs ``found``."""
+    offset = offset_of(kernel.prog, "struct super_block", "s_inodes")
+    supers, _ = list_structs(
+        kernel,
+        kernel.symbol("super_blocks"),
+        "struct super_block",
+        "s_list",
+        {"dev": "s_dev"},
+        warnings,
+    )
+    members = {"ino": "i_ino", "wb": "i_wb"}
+    walk = list_walker(kernel, "struct inode", "i_sb_list", members, warnings)
+    for head in (supers + np.uint64(offset)).tolist():
+        at, rows = walk(head)
+        for place in np.isin(rows["wb"], addresses(list(found))).nonzero()[0].tolist():
+            inode = int(rows["ino"][place]), LISTS["b_attached"]
+            found[int(rows["wb"][place])].setdefault(int(at[place]), inode)
+
+
+def _named(inodes: Inodes) -> list[tuple[int, int, str]]:
+    """The first few inodes of each state: address, number, state; by number."""
+    ordered = sorted((number, at, state) for at, (number, state) in inodes.items())
+    return [
+        (at, number, state)
+        for wanted in dict.fromkeys(LISTS.values())
+        for number, at, state in [row for row in ordered if row[2] == wanted][:NAMED]
+    ]
+
+
+def _summary(inodes: Inodes, paths: dict[int, str]) -> str:
+    """Which inodes are in which state: the first few by number and path."""
+    parts = []
+    for state, total in Counter(state for _, state in inodes.values()).items():
+        named = [
+            f"{number} ({paths[at]})" if at in paths else str(number)
+            for at, number, its in _named(inodes)
+            if its == state
+        ]
+        more = f" and {total - len(named)} more" if total > len(named) else ""
+        noun = "inode" if total == 1 else "inodes"
+        parts.append(f"{noun} {', '.join(named)}{more} {state}")
+    return "; ".join(parts) or "no inode listed"
+
+
+def _paths(kernel: OpenedKernel, inodes: list[int]) -> dict[int, str]:
+    """Paths, as the host sees them, of those ``struct inode *`` that have one."""
+    if not inodes:
+        return {}
+    try:
+        offset = offset_of(kernel.prog, "struct inode", "i_data")
+        mappings = addresses(inodes) + np.uint64(offset)
+        nobody: list[tuple[int, ...]] = [()] * len(inodes)
+        backings = read_backings(kernel, mappings, read_tasks(kernel), nobody, {})
+    except (LookupError, ValueError, drgn.FaultError):
+        return {}
+    return {
+        inode: backing.path
+        for inode, backing in zip(inodes, backings, strict=True)
+        if backing and backing.path
+    }
+
+
+def _device(kernel: OpenedKernel, bdi: int) -> str:
+    """The name of a ``struct backing_dev_info *``: its disk's, else its own."""
+    info = drgn.Object(kernel.prog, f"{BDI} *", bdi)
+    try:
+        # bdi_set_owner: the disk's device, which other device numbers have not.
+        name = info.owner.kobj.name.value_() if info.owner else info.dev_name.address_
+        text: bytes = kernel.prog.read_c_string(name, max_size=NAME_MAX)
+    except drgn.FaultError:
+        return "?"
+    return text.decode(errors="surrogateescape")

@@ -1,0 +1,400 @@
+"""Which memcgs are there, whose children are they, and what were they called?
+
+Walks the tree of ``struct cgroup_subsys_state`` from ``root_mem_cgroup`` along
+``css.children`` and ``css.sibling``: an offline css stays linked until its last
+reference is gone (``css_release_work_fn``, kernel/cgroup/cgroup.c). Names come from
+``struct kernfs_node``, references from ``struct percpu_ref_data``, both in bulk.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Literal, NamedTuple
+
+import drgn
+import numpy as np
+from numpy.typing import NDArray
+
+from memcgctl.kernel.errors import KernelError
+from memcgctl.kernel.layout import dtype_of, offset_of
+from memcgctl.kernel.memory import Memory
+from memcgctl.kernel.program import OpenedKernel
+from memcgctl.linux.records import (
+    BATCH,
+    Records,
+    Warnings,
+    decode,
+    first_member,
+    gather_records,
+    present,
+    read_variable,
+)
+
+# Bounds on what damaged memory can make of the tree.
+MAX_MEMCGS = 1 << 20
+MAX_DEPTH = 1024
+NAME_MAX = 255  # include/uapi/linux/limits.h
+SHORT_NAME = 64
+# The largest slab that a struct mem_cgroup is in, and how many of a dump are kept.
+BLOCK = 1 << 15
+MAX_BLOCKS = 1 << 10
+# On a live kernel a list of children that changes while it is read is read again.
+LIVE_TRIES = 5
+
+# include/linux/cgroup-defs.h, in an enum without a name; the same since v3.12.
+CSS_ONLINE = 1 << 1
+# include/linux/percpu-refcount.h: set once the count is in one place, which is what
+# rmdir does first (percpu_ref_kill).
+PERCPU_REF_ATOMIC = 1
+
+UNKNOWN_NAME = b"?"
+
+
+@dataclass(frozen=True)
+class Tree:
+    """All memcgs, parents before children; arrays have one element for each.
+
+    ``parent`` and ``ancestor`` (the nearest online one above) are indices into the
+    same arrays, -1 for the root's. ``refs`` is -1 where the kernel counts per CPU.
+    ``memcg`` and ``cgroup`` have a field for each member that was asked for.
+    """
+
+    address: NDArray[np.uint64]
+    parent: NDArray[np.int64]
+    ancestor: NDArray[np.int64]
+    children: NDArray[np.int64]
+    online: NDArray[np.bool_]
+    refs: NDArray[np.int64]
+    id: NDArray[np.uint64]
+    path: tuple[str, ...]
+    memcg: Records
+    cgroup: Records
+    cgroup_version: Literal[1, 2]
+
+
+def read_tree(
+    kernel: OpenedKernel,
+    warnings: Warnings,
+    memcg_members: Iterable[str] = (),
+    cgroup_members: Iterable[str] = (),
+) -> Tree:
+    """Every memcg of the kernel, the root included.
+
+    Further members (paths) of ``struct mem_cgroup`` and ``struct cgroup`` are read
+    where they exist. Raises KernelError if there is no tree that can be read.
+    """
+    prog, memory = kernel.prog, kernel.memory
+    own = ("css.cgroup", "css.flags", "id.id", "memory.usage.counter")
+    ref = ("css.refcnt.percpu_count_ptr", "css.refcnt.data")
+    address, parent, memcg = _walk(
+        kernel,
+        dtype_of(
+            prog,
+            "struct mem_cgroup",
+            present(prog, "struct mem_cgroup", (*own, *ref, *memcg_members)),
+        ),
+        warnings,
+    )
+    children = np.bincount(parent[1:], minlength=len(parent))
+    cgroup, _ = gather_records(
+        memory,
+        memcg["css.cgroup"].tolist(),
+        dtype_of(
+            prog,
+            "struct cgroup",
+            present(
+                prog,
+                "struct cgroup",
+                ("kn", "root", "self.cgroup", "level", *cgroup_members),
+            ),
+        ),
+    )
+    ids, path = _names(prog, memory, cgroup["kn"].tolist(), warnings)
+    # A cgroup is its own css's cgroup (init_cgroup_housekeeping); where it is not, it
+    # was freed in the meantime or overwritten.
+    good = (cgroup["self.cgroup"] == memcg["css.cgroup"]) & (ids != 0)
+    if not good[0]:
+        raise KernelError("the root memory cgroup cannot be read: memory is damaged")
+    if lost := int(np.count_nonzero(~good)):
+        warnings["a memcg went away or is damaged, and is left out"] += lost
+    online = (memcg["css.flags"] & CSS_ONLINE) != 0
+    parent, ancestor = _ancestors(parent, good, online)
+    refs = read_references(prog, memory, memcg)
+    default_root = kernel.symbol("cgrp_dfl_root")
+    return Tree(
+        address=address[good],
+        parent=parent,
+        ancestor=ancestor,
+        children=children[good],
+        online=online[good],
+        refs=refs[good],
+        id=ids[good],
+        path=tuple(p for p, kept in zip(path, good, strict=True) if kept),
+        memcg=memcg[good],
+        cgroup=cgroup[good],
+        cgroup_version=2 if int(cgroup["root"][0]) == default_root else 1,
+    )
+
+
+class _Css(NamedTuple):
+    """What links a css to its neighbours."""
+
+    address: int
+    parent: int
+    subsystem: int
+    first_child: int
+    next_sibling: int
+
+
+class _CssReader:
+    """Reads a css and the bytes of its ``struct mem_cgroup``, by the css's address."""
+
+    def __init__(self, prog: drgn.Program, memory: Memory) -> None:
+        def at(path: str) -> int:
+            return offset_of(prog, "struct mem_cgroup", path)
+
+        self._memory = memory
+        self._blocks: dict[int, bytes] | None = None if memory.live else {}
+        self._size = drgn.sizeof(prog.type("struct mem_cgroup"))
+        self.css = at("css")
+        # In the order of _Css.
+        paths = ("parent", "ss", "children.next", "sibling.next")
+        links = [at(f"css.{path}") for path in paths]
+        self._first = min(links)
+        words = (max(links) - self._first) // 8 + 1
+        self._words = struct.Struct(f"<{words}Q").unpack_from
+        self._links = itemgetter(*((link - self._first) // 8 for link in links))
+        # Distances from a css to its list heads.
+        self.children = at("css.children") - self.css
+        self.sibling = at("css.sibling") - self.css
+
+    def __call__(self, address: int) -> tuple[_Css, bytes] | None:
+        data = self._read(address - self.css)
+        if data is None:
+            return None
+        links = self._links(self._words(data, self._first))
+        return _Css(address, *links), data
+
+    def _read(self, start: int) -> bytes | None:
+        """A structure; of a dump, which stays as it is, with its slab's others."""
+        if self._blocks is None:
+            return self._memory.try_read(start, self._size)
+        at = start % BLOCK
+        block = self._blocks.get(start - at)
+        if block is None:
+            if len(self._blocks) == MAX_BLOCKS:
+                self._blocks.clear()
+            try:
+                block = self._memory.read(start - at, BLOCK)
+            except drgn.FaultError:
+                block = b""
+            self._blocks[start - at] = block
+        data = block[at : at + self._size]
+        if len(data) == self._size:
+            return data
+        return self._memory.try_read(start, self._size)
+
+
+def _walk(
+    kernel: OpenedKernel, dtype: np.dtype[np.void], warnings: Warnings
+) -> tuple[NDArray[np.uint64], NDArray[np.int64], Records]:
+    """Addresses, parents' indices and structures of all memcgs, the root first."""
+    read_css = _CssReader(kernel.prog, kernel.memory)
+    root = read_css(_root_memcg(kernel) + read_css.css)
+    if root is None:
+        raise KernelError("root_mem_cgroup cannot be read: not in the dump?")
+    tries = LIVE_TRIES if kernel.kind == "live" else 1
+    found, parents = [root[0]], [-1]
+    raw, records = [root[1]], []
+    for index, parent in enumerate(found):  # which grows
+        if parent.first_child == parent.address + read_css.children:
+            continue
+        room = MAX_MEMCGS - len(found)
+        for child, memcg in _children(read_css, parent, room, tries, warnings):
+            found.append(child)
+            parents.append(index)
+            raw.append(memcg)
+            if len(raw) == BATCH:
+                records.append(decode(raw, dtype))
+                raw = []
+    records.append(decode(raw, dtype))
+    addresses = np.array([css.address - read_css.css for css in found], np.uint64)
+    return addresses, np.array(parents, np.int64), np.concatenate(records)
+
+
+def _root_memcg(kernel: OpenedKernel) -> int:
+    try:
+        root = read_variable(kernel, "root_mem_cgroup", 8)
+    except LookupError:
+        raise KernelError("this kernel has no memory cgroups (CONFIG_MEMCG)") from None
+    except drgn.FaultError as error:
+        raise KernelError(f"root_mem_cgroup cannot be read: {error}") from error
+    if not root:
+        raise KernelError("memory cgroups are off (cgroup_disable=memory)")
+    return root
+
+
+def _children(
+    read_css: _CssReader, parent: _Css, room: int, tries: int, warnings: Warnings
+) -> Iterable[tuple[_Css, bytes]]:
+    """The children of a css, offline ones included, in the order of their making."""
+    best: dict[int, tuple[_Css, bytes]] = {}
+    for _ in range(tries):
+        found, sound = _follow(read_css, parent, room)
+        if sound:
+            return found.values()
+        best = max(best, found, key=len)
+        # Removed while it was read, if the kernel is live: start again.
+        if again := read_css(parent.address):
+            parent = again[0]
+    warnings["a list of child memcgs is damaged or changes: some may be missing"] += 1
+    return best.values()
+
+
+def _follow(
+    read_css: _CssReader, parent: _Css, room: int
+) -> tuple[dict[int, tuple[_Css, bytes]], bool]:
+    """Up to ``room`` children by address, and whether that are all, none astray."""
+    found: dict[int, tuple[_Css, bytes]] = {}
+    link, end = parent.first_child, parent.address + read_css.children
+    while link != end:
+        read = read_css(link - read_css.sibling)
+        if read is None:
+            return found, False
+        child, _ = read
+        if (
+            child.parent != parent.address
+            or child.subsystem != parent.subsystem
+            or child.address in found
+            or len(found) == room
+        ):
+            return found, False
+        found[child.address] = read
+        link = child.next_sibling
+    return found, True
+
+
+def _ancestors(
+    parent: NDArray[np.int64], good: NDArray[np.bool_], online: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices, among the good ones, of each one's parent and online ancestor."""
+    new_index = (np.cumsum(good) - 1).tolist()
+    above, nearest = [-1], [-1]
+    for up in parent[1:].tolist():
+        kept = bool(good[up])
+        above.append(new_index[up] if kept else above[up])
+        nearest.append(new_index[up] if kept and online[up] else nearest[up])
+    return np.array(above)[good], np.array(nearest)[good]
+
+
+def read_references(
+    prog: drgn.Program, memory: Memory, memcg: Records
+) -> NDArray[np.int64]:
+    """Css references, -1 where they are counted per CPU or cannot be read.
+
+    Since Linux kernel commit 2b0d3d3e4fcf ("percpu_ref: reduce memory footprint of
+    percpu_ref in fast path") (in v5.10) the count is in struct percpu_ref_data.
+    """
+    refs = np.full(len(memcg), -1, np.int64)
+    pointer, data = memcg["css.refcnt.percpu_count_ptr"], memcg["css.refcnt.data"]
+    atomic = np.flatnonzero(((pointer & PERCPU_REF_ATOMIC) != 0) & (data != 0))
+    records, read = gather_records(
+        memory,
+        data[atomic].tolist(),
+        dtype_of(prog, "struct percpu_ref_data", {"count": "count.counter"}),
+    )
+    # Negative: PERCPU_COUNT_BIAS is still in it while the CPUs' parts are summed up.
+    counted = read & (records["count"] >= 0)
+    refs[atomic[counted]] = records["count"][counted]
+    return refs
+
+
+class _Node(NamedTuple):
+    """A kernfs node: id, the parent's address (0 at the root), the name's address."""
+
+    id: int
+    parent: int
+    name: int
+
+
+def _names(
+    prog: drgn.Program, memory: Memory, nodes: Sequence[int], warnings: Warnings
+) -> tuple[NDArray[np.uint64], list[str]]:
+    """Cgroup ids (0: unreadable) and paths from the hierarchy's root of kernfs nodes.
+
+    A removed node keeps its parent and its name for as long as it is referenced.
+    """
+    known = _kernfs_nodes(prog, memory, nodes)
+    names = _read_names(memory, [node.name for node in known.values()])
+    paths: dict[int, bytes] = {0: b""}
+    for node in nodes:
+        chain: list[int] = []
+        while node in known and node not in paths and len(chain) < MAX_DEPTH:
+            chain.append(node)
+            paths[node] = b"/" + UNKNOWN_NAME  # for a cycle
+            node = known[node].parent
+        path = paths.get(node, b"/" + UNKNOWN_NAME)
+        for node in reversed(chain):
+            # The root of a hierarchy has an empty name.
+            if known[node].parent:
+                path += b"/" + (names[known[node].name] or UNKNOWN_NAME)
+            paths[node] = path
+    if lost := sum(not names[node.name] for node in known.values() if node.parent):
+        warnings["the name of a cgroup cannot be read"] += lost
+    ids = [known[node].id if node in known else 0 for node in nodes]
+    texts = [paths.get(n, b"") or b"/" for n in nodes]
+    return np.array(ids, np.uint64), [
+        path.decode("utf-8", "surrogateescape") for path in texts
+    ]
+
+
+def _kernfs_nodes(
+    prog: drgn.Program, memory: Memory, nodes: Iterable[int]
+) -> dict[int, _Node]:
+    """Kernfs nodes and all above them, by address; unreadable ones are missing."""
+    # Renamed by Linux kernel commit 633488947ef6 ("kernfs: Use RCU to access
+    # kernfs_node::parent.") (in v6.15).
+    parent = first_member(prog, "struct kernfs_node", "__parent", "parent")
+    members = {"id": "id", "parent": parent, "name": "name"}
+    dtype = dtype_of(prog, "struct kernfs_node", members)
+    known: dict[int, _Node] = {}
+    wanted = {node for node in nodes if node}
+    for _ in range(MAX_DEPTH):
+        if not wanted:
+            break
+        addresses = list(wanted)
+        records, read = gather_records(memory, addresses, dtype)
+        rows = zip(addresses, records.tolist(), read.tolist(), strict=True)
+        found = {address: _Node._make(row) for address, row, ok in rows if ok}
+        known |= found
+        wanted = {node.parent for node in found.values()} - known.keys() - {0}
+    return known
+
+
+def _read_names(memory: Memory, addresses: Sequence[int]) -> dict[int, bytes]:
+    """Kernfs names by address, empty where there is none."""
+    # Most names are short, and neighbours in one slab.
+    starts = memory.gather(addresses, SHORT_NAME)
+    return {
+        address: start.partition(b"\0")[0]
+        if start and b"\0" in start
+        else _read_name(memory, address)
+        for address, start in zip(addresses, starts, strict=True)
+    }
+
+
+def _read_name(memory: Memory, address: int) -> bytes:
+    """A kernfs name; reads up to page ends, since the next page may not be there."""
+    name = b""
+    while b"\0" not in name and len(name) <= NAME_MAX:
+        at = address + len(name)
+        left = memory.page_size - at % memory.page_size
+        part = memory.try_read(at, min(left, NAME_MAX + 1 - len(name)))
+        if part is None:
+            break
+        name += part
+    name, end, _ = name.partition(b"\0")
+    return name if end else b""

@@ -1,0 +1,1 @@
+"""Linux's own structures, read in bulk; knows no memcg."""

@@ -1,0 +1,519 @@
+"""Which file, device or memory object do folios of the page cache belong to?
+
+From ``struct address_space`` to its inode, super block and dentry; the path is built
+from ``dentry.d_parent`` and the ``struct mount``s of that super block, as the host's
+mount namespace has it and as the container's does. One pass of reads for each kind of
+structure, one for each level of directories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import drgn
+import numpy as np
+
+from memcgctl.kernel.layout import has_member, offset_of
+from memcgctl.linux.structs import (
+    U64,
+    Rows,
+    addresses,
+    read_pointers,
+    read_strings,
+    read_structs,
+    unique,
+)
+from memcgctl.model import Backing
+
+if TYPE_CHECKING:
+    from memcgctl.kernel.program import OpenedKernel
+    from memcgctl.linux.openers import Sighting
+    from memcgctl.linux.tasks import Tasks
+
+# No path has more components (PATH_MAX / 2); a file with more names than this is
+# shown without one.
+_DEPTH_LIMIT = 2048
+_ALIASES_LIMIT = 64
+_MOUNTS_LIMIT = 1 << 16
+_NAME_LIMIT = 255
+
+# include/linux/kdev_t.h
+_MINOR_BITS = 20
+
+# mm/memfd.c, ipc/shm.c and mm/shmem.c name the files of their internal mounts so.
+_OBJECTS = {"memfd:": "memfd", "SYSV": "sysv", "dev/zero": "shared-anon"}
+
+
+# A struct mount * and a struct dentry * in it.
+Place = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Dentry:
+    """A ``struct dentry``: its parent (itself for a root), its name."""
+
+    parent: int
+    name: str
+    unhashed: bool
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A ``struct mount``: what of which super block is mounted, and where."""
+
+    super_block: int
+    root: int
+    parent: int
+    mountpoint: int
+    namespace: int
+    id: int
+
+
+@dataclass
+class Names:
+    """The directory entries and mounts that paths are made of, by address."""
+
+    dentries: dict[int, Dentry] = field(default_factory=dict)
+    mounts: dict[int, Mount] = field(default_factory=dict)
+    # The mounts of a super block by namespace, the oldest first.
+    mounted: dict[int, dict[int, list[int]]] = field(default_factory=dict)
+
+    def path(self, mount: int, dentry: int, root: Place | None) -> str | None:
+        """The path of ``dentry`` in ``mount``, down from ``root``.
+
+        None if the dentry is not in this mount, or the climb does not meet ``root``;
+        without one the path begins at the root of the namespace.
+        """
+        names: list[str] = []
+        for _ in range(_DEPTH_LIMIT):
+            here = self.mounts.get(mount)
+            if here is None:
+                return None
+            top = dentry == here.root and here.parent in (0, mount)
+            if (mount, dentry) == root or (top and root is None):
+                return "/" + "/".join(reversed(names))
+            if top:
+                return None
+            if dentry == here.root:
+                mount, dentry = here.parent, here.mountpoint
+                continue
+            entry = self.dentries.get(dentry)
+            if entry is None or entry.parent == dentry:
+                return None
+            names.append(entry.name)
+            dentry = entry.parent
+        return None
+
+    def path_in(
+        self, namespace: int, super_block: int, dentry: int, root: Place | None
+    ) -> str | None:
+        """The path of ``dentry`` by the namespace's oldest mount that has it."""
+        for mount in self.mounted.get(super_block, {}).get(namespace, ()):
+            path = self.path(mount, dentry, root)
+            if path is not None:
+                return path
+        return None
+
+
+def read_backings(
+    kernel: OpenedKernel,
+    mappings: U64,
+    tasks: Tasks,
+    users: Sequence[Collection[int]],
+    seen: Mapping[int, Sighting],
+) -> list[Backing | None]:
+    """The backing object of each ``struct address_space *``; None: it has no inode.
+
+    ``users`` has, for each of them, the positions in ``tasks`` of the processes that
+    map or open it: its path as a container sees it is that in their mount namespace,
+    or where one of them has ``seen`` it on an overlayfs.
+    """
+    spaces = read_structs(
+        kernel,
+        "struct address_space",
+        mappings,
+        {"host": "host", "ops": "a_ops", "pages": "nrpages"},
+    )
+    hosts, shmem = spaces["host"], spaces["ops"] == _shmem_operations(kernel)
+    inodes = _read_inodes(kernel, addresses(hosts))
+    supers = _read_super_blocks(kernel, unique(inodes["sb"]))
+    aliases = _aliases(kernel, addresses(inodes["alias"]))
+    names = Names()
+    mounts = [mount for sb in supers for mount in _mounts_of(kernel, sb)]
+    _read_mounts(kernel, names, [*mounts, *(s.mount for s in seen.values())])
+    mountpoints = [mount.mountpoint for mount in names.mounts.values()]
+    dentries = [sighting.dentry for sighting in seen.values()]
+    _read_dentries(kernel, names, [*aliases, *mountpoints, *dentries])
+    namespaces = _namespaces(kernel, tasks)
+    sizes = spaces["pages"].astype(np.uint64) * np.uint64(kernel.memory.page_size)
+    backings: list[Backing | None] = []
+    for place, (host, inode, alias, cached) in enumerate(
+        zip(hosts.tolist(), inodes, aliases, sizes.tolist(), strict=True)
+    ):
+        known = supers.get(int(inode["sb"]))
+        if known is None:
+            backings.append(None)
+        elif known.fs == "bdev":
+            device = _bdev_name(kernel, host) or _device(int(inode["rdev"]))
+            # Its number is that of the device (up to 5.10 it has none).
+            backings.append(
+                _backing("bdev", known, inode, cached, "rdev", device=device)
+            )
+        else:
+            kind = "hugetlb" if known.fs == "hugetlbfs" else "file"
+            if shmem[place]:
+                kind = "tmpfs"
+            inside = None
+            if sighting := seen.get(place):
+                at = (sighting.mount, sighting.dentry)
+                path = names.path(*at, namespaces.of_task[sighting.task][1])
+                inside = (path, int(tasks.pid[sighting.task])) if path else None
+            backings.append(
+                _file(
+                    names,
+                    namespaces,
+                    known,
+                    inode,
+                    cached,
+                    alias,
+                    kind,
+                    users[place],
+                    inside,
+                )
+            )
+    return backings
+
+
+def file_paths(kernel: OpenedKernel, files: U64) -> list[str | None]:
+    """The path of each ``struct file *`` as the host sees it."""
+    rows = read_structs(
+        kernel, "struct file", files, {"mnt": "f_path.mnt", "dentry": "f_path.dentry"}
+    )
+    inside = offset_of(kernel.prog, "struct mount", "mnt")
+    mounts = np.where(rows["mnt"], rows["mnt"] - np.uint64(inside), np.uint64(0))
+    names = Names()
+    _read_mounts(kernel, names, mounts.tolist())
+    mountpoints = [mount.mountpoint for mount in names.mounts.values()]
+    _read_dentries(kernel, names, [*rows["dentry"].tolist(), *mountpoints])
+    return [
+        names.path(mount, dentry, None)
+        for mount, dentry in zip(mounts.tolist(), rows["dentry"].tolist(), strict=True)
+    ]
+
+
+def mount_point(kernel: OpenedKernel, super_block: int, root: int) -> str | None:
+    """Where the host has mounted the ``struct dentry *`` of a ``super_block``."""
+    names = Names()
+    _read_mounts(kernel, names, _mounts_of(kernel, super_block))
+    mountpoints = [mount.mountpoint for mount in names.mounts.values()]
+    _read_dentries(kernel, names, mountpoints)
+    host = kernel.declare("init_task", "struct task_struct").nsproxy.mnt_ns
+    return names.path_in(host.value_(), super_block, root, None)
+
+
+@dataclass(frozen=True)
+class _SuperBlock:
+    address: int
+    fs: str
+    device: str
+
+
+@dataclass(frozen=True)
+class _Namespaces:
+    """The mount namespace and the root directory (mount, dentry) of each process."""
+
+    host: int
+    of_task: list[tuple[int, Place]]
+    pids: list[int]
+    # The position of the first process in each namespace.
+    first: dict[int, int]
+
+    def containers(self, users: Iterable[int], mounted: Iterable[int]) -> Iterator[int]:
+        """Processes in others than the host's: the users, then of those ``mounted``."""
+        for place in users:
+            if self.of_task[place][0] != self.host:
+                yield place
+        for namespace in mounted:
+            if namespace != self.host and namespace in self.first:
+                yield self.first[namespace]
+
+
+def _namespaces(kernel: OpenedKernel, tasks: Tasks) -> _Namespaces:
+    spaces = read_structs(
+        kernel, "struct nsproxy", tasks.nsproxy, {"mnt_ns": "mnt_ns"}
+    )["mnt_ns"]
+    roots = read_structs(
+        kernel,
+        "struct fs_struct",
+        tasks.fs,
+        {"mnt": "root.mnt", "dentry": "root.dentry"},
+    )
+    offset = offset_of(kernel.prog, "struct mount", "mnt")
+    of_task = [
+        (space, (int(root["mnt"]) - offset, int(root["dentry"])))
+        for space, root in zip(spaces.tolist(), roots, strict=True)
+    ]
+    # The first process is pid 1, which is in the host's own namespace.
+    host = of_task[0][0] if of_task else 0
+    first = {of_task[place][0]: place for place in reversed(range(len(of_task)))}
+    return _Namespaces(host, of_task, tasks.pid.tolist(), first)
+
+
+def _file(
+    names: Names,
+    namespaces: _Namespaces,
+    super_block: _SuperBlock,
+    inode: Any,
+    cached_bytes: int,
+    alias: int,
+    kind: str,
+    users: Collection[int],
+    inside: tuple[str, int] | None,
+) -> Backing:
+    """An inode of a file system, with its paths; ``inside`` is that of an overlayfs."""
+    entry = names.dentries.get(alias)
+    if entry is not None and entry.parent == alias and entry.unhashed:
+        # On an internal mount: it never had a directory entry (alloc_file_pseudo).
+        if kind == "tmpfs":
+            known = [_OBJECTS[name] for name in _OBJECTS if entry.name.startswith(name)]
+            kind = (*known, kind)[0]
+        return _backing(kind, super_block, inode, cached_bytes, path=entry.name)
+    host = None
+    if entry is not None:
+        host = names.path_in(namespaces.host, super_block.address, alias, None)
+        mounted = names.mounted.get(super_block.address, {})
+        for place in namespaces.containers(users, mounted):
+            if inside:
+                break
+            space, root = namespaces.of_task[place]
+            path = names.path_in(space, super_block.address, alias, root)
+            inside = (path, namespaces.pids[place]) if path else None
+    return _backing(
+        kind,
+        super_block,
+        inode,
+        cached_bytes,
+        path=host,
+        inside=None if inside and inside[0] == host else inside,
+        deleted=int(inode["nlink"]) == 0 or (entry is not None and entry.unhashed),
+    )
+
+
+def _shmem_operations(kernel: OpenedKernel) -> int:
+    """What ``a_ops`` of every shmem mapping is: tmpfs, devtmpfs, a tmpfs as rootfs."""
+    try:
+        return kernel.symbol("shmem_aops")
+    except LookupError:  # CONFIG_SHMEM is off
+        return 0
+
+
+def _backing(
+    kind: Any,
+    super_block: _SuperBlock,
+    inode: Any,
+    cached_bytes: int,
+    number: str = "ino",
+    *,
+    device: str | None = None,
+    path: str | None = None,
+    inside: tuple[str, int] | None = None,
+    deleted: bool = False,
+) -> Backing:
+    return Backing(
+        kind=kind,
+        fs=super_block.fs,
+        device=device or super_block.device,
+        inode=int(inode[number]),
+        generation=int(inode["generation"]),
+        path=path,
+        container_path=inside[0] if inside else None,
+        deleted=deleted,
+        size_bytes=int(inode["size"]),
+        cached_bytes=cached_bytes,
+        container_pid=inside[1] if inside else None,
+    )
+
+
+def _read_inodes(kernel: OpenedKernel, inodes: U64) -> Rows:
+    return read_structs(
+        kernel,
+        "struct inode",
+        inodes,
+        {
+            "sb": "i_sb",
+            "ino": "i_ino",
+            "nlink": "i_nlink",
+            "rdev": "i_rdev",
+            "size": "i_size",
+            "generation": "i_generation",
+            "alias": "i_dentry.first",
+        },
+    )
+
+
+def _read_super_blocks(kernel: OpenedKernel, at: U64) -> dict[int, _SuperBlock]:
+    rows = read_structs(
+        kernel, "struct super_block", at, {"type": "s_type", "dev": "s_dev"}
+    )
+    types = read_structs(
+        kernel, "struct file_system_type", addresses(rows["type"]), {"name": "name"}
+    )
+    return {
+        address: _SuperBlock(
+            address,
+            _text(kernel, int(type_["name"])) or "?",
+            _device(int(row["dev"])),
+        )
+        for address, row, type_ in zip(at.tolist(), rows, types, strict=True)
+    }
+
+
+def _device(dev: int) -> str:
+    return f"{dev >> _MINOR_BITS}:{dev & ((1 << _MINOR_BITS) - 1)}"
+
+
+def _bdev_name(kernel: OpenedKernel, inode: int) -> str | None:
+    """The name of the block device whose own page cache this inode has."""
+    bdev = drgn.Object(
+        kernel.prog,
+        "struct bdev_inode *",
+        inode - offset_of(kernel.prog, "struct bdev_inode", "vfs_inode"),
+    ).bdev
+    try:
+        # 5.11 ("block: merge struct block_device and struct hd_struct") made partitions
+        # devices with a name of their own.
+        if has_member(kernel.prog, "struct block_device", "bd_device"):
+            return _text(kernel, bdev.bd_device.kobj.name.value_())
+        disk = _text(kernel, bdev.bd_disk.disk_name.address_ or 0)
+        part = int(bdev.bd_partno)
+    except drgn.FaultError:
+        return None
+    if not part or not disk:
+        return disk
+    return f"{disk}{'p' if disk[-1].isdigit() else ''}{part}"
+
+
+def _aliases(kernel: OpenedKernel, first: U64) -> list[int]:
+    """For each ``inode.i_dentry.first``: the dentry to name the inode by, 0 if none.
+
+    That is the first one that is still hashed, or else the first.
+    """
+    link = "d_alias"
+    # Anonymous in 7.3, d_u before.
+    if not has_member(kernel.prog, "struct dentry", link):
+        link = "d_u.d_alias"
+    offset = np.uint64(offset_of(kernel.prog, "struct dentry", link))
+    dentry = np.where(first, first - offset, np.uint64(0))
+    chosen, undecided = dentry.copy(), dentry != 0
+    for _ in range(_ALIASES_LIMIT):
+        if not undecided.any():
+            break
+        rows = read_structs(
+            kernel,
+            "struct dentry",
+            np.where(undecided, dentry, np.uint64(0)),
+            {"hashed": "d_hash.pprev", "next": f"{link}.next"},
+        )
+        hashed = undecided & (rows["hashed"] != 0)
+        chosen[hashed] = dentry[hashed]
+        undecided &= (rows["hashed"] == 0) & (rows["next"] != 0)
+        dentry = addresses(rows["next"]) - offset
+    dentries: list[int] = chosen.tolist()
+    return dentries
+
+
+def _read_dentries(kernel: OpenedKernel, names: Names, start: Iterable[int]) -> None:
+    """Read dentries and all their ancestors into ``names``, level by level."""
+    level = unique(addresses(list(start)))
+    for _ in range(_DEPTH_LIMIT):
+        if not len(level):
+            return
+        rows = read_structs(
+            kernel,
+            "struct dentry",
+            level,
+            {
+                "parent": "d_parent",
+                "hashed": "d_hash.pprev",
+                "name": "d_name.name",
+                "len": "d_name.len",
+            },
+        )
+        for address, row in zip(level.tolist(), rows, strict=True):
+            names.dentries[address] = Dentry(
+                int(row["parent"]),
+                _name(kernel, int(row["name"]), int(row["len"])),
+                not row["hashed"],
+            )
+        above = unique(addresses(rows["parent"])).tolist()
+        level = addresses([parent for parent in above if parent not in names.dentries])
+
+
+def _read_mounts(kernel: OpenedKernel, names: Names, start: Iterable[int]) -> None:
+    """Read mounts, and the mounts these are on, into ``names``."""
+    level = unique(addresses(list(start)))
+    while len(level) and len(names.mounts) < _MOUNTS_LIMIT:
+        rows = read_structs(
+            kernel,
+            "struct mount",
+            level,
+            {
+                "sb": "mnt.mnt_sb",
+                "root": "mnt.mnt_root",
+                "parent": "mnt_parent",
+                "mountpoint": "mnt_mountpoint",
+                "namespace": "mnt_ns",
+                "id": "mnt_id",
+            },
+        )
+        for address, row in zip(level.tolist(), rows, strict=True):
+            names.mounts[address] = Mount(
+                int(row["sb"]),
+                int(row["root"]),
+                int(row["parent"]),
+                int(row["mountpoint"]),
+                int(row["namespace"]),
+                int(row["id"]),
+            )
+        above = unique(addresses(rows["parent"])).tolist()
+        level = addresses([mount for mount in above if mount not in names.mounts])
+    for address, mount in sorted(names.mounts.items(), key=lambda item: item[1].id):
+        spaces = names.mounted.setdefault(mount.super_block, {})
+        spaces.setdefault(mount.namespace, []).append(address)
+
+
+def _mounts_of(kernel: OpenedKernel, super_block: int) -> list[int]:
+    """Every ``struct mount *`` of a ``struct super_block *``."""
+    prog = kernel.prog
+    head = super_block + offset_of(prog, "struct super_block", "s_mounts")
+    # A chain of mounts since 6.18, a list before.
+    if chain := has_member(prog, "struct mount", "mnt_next_for_sb"):
+        offset = offset_of(prog, "struct mount", "mnt_next_for_sb")
+    else:
+        offset = offset_of(prog, "struct mount", "mnt_instance")
+    inside = 0 if chain else offset
+    mounts: dict[int, None] = {}
+    node = _pointer(kernel, head)
+    while node not in (0, head) and len(mounts) < _MOUNTS_LIMIT:
+        mount = node - inside
+        if mount in mounts:
+            break
+        mounts[mount] = None
+        node = _pointer(kernel, mount + offset)
+    return list(mounts)
+
+
+def _pointer(kernel: OpenedKernel, address: int) -> int:
+    return int(read_pointers(kernel, addresses([address % 2**64]))[0])
+
+
+def _text(kernel: OpenedKernel, address: int) -> str | None:
+    return read_strings(kernel, addresses([address]))[0] or None
+
+
+def _name(kernel: OpenedKernel, address: int, length: int) -> str:
+    """The name of a ``struct qstr``, bytes that are not UTF-8 as surrogates."""
+    raw = kernel.memory.try_read(address, min(length, _NAME_LIMIT)) if address else None
+    return (raw or b"?").decode(errors="surrogateescape")

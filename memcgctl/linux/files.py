@@ -1,0 +1,176 @@
+"""Which files of a kind are open, and in which process?
+
+Finds every ``struct file`` in its slab cache, so that none is missed: one may be in no
+process's descriptor table but in flight between two, or registered with io_uring. The
+descriptor tables say who has it open.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import drgn
+import numpy as np
+
+from memcgctl.kernel.layout import has_member
+from memcgctl.linux.lists import list_structs
+from memcgctl.linux.slab import Slabs, find_slabs, slab_structs
+from memcgctl.linux.structs import U64, Rows, addresses, read_structs
+from memcgctl.linux.tasks import OpenFiles, Tasks, open_files, read_tasks
+
+if TYPE_CHECKING:
+    from memcgctl.kernel.program import OpenedKernel
+    from memcgctl.linux.records import Warnings
+
+FILE = "struct file"
+CACHE = b"filp"
+
+# So many descriptors are named in one line; the rest are counted.
+NAMED = 6
+
+
+@dataclass
+class Opened:
+    """Processes and what they have open, read when it is first asked for."""
+
+    kernel: OpenedKernel
+    warnings: Warnings
+
+    @cached_property
+    def tasks(self) -> Tasks:
+        """All processes."""
+        return read_tasks(self.kernel)
+
+    @cached_property
+    def descriptors(self) -> OpenFiles:
+        """All descriptors of all processes."""
+        return open_files(self.kernel)
+
+    @cached_property
+    def protocols(self) -> tuple[U64, Rows]:
+        """``struct proto *``, and of each its ``slab`` and ``name``."""
+        return list_structs(
+            self.kernel,
+            self.kernel.symbol("proto_list"),
+            "struct proto",
+            "node",
+            {"slab": "slab", "name": "name"},
+            self.warnings,
+        )
+
+    @cached_property
+    def slabs(self) -> Slabs:
+        """All slabs of files and of sockets."""
+        caches = [
+            _file_caches(self.kernel, self.warnings),
+            addresses(self.protocols[1]["slab"]),
+        ]
+        return find_slabs(self.kernel, np.concatenate(caches), self.warnings)
+
+    @cached_property
+    def files(self) -> tuple[U64, U64, U64]:
+        """``struct file *``, ``f_op`` and ``private_data`` of all files."""
+        return _all_files(self.kernel, self.slabs, self.descriptors.file, self.warnings)
+
+    def of_kind(self, operations: str) -> tuple[U64, U64]:
+        """Files with these ``struct file_operations``, and their ``private_data``."""
+        try:
+            symbol = self.kernel.symbol(operations)
+        except LookupError:
+            return addresses([]), addresses([])
+        at, op, data = self.files
+        return at[op == symbol], data[op == symbol]
+
+    def user(self, file: int) -> tuple[str, int | None]:
+        """Who has the ``struct file *`` open, in words, and by which descriptor.
+
+        The first process that has, and how many more.
+        """
+        places = self._places.get(file)
+        if not places:
+            return "open in no process", None
+        pids = {int(self.descriptors.pid[place]) for place in places}
+        pid = int(self.descriptors.pid[places[0]])
+        also = f" and {len(pids) - 1} more" if len(pids) > 1 else ""
+        fd = int(self.descriptors.fd[places[0]])
+        return f"{self._comms.get(pid, '?')} (pid {pid}){also}", fd
+
+    @cached_property
+    def _places(self) -> dict[int, list[int]]:
+        """Where among all descriptors each ``struct file *`` is."""
+        places: defaultdict[int, list[int]] = defaultdict(list)
+        for place, file in enumerate(self.descriptors.file.tolist()):
+            places[file].append(place)
+        return dict(places)
+
+    @cached_property
+    def _comms(self) -> dict[int, str]:
+        return dict(zip(self.tasks.pid.tolist(), self.tasks.comm, strict=True))
+
+    def described(self, what: str, files: Sequence[int]) -> list[tuple[str, int]]:
+        """``what`` with each user of the ``struct file *`` and its descriptors, count.
+
+        The descriptors come after a colon: ``TCP, nginx (pid 7): fd 4, 5``.
+        """
+        users: defaultdict[str, list[int | None]] = defaultdict(list)
+        for file in files:
+            user, fd = self.user(file)
+            users[user].append(fd)
+        found = []
+        for user, fds in users.items():
+            known = sorted(fd for fd in fds if fd is not None)
+            more = len(known) - NAMED
+            named = ", ".join(map(str, known[:NAMED]))
+            also = f" and {more} more" if more > 0 else ""
+            found.append(
+                (f"{what}, {user}{f': fd {named}{also}' if known else ''}", len(fds))
+            )
+        return found
+
+
+def _all_files(
+    kernel: OpenedKernel, slabs: Slabs, tables: U64, warnings: Warnings
+) -> tuple[U64, U64, U64]:
+    """Address, ``f_op`` and ``private_data`` of each ``struct file`` in use."""
+    members = {"op": "f_op", "data": "private_data"}
+    # A count of zero, or below it, is that of a free object. Since Linux kernel commit
+    # 90ee6ed776c0 ("fs: port files to file_ref") (in v6.13) zero is one reference.
+    ref = has_member(kernel.prog, FILE, "f_ref")
+    count = {"count": "f_ref.refcnt.counter" if ref else "f_count.counter"}
+    caches = _file_caches(kernel, warnings)
+    at, rows = slab_structs(kernel, slabs, caches, FILE, members | count, warnings)
+    used = rows["count"].astype(np.int64) >= (0 if ref else 1)
+    at, rows = at[used], rows[used]
+    # What the slabs do not show: where the cache has been merged with another.
+    others = np.setdiff1d(tables, at)
+    more = read_structs(kernel, FILE, others, members)
+    return (
+        np.concatenate([at, others]),
+        np.concatenate([rows["op"], more["op"]]),
+        np.concatenate([rows["data"], more["data"]]),
+    )
+
+
+def _file_caches(kernel: OpenedKernel, warnings: Warnings) -> U64:
+    """The ``struct kmem_cache *`` of files: by name, since 7.2 has no pointer to it."""
+    at, rows = list_structs(
+        kernel,
+        kernel.symbol("slab_caches"),
+        "struct kmem_cache",
+        "list",
+        {"name": "name"},
+        warnings,
+    )
+    return at[[_text(kernel, int(name)) == CACHE for name in rows["name"]]]
+
+
+def _text(kernel: OpenedKernel, at: int) -> bytes:
+    try:
+        text: bytes = kernel.prog.read_c_string(at, max_size=len(CACHE) + 1)
+    except drgn.FaultError:
+        return b""
+    return text

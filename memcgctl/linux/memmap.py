@@ -1,0 +1,115 @@
+"""Which page frames does this kernel have, and where are their struct pages?
+
+Reads the sparse memory model's ``mem_section`` (include/linux/mmzone.h, mm/sparse.c):
+roots of ``struct mem_section``, whose ``section_mem_map`` encodes flags and the
+address that the ``struct page`` of frame 0 would have.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import drgn
+import numpy as np
+
+from memcgctl.kernel.errors import KernelError
+from memcgctl.kernel.layout import dtype_of, has_member
+from memcgctl.kernel.program import OpenedKernel
+from memcgctl.linux.records import Records, Warnings, gather_records, read_variable
+
+# Flags in section_mem_map, the same since Linux kernel commit 326e1b8f83a4
+# ("mm/sparsemem: introduce a SECTION_IS_EARLY flag") (in v5.3). Struct pages of
+# ZONE_DEVICE memory have SECTION_HAS_MEM_MAP and not SECTION_IS_ONLINE; they can be
+# charged as well (device-private memory).
+SECTION_HAS_MEM_MAP = 1 << 1
+SECTION_IS_EARLY = 1 << 3
+# The encoded address is aligned to more than this: a section's memory map is whole
+# pages, and so is its distance from that of frame 0.
+SECTION_FLAGS = 0xFFF
+
+SUBSECTION_SHIFT = 21  # include/linux/mmzone.h
+# 2^25 sections of 128 MiB are the 52 bits of physical addresses that x86-64 can have.
+MAX_SECTIONS = 1 << 25
+
+
+class PageRange(NamedTuple):
+    """Contiguous page frames whose struct pages are contiguous, too."""
+
+    pfn: int
+    pages: int
+    address: int
+
+
+def page_ranges(kernel: OpenedKernel, warnings: Warnings) -> list[PageRange]:
+    """All valid page frames (``pfn_valid()``), in ascending order.
+
+    Raises KernelError if the kernel's list of them cannot be read.
+    """
+    prog = kernel.prog
+    try:
+        sections = _sections(kernel, warnings)
+    except (LookupError, drgn.FaultError) as error:
+        raise KernelError(f"the memory map cannot be found: {error}") from error
+    page_shift = int(prog["PAGE_SHIFT"])
+    section_bits = int(prog["SECTION_SIZE_BITS"])
+    subsections = 1 << (section_bits - SUBSECTION_SHIFT)
+    valid = np.ones((len(sections), subsections), np.bool_)
+    # Sections found at boot are valid as a whole; those plugged in later, by 2 MiB.
+    # Without CONFIG_SPARSEMEM_VMEMMAP there is no subsection_map.
+    late = np.flatnonzero((sections["map"] & SECTION_IS_EARLY) == 0)
+    if len(late) and has_member(prog, "struct mem_section_usage", "subsection_map"):
+        usage, _ = gather_records(
+            kernel.memory,
+            sections["usage"][late].tolist(),
+            dtype_of(
+                prog, "struct mem_section_usage", {"subsection_map": "subsection_map"}
+            ),
+        )
+        words = usage["subsection_map"].reshape(len(late), -1).view(np.uint8)
+        bits = np.unpackbits(words, axis=1, bitorder="little")
+        valid[late] = bits[:, :subsections]
+    section, subsection = np.nonzero(valid)
+    number = sections["number"][section] * subsections + subsection
+    base = sections["map"][section] & ~np.uint64(SECTION_FLAGS)
+    breaks = 1 + np.flatnonzero((np.diff(number) != 1) | (base[1:] != base[:-1]))
+    size = drgn.sizeof(prog.type("struct page"))
+    pages = 1 << (SUBSECTION_SHIFT - page_shift)
+    ranges = []
+    for run in np.split(np.arange(len(number)), breaks):
+        if len(run):
+            pfn = int(number[run[0]]) * pages
+            address = (int(base[run[0]]) + pfn * size) % 2**64
+            ranges.append(PageRange(pfn, len(run) * pages, address))
+    return ranges
+
+
+_SECTION = np.dtype([("number", "<i8"), ("map", "<u8"), ("usage", "<u8")])
+
+
+def _sections(kernel: OpenedKernel, warnings: Warnings) -> Records:
+    """Number, ``section_mem_map`` and ``usage`` of sections that have a memory map."""
+    prog, memory = kernel.prog, kernel.memory
+    members = {"map": "section_mem_map", "usage": "usage"}
+    dtype = dtype_of(prog, "struct mem_section", members)
+    # CONFIG_SPARSEMEM_EXTREME, which x86-64 always has: roots of a page each.
+    per_root = memory.page_size // dtype.itemsize
+    last = read_variable(kernel, "__highest_present_section_nr", 8)
+    if last >= MAX_SECTIONS:
+        raise KernelError(f"the memory map has {last} sections: memory is damaged")
+    table = read_variable(kernel, "mem_section", 8)
+    roots = np.frombuffer(memory.read(table, 8 * (last // per_root + 1)), "<u8")
+    numbers = np.flatnonzero(roots)
+    found: list[Records] = []
+    for number, root in zip(numbers.tolist(), roots[numbers].tolist(), strict=True):
+        data = memory.try_read(root, per_root * dtype.itemsize)
+        if data is None:
+            warnings["a part of the list of memory sections cannot be read"] += 1
+            continue
+        sections = np.frombuffer(data, dtype)
+        (valid,) = np.nonzero(sections["map"] & SECTION_HAS_MEM_MAP)
+        rows = np.zeros(len(valid), _SECTION)
+        rows["number"] = valid + number * per_root
+        rows["map"] = sections["map"][valid]
+        rows["usage"] = sections["usage"][valid]
+        found.append(rows)
+    return np.concatenate([np.zeros(0, _SECTION), *found])

@@ -1,0 +1,252 @@
+"""What do the page tables of processes map, and which swap entries do they hold?
+
+Walks x86-64 page tables from ``mm_struct.pgd``, level by level for all address spaces
+together, and reads the page-table pages in bulk; entries come out as NumPy arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcgctl.linux.structs import U64, addresses, read_rows, read_structs
+
+if TYPE_CHECKING:
+    from memcgctl.kernel.program import OpenedKernel
+
+_PAGE_SHIFT = 12
+_TABLE = np.dtype(("<u8", (512,)))
+_NOWHERE = np.zeros(0, np.intp)
+
+# arch/x86/include/asm/pgtable_types.h; PROTNONE is the global bit of a PTE that is
+# not present (NUMA hinting faults).
+_PRESENT, _HUGE, _PROTNONE = np.uint64(1 << 0), np.uint64(1 << 7), np.uint64(1 << 8)
+_MAPS = _PRESENT | _PROTNONE
+
+# Where physical memory is mapped if its place is not randomised (5-level paging moves
+# it, but only together with page_offset_base).
+_PAGE_OFFSET = 0xFFFF888000000000
+
+# Page-table pages read at once (8 MiB), and in all: beyond it tables are damaged.
+_BATCH = 2048
+_TABLES_LIMIT = 1 << 24
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Ranges of user addresses to look at: parallel arrays; ``mm`` is a position."""
+
+    mm: NDArray[np.int64]
+    start: U64
+    end: U64
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """Page-table entries that are not empty, ``pages`` base pages each.
+
+    ``mm`` is the position of the address space among those asked for; ``entry`` is
+    the raw entry. ``full`` has the places where those of a table begin that all map
+    something, and whose addresses one of the areas asked for spans.
+    """
+
+    mm: NDArray[np.int64]
+    entry: U64
+    pages: int
+    full: NDArray[np.intp] = field(default_factory=lambda: _NOWHERE)
+
+
+def walk(
+    kernel: OpenedKernel,
+    mms: U64,
+    ranges: Ranges | None = None,
+    areas: Ranges | None = None,
+) -> Iterator[Leaves]:
+    """All non-empty leaf entries of each ``struct mm_struct *``'s user half.
+
+    With ``ranges`` only page-table pages that serve some part of them are read: leaves
+    close to a range come out as well. ``areas`` are those to look for full tables in.
+    A table that an address space uses twice is damage and read once.
+    """
+    wanted = None if ranges is None else _Wanted(ranges)
+    spanned = None if areas is None else _Wanted(areas)
+    mm = np.arange(len(mms), dtype=np.int64)
+    table = read_structs(kernel, "struct mm_struct", mms, {"pgd": "pgd"})["pgd"]
+    mm, table = mm[table != 0], addresses(table[table != 0])
+    base = np.zeros(len(table), np.uint64)
+    to_virtual = np.uint64(_direct_map(kernel))
+    mask = np.uint64(_physical_mask(kernel))
+    budget = _TABLES_LIMIT
+    top = 48 if _five_levels(kernel) else 39
+    for shift in range(top, _PAGE_SHIFT - 1, -9):
+        below: list[tuple[NDArray[np.int64], U64, U64]] = []
+        budget -= len(table)
+        if budget < 0:
+            kernel.warnings.append("page tables are damaged: not all were walked")
+            return
+        for part in range(0, len(table), _BATCH):
+            some = slice(part, part + _BATCH)
+            entries = read_rows(kernel, table[some], _TABLE)
+            if shift == top:
+                entries[:, 256:] = 0  # the kernel's half
+            flat = entries.ravel()
+            (place,) = flat.nonzero()
+            entry = flat[place]
+            row = place >> 9
+            owner = mm[some][row]
+            if shift == _PAGE_SHIFT:
+                full = _full(mm[some], base[some], row, entry, spanned)
+                yield Leaves(owner, entry, 1, full)
+                continue
+            slot = (place & 511).astype(np.uint64)
+            at = base[some][row] + (slot << np.uint64(shift))
+            if wanted is not None:
+                keep = wanted.touched(owner, at, 1 << shift)
+                owner, entry, at = owner[keep], entry[keep], at[keep]
+            huge = (entry & _HUGE != 0) & (shift <= 30)
+            if huge.any():
+                yield Leaves(owner[huge], entry[huge], 1 << (shift - _PAGE_SHIFT))
+            down = ~huge & (entry & _PRESENT != 0)
+            frame = entry[down] & mask & ~np.uint64(0xFFF)
+            below.append((owner[down], frame + to_virtual, at[down]))
+        if not below:
+            return
+        mm, table, base = (
+            np.concatenate(column) for column in zip(*below, strict=True)
+        )
+        if not len(table):
+            return
+        order = np.lexsort((table, mm))
+        mm, table, base = mm[order], table[order], base[order]
+        once = np.append(True, (np.diff(table) != 0) | (np.diff(mm) != 0))
+        mm, table, base = mm[once], table[once], base[once]
+
+
+def _full(
+    mm: NDArray[np.int64],
+    base: U64,
+    row: NDArray[np.intp],
+    entry: U64,
+    areas: _Wanted | None,
+) -> NDArray[np.intp]:
+    """Where the entries of full tables begin; ``row`` is the table of each entry."""
+    if areas is None:
+        return _NOWHERE
+    (tables,) = areas.span(mm, base, 512 << _PAGE_SHIFT).nonzero()
+    start = np.searchsorted(row, tables)
+    start = start[np.searchsorted(row, tables, side="right") - start == 512]
+    used = entry[start[:, None] + np.arange(512)] & _MAPS != 0
+    full: NDArray[np.intp] = start[used.all(axis=1)]
+    return full
+
+
+def frames(kernel: OpenedKernel, leaves: Leaves) -> tuple[NDArray[np.int64], U64]:
+    """Of entries that map memory: position of the mm and (first) page frame number."""
+    mm, entry = leaves.mm, leaves.entry
+    # A huge entry that is being split is not present, but still maps.
+    if leaves.pages == 1:
+        here = maps(leaves)
+        if not here.all():
+            mm, entry = mm[here], entry[here]
+    # Frames of entries that are not present are stored inverted, against L1TF (4.19).
+    absent = entry & _PRESENT == 0
+    if absent.any():
+        entry = np.where(absent, ~entry, entry)
+    frame: U64 = entry & np.uint64(_physical_mask(kernel))
+    frame >>= np.uint64(_PAGE_SHIFT)
+    if leaves.pages > 1:
+        frame &= ~np.uint64(leaves.pages - 1)
+    return mm, frame
+
+
+def maps(leaves: Leaves) -> NDArray[np.bool_]:
+    """Which entries ``frames`` tells of: all huge ones, PTEs that map memory."""
+    here: NDArray[np.bool_] = leaves.entry & _MAPS != 0
+    return here | (leaves.pages > 1)
+
+
+def swap_entries(leaves: Leaves) -> tuple[NDArray[np.int64], NDArray[np.int64], U64]:
+    """Of PTEs that are neither empty nor mapping: position of the mm, type, offset.
+
+    The type of a swap device is its number; the types above the last device are
+    migration entries, markers and the like. See arch/x86/include/asm/pgtable_64.h;
+    the offset is stored inverted, against L1TF (4.19).
+    """
+    if leaves.pages > 1:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), addresses([])
+    swapped = leaves.entry & _MAPS == 0
+    entry = leaves.entry[swapped]
+    type_ = (entry >> np.uint64(59)).astype(np.int64)
+    return leaves.mm[swapped], type_, (~entry << np.uint64(5)) >> np.uint64(14)
+
+
+class _Wanted:
+    """Ranges of many address spaces in one sorted space: mm's position, then page."""
+
+    # 57 - 12 bits of page number leave 19 for the position.
+    _BITS = np.uint64(45)
+
+    def __init__(self, ranges: Ranges) -> None:
+        start = self._key(ranges.mm, ranges.start)
+        end = self._key(ranges.mm, ranges.end + np.uint64((1 << _PAGE_SHIFT) - 1))
+        order = np.argsort(start)
+        self._start, self._own_end = start[order], end[order]
+        # Where ranges overlap, an end never lies before an earlier one's.
+        self._end = np.maximum.accumulate(end[order]) if len(end) else end
+
+    def _key(self, mm: NDArray[np.int64], address: U64) -> U64:
+        page = (address >> np.uint64(_PAGE_SHIFT)) & (
+            (np.uint64(1) << self._BITS) - np.uint64(1)
+        )
+        key: U64 = (mm.astype(np.uint64) << self._BITS) | page
+        return key
+
+    def touched(self, mm: NDArray[np.int64], at: U64, size: int) -> NDArray[np.bool_]:
+        """Which of the areas [at, at + size) have a part in any range."""
+        start = self._key(mm, at)
+        end = start + np.uint64(size >> _PAGE_SHIFT)
+        first = np.searchsorted(self._end, start, side="right")
+        known = first < len(self._end)
+        first = np.where(known, first, 0)
+        if not len(self._start):
+            return np.zeros(len(mm), np.bool_)
+        touched: NDArray[np.bool_] = known & (self._start[first] < end)
+        return touched
+
+    def span(self, mm: NDArray[np.int64], at: U64, size: int) -> NDArray[np.bool_]:
+        """Which of the areas [at, at + size) lie in one range; ranges are disjoint."""
+        if not len(self._start):
+            return np.zeros(len(mm), np.bool_)
+        start = self._key(mm, at)
+        last = np.searchsorted(self._start, start, side="right") - 1
+        end = start + np.uint64(size >> _PAGE_SHIFT)
+        spans: NDArray[np.bool_] = (last >= 0) & (self._own_end[last] >= end)
+        return spans
+
+
+def _direct_map(kernel: OpenedKernel) -> int:
+    """Virtual address of physical address 0."""
+    try:
+        return int(kernel.declare("page_offset_base", "unsigned long"))
+    except LookupError:  # CONFIG_DYNAMIC_MEMORY_LAYOUT is off
+        return _PAGE_OFFSET
+
+
+def _physical_mask(kernel: OpenedKernel) -> int:
+    """The bits of an entry that are a physical address, encryption bits left out."""
+    try:
+        mask = int(kernel.declare("physical_mask", "unsigned long"))
+    except LookupError:  # CONFIG_DYNAMIC_PHYSICAL_MASK is off
+        mask = 0
+    return (mask or (1 << 52) - 1) & ((1 << 52) - 1)
+
+
+def _five_levels(kernel: OpenedKernel) -> bool:
+    try:
+        return bool(int(kernel.declare("__pgtable_l5_enabled", "unsigned int")))
+    except LookupError:  # CONFIG_X86_5LEVEL is off
+        return False

@@ -1,0 +1,1 @@
+"""Pure functions of a census: what a person asked for, found or worked out in it."""
