@@ -219,7 +219,7 @@ def _must_act_here(elsewhere: Path | None, yes: bool) -> None:
 
 def _must_be_alone() -> None:
     """Nobody is to read a plan, and say yes to it, that another run stands before."""
-    from memcgctl.actions.run.executor import Locked, must_be_alone
+    from memcgctl.actions.run.lock import Locked, must_be_alone
 
     try:
         must_be_alone()

@@ -29,7 +29,8 @@ from memcgctl.actions.host.machine import (
 )
 from memcgctl.actions.host.pages import U64
 from memcgctl.actions.run import journal
-from memcgctl.actions.run.executor import Limits, Locked, carry_out
+from memcgctl.actions.run.executor import Limits, carry_out
+from memcgctl.actions.run.lock import Locked
 from memcgctl.model import Kernel, Plan, Remaining, Result, Step
 from tests.unit import plans
 
@@ -312,18 +313,20 @@ def test_a_frame_that_is_anothers_by_now_is_left_alone(
 def test_an_odd_swap_cache_does_not_take_the_report(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All steps would be done and nobody told."""
+    """All steps would be done and nobody told, or nobody told that the last failed."""
 
     def let_go(frames: U64, machine: Machine, **ways: bool) -> U64:
-        raise ValueError
+        raise ValueError("no such frame")
 
     monkeypatch.setattr(swapcache, "let_go", let_go)
     bench.frames({5: 40})
     bench.action.outcome = Outcome(0, waiting=(5,))
     result = bench.run(plan(step(1)))
     assert result.steps[0].status == "part"
+    for why in (result.steps[0].why, bench.journal()[-2]["why"]):
+        assert "ValueError: no such frame" in why
     assert "wait in the swap cache" in result.steps[0].why
-    assert bench.events()[-1] == "end"
+    assert bench.events()[-2:] == ["swap-cache", "end"]
 
 
 def test_the_plans_reason_for_who_stays(bench: Bench) -> None:

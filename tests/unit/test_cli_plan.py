@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from memcgctl.actions.run.executor import Locked, _locked, must_be_alone
+from memcgctl.actions.run.lock import Locked, locked, must_be_alone
 from memcgctl.cli import app
 from memcgctl.snapshot import save
 from tests.unit import zombies
@@ -67,7 +67,7 @@ def test_another_run_is_told_of_before_anything_else(
 ) -> None:
     """A person would read a whole plan, and say yes to it, for nothing."""
     lock = tmp_path / "lock"
-    monkeypatch.setattr("memcgctl.actions.run.executor.lock_path", lambda: lock)
+    monkeypatch.setattr("memcgctl.actions.run.lock.lock_path", lambda: lock)
     command = sys.modules["memcgctl.cli.reclaim"]  # the name is the function's
     monkeypatch.setattr(command, "opened", lambda _: pytest.fail("opened"))
     with lock.open("w") as holder:
@@ -94,7 +94,7 @@ def test_who_looks_is_in_nobodys_way(
         fcntl.flock(looker, fcntl.LOCK_SH)
         must_be_alone(lock)
         monkeypatch.setattr(time, "sleep", lambda _: looker.close())
-        with _locked(lock), pytest.raises(Locked, match=f"pid {os.getpid()} is at"):
+        with locked(lock), pytest.raises(Locked, match=f"pid {os.getpid()} is at"):
             must_be_alone(lock)
     must_be_alone(lock)
     must_be_alone(lock / "no directory")

@@ -7,16 +7,12 @@ between two of its windows. All that is done is in the journal first.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Protocol
 
 import numpy as np
@@ -36,7 +32,7 @@ from memcgctl.actions import (
     swapin_file,
     writeback,
 )
-from memcgctl.actions.host import helper, measure, pages, swapcache
+from memcgctl.actions.host import helper, measure, pages
 from memcgctl.actions.host.machine import (
     ActionError,
     Guard,
@@ -45,8 +41,11 @@ from memcgctl.actions.host.machine import (
     Prediction,
     read_machine,
 )
-from memcgctl.actions.host.pages import U64
-from memcgctl.actions.run.journal import Journal, default_path, lock_path
+from memcgctl.actions.run import waiting
+from memcgctl.actions.run.journal import Journal, default_path
+from memcgctl.actions.run.lock import locked
+from memcgctl.actions.run.signals import Signals, noted
+from memcgctl.actions.run.waiting import Waiting
 from memcgctl.model import Harm, Plan, Remaining, Result, Step, StepResult, Usage
 
 
@@ -101,10 +100,6 @@ class Limits:
     patience_seconds: float = 600.0
 
 
-class Locked(ActionError):
-    """Another run is at work."""
-
-
 class Unreadable(ActionError):
     """The kernel's memory makes no sense any more: nobody knows who is offline."""
 
@@ -127,107 +122,12 @@ def carry_out(
     cannot be written; whatever goes wrong with a step is in its result.
     """
     with (
-        _locked(lock or lock_path()),
+        locked(lock),
         Journal(journal or default_path()) as book,
-        _signals() as signals,
+        noted() as signals,
     ):
         run = _Run(plan, limits or Limits(), look, machine, actions, book, signals)
         return run.run(progress)
-
-
-def must_be_alone(lock: Path | None = None) -> None:
-    """Raise Locked if another run is at work now; nothing is locked after that."""
-    path = lock or lock_path()
-    with suppress(OSError):  # of what is wrong with it the run itself tells
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise _held(path, fd) from error
-        finally:
-            os.close(fd)
-
-
-def _held(path: Path, fd: int) -> Locked:
-    holder = os.pread(fd, 64, 0).decode(errors="replace").strip()
-    return Locked(f"pid {holder} is at work: it holds {path}")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Be the only run: the kernel lets go of the lock however we end."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise ActionError(f"the lock {path}: {error.strerror}") from error
-    try:
-        try:
-            _lock(fd)
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        except BlockingIOError as error:
-            raise _held(path, fd) from error
-        except OSError as error:
-            raise ActionError(f"the lock {path}: {error.strerror}") from error
-        yield
-    finally:
-        os.close(fd)
-
-
-def _lock(fd: int) -> None:
-    """Twice: another run may just be looking whether it is alone."""
-    with suppress(BlockingIOError):
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return
-    time.sleep(0.1)
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-@dataclass
-class _Signals:
-    """Those that came, by name."""
-
-    came: list[str] = field(default_factory=list)
-
-
-@contextmanager
-def _signals() -> Iterator[_Signals]:
-    """SIGINT and SIGTERM are noted; they do not interrupt a step.
-
-    So is SIGHUP, a terminal that is gone, unless it is ignored (``nohup``).
-    """
-    signals = _Signals()
-
-    def note(number: int, _: FrameType | None) -> None:
-        signals.came.append(signal.Signals(number).name)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield signals
-        return
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {n: signal.signal(n, note) for n in numbers}
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    """Page frames in the swap cache, and the memcgs that they were shown for then.
-
-    ``left`` is what the step could not do anyway; ``reclaim`` says in which way
-    memory.reclaim may be asked: unaimed (as in the step's aim), and among zombies.
-    """
-
-    frames: U64
-    memcg_ids: U64
-    left: str
-    reclaim: tuple[bool, bool]
 
 
 @dataclass
@@ -240,7 +140,7 @@ class _Run:
     machine: Callable[[], Machine]
     actions: Mapping[str, Action]
     journal: Journal
-    signals: _Signals
+    signals: Signals
     moved: int = 0
     # What counts for --max-bytes: where an action cannot tell, what the plan says.
     spent: int = 0
@@ -248,7 +148,7 @@ class _Run:
     deadline: float | None = None
     proc: Path = Path("/proc")
     # By the step's number: what waits in the swap cache.
-    _waiting: dict[int, _Waiting] = field(default_factory=dict)
+    _waiting: dict[int, Waiting] = field(default_factory=dict)
     _seen: set[int] = field(default_factory=set)
     _seen_at: float | None = None
     _guard: Guard = field(default_factory=Guard)
@@ -319,47 +219,30 @@ class _Run:
         )
 
     def _let_go(self, results: list[StepResult]) -> list[StepResult]:
-        """Let go of what steps left in the swap cache, all at once."""
+        """Let go of what steps left in the swap cache, all at once.
+
+        The steps are done: their report is worth more than an error of the last one,
+        which is in it.
+        """
         machine = self.machine()
-        waiting = self._waiting.values()
-        frames = np.concatenate([one.frames for one in waiting])
-        ids = np.concatenate([one.memcg_ids for one in waiting])
-        ways = np.repeat(
-            [one.reclaim for one in waiting], [len(one.frames) for one in waiting], 0
-        )
+        pages_left = sum(len(one.frames) for one in self._waiting.values())
         try:
-            self.journal.write("swap-cache", pages=len(frames))
-            # Some may be another memcg's by now, which is not to be reclaimed from.
-            same = pages.shown(frames, machine) == ids
-            others = frames[~same]
-            stay = others[pages.flagged(others, pages.SWAPCACHE, machine)]
-            for way in {one.reclaim for one in waiting}:
-                some = frames[same & (ways == way).all(axis=1)]
-                unaimed, among_zombies = way
-                left = swapcache.let_go(
-                    some, machine, unaimed=unaimed, among_zombies=among_zombies
-                )
-                stay = np.append(stay, left)
-        except Exception:  # the steps are done: their report is worth more
-            return results
+            self.journal.write("swap-cache", pages=pages_left)
+            stay = waiting.let_go(self._waiting, machine)
+        except Exception as error:
+            why = words_of(error)
+            with suppress(ActionError):
+                self.journal.write("swap-cache", pages=pages_left, why=why)
+            return [
+                waiting.failed(one, why) if one.n in self._waiting else one
+                for one in results
+            ]
         found = []
         for result in results:
             if mine := self._waiting.get(result.n):
-                size = len(mine.frames) * machine.page_size
-                rest = int(np.isin(mine.frames, stay).sum()) * machine.page_size
-                moved = size - rest
-                self.moved += moved
-                why = mine.left or (
-                    f"{rest} bytes stay in the swap cache until memory is short"
-                    if rest
-                    else ""
-                )
-                result = replace(
-                    result,
-                    status="part" if why else "done",
-                    why=why,
-                    moved_bytes=(result.moved_bytes or 0) + moved,
-                )
+                before = result.moved_bytes or 0
+                result = waiting.finished(result, mine, stay, machine.page_size)
+                self.moved += (result.moved_bytes or 0) - before
             found.append(result)
         return found
 
@@ -405,10 +288,8 @@ class _Run:
             outcome = self.actions[step.action].apply(step, machine, self._guard)
         except ActionError as error:
             failure = str(error)
-        except OSError as error:
-            failure = f"{step.target}: {error.strerror or error}"
         except Exception as error:  # one odd process is not to end all the rest
-            failure = f"{step.target}: internal error: {type(error).__name__}: {error}"
+            failure = f"{step.target}: {words_of(error)}"
         planned = step.bytes + step.collateral_bytes
         self.moved += outcome.bytes or 0
         self.spent += planned if outcome.bytes is None else outcome.bytes
@@ -418,7 +299,7 @@ class _Run:
             with suppress(ActionError):
                 ids = pages.shown(frames, machine)
                 way = step.aim.unaimed, not step.collateral_bytes
-                self._waiting[n] = _Waiting(frames, ids, left, way)
+                self._waiting[n] = Waiting(frames, ids, left, way)
             wait = len(frames) * machine.page_size
             left = left or f"{wait} bytes wait in the swap cache for the last step"
         result = StepResult(
@@ -521,6 +402,15 @@ class _Run:
             for memcg_id, why in whys.items()
             if memcg_id in there
         )
+
+
+def words_of(error: Exception) -> str:
+    """What a person reads of an error that a step ended with."""
+    if isinstance(error, ActionError):
+        return str(error)
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"internal error: {type(error).__name__}: {error}"
 
 
 def _with_freed(result: StepResult, there: set[int]) -> StepResult:
