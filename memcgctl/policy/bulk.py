@@ -18,7 +18,8 @@ from memcgctl.model import Backing, Memcg
 from memcgctl.policy.cases import Case, Part
 from memcgctl.policy.choice import Chooser
 from memcgctl.policy.headroom import Move
-from memcgctl.policy.interfaces import Interface, World, identity
+from memcgctl.policy.interfaces.base import Interface
+from memcgctl.policy.interfaces.world import World, identity
 from memcgctl.policy.policies import Option
 
 _CASES: tuple[tuple[str, Case], ...] = (

@@ -6,7 +6,9 @@ from collections.abc import Collection, Sequence
 
 from memcgctl.policy.cases import CASES, Case, Part
 from memcgctl.policy.effects import NO_RULE, left, moves
-from memcgctl.policy.interfaces import INTERFACES, Interface, Reach, World
+from memcgctl.policy.interfaces import INTERFACES
+from memcgctl.policy.interfaces.base import Interface, Reach
+from memcgctl.policy.interfaces.world import World
 from memcgctl.policy.policies import Option, Policy
 
 ALLOWED = ("over-limit", "unaimed", "drop-caches")

@@ -13,7 +13,9 @@ from memcgctl.policy.cases import Part, placed_parts
 from memcgctl.policy.choice import Chooser
 from memcgctl.policy.effects import Effect
 from memcgctl.policy.headroom import Move
-from memcgctl.policy.interfaces import Deed, Interface, Served, World, evicted_whole
+from memcgctl.policy.interfaces.base import Deed, Interface, Served
+from memcgctl.policy.interfaces.common import evicted_whole
+from memcgctl.policy.interfaces.world import World
 from memcgctl.policy.outcome import IN_VAIN
 from memcgctl.policy.policies import Option
 

@@ -9,7 +9,7 @@ from memcgctl.policy.cases import CASES, Part, parts
 from memcgctl.policy.choice import Chooser
 from memcgctl.policy.effects import effect, likely_bytes
 from memcgctl.policy.headroom import Headroom
-from memcgctl.policy.interfaces import World
+from memcgctl.policy.interfaces.world import World
 from memcgctl.policy.outcome import WORDS, offline
 from memcgctl.policy.plan import plan
 from memcgctl.policy.policies import OPTIONS, POLICIES, Option, Policy

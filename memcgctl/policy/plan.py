@@ -21,7 +21,8 @@ from memcgctl.policy.choice import Chooser
 from memcgctl.policy.drafts import Draft, Drafts
 from memcgctl.policy.effects import Effect
 from memcgctl.policy.headroom import Headroom, Move
-from memcgctl.policy.interfaces import WAITS, World
+from memcgctl.policy.interfaces.common import WAITS
+from memcgctl.policy.interfaces.world import World
 from memcgctl.policy.outcome import (
     IN_VAIN,
     children_of,

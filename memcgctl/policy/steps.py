@@ -10,7 +10,7 @@ from typing import overload
 
 from memcgctl.model import Step
 from memcgctl.policy.drafts import Draft, Drafts
-from memcgctl.policy.interfaces import World
+from memcgctl.policy.interfaces.world import World
 
 
 class Steps(Sequence[Step]):

@@ -17,6 +17,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memcgctl.policy import commands
+from memcgctl.policy.interfaces import (
+    charge_on_cpu,
+    collapse,
+    drop_caches,
+    fadvise,
+    flush_device,
+    force_empty,
+    memory_reclaim,
+    pageout,
+    pageout_file,
+    swapin,
+    writeback_cleanup,
+)
 
 BASH = shutil.which("bash")
 needs_bash = pytest.mark.skipif(BASH is None, reason="bash is not here")
@@ -54,7 +67,7 @@ def test_a_file_is_forgotten_and_stays_as_it_is(
     """Lost: the file, if the command truncates it; or the step, if it fails."""
     path = tmp_path / name
     path.write_bytes(b"content")
-    bash(commands.forget_file(commands.quote(str(path)), dirty=dirty))
+    bash(fadvise.command(commands.quote(str(path)), dirty=dirty))
     assert path.read_bytes() == b"content"
 
 
@@ -81,10 +94,10 @@ def test_a_deleted_file_is_found_by_who_has_it_open(user: tuple[int, Path]) -> N
     path.unlink()
     word = commands.file_of(pid, inode)
     assert bash(f"cat {word}") == b"\1" * 8192
-    bash(commands.forget_file(word, dirty=True))
-    bash(commands.page_out_file(word, 4096))
+    bash(fadvise.command(word, dirty=True))
+    bash(pageout_file.command(word, 4096))
     (path.parent / "memory.reclaim").touch()
-    bash(commands.page_out_file(word, 4096, [str(path.parent)]))
+    bash(pageout_file.command(word, 4096, [str(path.parent)]))
 
 
 @needs_bash
@@ -96,19 +109,19 @@ def test_a_process_is_read_from_within_its_memcg(
     cgroup = tmp_path / "my cgroup"
     cgroup.mkdir()
     (cgroup / "cgroup.procs").touch()
-    bash(commands.swap_in(pid, str(cgroup), 4096))
+    bash(swapin.command(pid, str(cgroup), 4096))
     assert (cgroup / "cgroup.procs").read_text() == "0"
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        commands.page_out(7, [1, 2], 4096),
-        commands.page_out(7, [1], 4096, ["/sys/fs/cgroup/a b"], " swappiness=200"),
-        commands.collapse(7, [1], 65536),
-        commands.swap_in(7, "/sys/fs/cgroup/a", 4096),
-        commands.page_out_file("/x", 4096),
-        commands.page_out_file("/x", 4096, ["/sys/fs/cgroup/a b"], " swappiness=200"),
+        pageout.command(7, [1, 2], 4096),
+        pageout.command(7, [1], 4096, ["/sys/fs/cgroup/a b"], " swappiness=200"),
+        collapse.command(7, [1], 65536),
+        swapin.command(7, "/sys/fs/cgroup/a", 4096),
+        pageout_file.command("/x", 4096),
+        pageout_file.command("/x", 4096, ["/sys/fs/cgroup/a b"], " swappiness=200"),
     ],
 )
 def test_scripts_are_python_in_one_line(command: str) -> None:
@@ -123,12 +136,12 @@ def test_scripts_are_python_in_one_line(command: str) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        commands.sync_and_remove_a_cgroup("/sys/fs/cgroup"),
-        commands.charge_on_cpu(3, "/sys/fs/cgroup/memory"),
-        commands.flush_device("sda 1"),
-        commands.reclaim("/sys/fs/cgroup/a b", 4096),
-        commands.force_empty("/sys/fs/cgroup/memory/$x"),
-        commands.drop_caches(),
+        writeback_cleanup.command("/sys/fs/cgroup"),
+        charge_on_cpu.command(3, "/sys/fs/cgroup/memory"),
+        flush_device.command("sda 1"),
+        memory_reclaim.command("/sys/fs/cgroup/a b", 4096),
+        force_empty.command("/sys/fs/cgroup/memory/$x"),
+        drop_caches.command(),
     ],
 )
 def test_the_shell_can_parse_every_command(command: str) -> None:
@@ -142,7 +155,7 @@ SHELLS = [shell for shell in map(shutil.which, ("bash", "dash", "zsh")) if shell
 
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize(
-    "command", [commands.sync_and_remove_a_cgroup, lambda _: commands.drop_caches()]
+    "command", [writeback_cleanup.command, lambda _: drop_caches.command()]
 )
 def test_a_command_waits_for_disks_alone(
     tmp_path: Path, shell: str, command: Callable[[str], str]
@@ -187,14 +200,14 @@ def test_a_command_waits_for_disks_alone(
 def test_paging_out_leaves_holes_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lost: all memory, to a command for a file that was one page and a hole."""
     # Paging out would take what was read of holes again, being clean.
-    monkeypatch.setattr(commands, "MADV_PAGEOUT", mmap.MADV_NORMAL)
+    monkeypatch.setattr(pageout_file, "MADV_PAGEOUT", mmap.MADV_NORMAL)
     with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
         fd = file.fileno()
         os.ftruncate(fd, 64 << 20)
         os.pwrite(fd, b"x", 9 * 4096)
         os.pwrite(fd, b"x", (64 << 20) - 4096)
         blocks = os.fstat(fd).st_blocks
-        bash(commands.page_out_file(file.name, 4096))
+        bash(pageout_file.command(file.name, 4096))
         assert os.fstat(fd).st_blocks == blocks
 
 
@@ -216,7 +229,7 @@ def test_what_a_process_has_open_is_not_walked_through(tmp_path: Path) -> None:
 def test_nothing_is_written_where_no_cgroup_can_be_made(tmp_path: Path) -> None:
     """Lost: a file named cgroup.procs in the root directory, of all places."""
     assert BASH
-    command = commands.charge_on_cpu(0, str(tmp_path / "none"))
+    command = charge_on_cpu.command(0, str(tmp_path / "none"))
     ran = subprocess.run([BASH, "-xc", command], capture_output=True, check=False)
     assert ran.returncode
     assert b"taskset" not in ran.stderr

@@ -1,0 +1,96 @@
+"""What is an interface: what it reaches, how it is shown, what it moves of others'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from memcgctl.model import Aim
+from memcgctl.policy.cases import Case, Part
+from memcgctl.policy.effects import Effect, left
+from memcgctl.policy.interfaces.world import World
+from memcgctl.policy.policies import Option
+
+SWAP_BACKED: tuple[Case, ...] = ("swap-backed-unmapped", "swap-backed-mapped")
+FILES: tuple[Case, ...] = ("file-unmapped", "file-mapped")
+
+
+class Deed(NamedTuple):
+    """A part's share in an action: deeds with equal keys are one step.
+
+    ``charged`` is the id of the memcg that is charged for these bytes afterwards.
+    """
+
+    key: Hashable
+    bytes: int
+    charged: int | None = None
+
+
+class Reach(NamedTuple):
+    """What an interface does to a part: its effect, and how much by which action.
+
+    ``unaimed``: on this kernel it cannot be kept from what is of living memcgs.
+    """
+
+    effect: Effect
+    deeds: tuple[Deed, ...] = ()
+    unaimed: bool = False
+
+
+class Action(NamedTuple):
+    """A step as it is shown: on what, by which command, at what risk."""
+
+    aim: Aim
+    target: str
+    command: str
+    risk: str
+
+
+Served = list[tuple[Part, int]]
+
+
+def nothing_else(key: Hashable, served: Served, world: World) -> int:
+    return 0
+
+
+@dataclass(frozen=True)
+class Interface:
+    """One way of user space to do what ``options`` say in some ``cases``.
+
+    ``needs`` are names out of ``Kernel.interfaces``; ``seen`` the kernels on which it
+    did what is said here; ``requires`` what else must be there (privilege, mounts,
+    programs); ``effect`` whom it charges, ``touches`` what else it moves, ``cannot``
+    what it leaves; ``collateral`` is the bytes of others' that a step of it can move.
+    With ``whole`` it takes all of a file whose folios nothing is in the way of: this is
+    the collateral beside the file's own, by the memcgs' online ancestors.
+
+    One that is not ``aimed`` is only taken where nothing innocent is in its reach, or
+    if it is asked for; one with ``ask`` only if that is asked for. Those of a higher
+    ``rank`` move what the others leave, so that they come later; one with ``after``
+    moves nothing unless that was done to the same process before. What ``disturbs``
+    makes a process wait for memory that it uses.
+    """
+
+    name: str
+    options: tuple[Option, ...]
+    cases: tuple[Case, ...]
+    needs: tuple[str, ...]
+    seen: tuple[str, ...]
+    requires: str
+    effect: str
+    touches: str
+    cannot: str
+    reach: Callable[[Part, World], Reach]
+    action: Callable[[Hashable, Served, World], Action]
+    collateral: Callable[[Hashable, Served, World], int] = nothing_else
+    whole: Callable[[Iterable[int], World], int] | None = None
+    aimed: bool = True
+    ask: str | None = None
+    rank: int = 0
+    after: str | None = None
+    disturbs: bool = False
+
+
+def cannot(part: Part, why: str) -> Reach:
+    return Reach(left(part, why))

@@ -1,0 +1,80 @@
+"""What one process maps by whole huge pages: MADV_COLLAPSE."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import cast
+
+from memcgctl.model import Aim
+from memcgctl.policy.cases import LOCKED, Part, movable, users
+from memcgctl.policy.commands import MADV_COLLAPSE, advise
+from memcgctl.policy.effects import Effect
+from memcgctl.policy.interfaces.base import (
+    Action,
+    Deed,
+    Interface,
+    Reach,
+    Served,
+    cannot,
+)
+from memcgctl.policy.interfaces.common import (
+    charged_to_ancestor,
+    group_of,
+    process_of,
+    process_words,
+)
+from memcgctl.policy.interfaces.world import World
+
+
+def reach(part: Part, world: World) -> Reach:
+    found = users(part, world.page_size)
+    ancestor = world.room.ancestor(part.memcg)
+    # Only where nothing else is in the same 2 MiB of addresses, and nothing is missing.
+    if len(found) != 1 or found[0].huge_bytes < part.bytes:
+        return cannot(part, "")
+    if found[0].memcg_id not in world.room.memcgs or not ancestor:
+        return cannot(part, "")
+    _, why = movable(group_of([(part, 0)]), (LOCKED,))
+    room = world.room.room(found[0].memcg_id)
+    if room is not None and room < part.bytes:
+        why = f"{found[0].memcg} has no room"
+    if why:
+        return cannot(part, why)
+    done = Effect(part, "recharge-mapper", charged=((found[0].memcg_id, part.bytes),))
+    key = (found[0].pid, ancestor)
+    return Reach(done, (Deed(key, part.bytes, found[0].memcg_id),))
+
+
+def action(key: Hashable, served: Served, world: World) -> Action:
+    pid, ancestor = cast("tuple[int, int]", key)
+    process = process_of(pid, served, world)
+    return Action(
+        Aim(processes=(process,), shown_ids=(ancestor,)),
+        process_words(process),
+        command(pid, [ancestor], world.page_size),
+        "it stays where there is no free huge page, or the process asked for none",
+    )
+
+
+def command(pid: int, memcg_ids: Iterable[int], page_size: int) -> str:
+    """The same with ``MADV_COLLAPSE``, which copies pages to a new huge page."""
+    return advise(pid, memcg_ids, MADV_COLLAPSE, page_size)
+
+
+INTERFACE = Interface(
+    name="collapse",
+    options=("recharge-mapper",),
+    cases=("swap-backed-mapped",),
+    needs=("process_madvise", "collapse", "pagemap", "kpagecgroup"),
+    seen=("6.12", "7.3"),
+    requires="root, Python 3.9, transparent huge pages",
+    effect="the process's memcg is charged at once",
+    touches="what the process maps that is charged to the ancestor itself",
+    cannot="what does not fill 2 MiB of addresses of one mapping, huge pages, "
+    "pinned pages, pages that several map",
+    reach=reach,
+    action=action,
+    collateral=charged_to_ancestor,
+    rank=-1,  # pageout takes all that the process maps
+    disturbs=True,
+)

@@ -1,0 +1,136 @@
+"""What several interfaces have in common: eviction, files, processes."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import replace
+from typing import cast
+
+from memcgctl.model import Backing, ChargeGroup, Process
+from memcgctl.policy.cases import Part, charged_already, movable, users
+from memcgctl.policy.effects import WRITTEN, Effect
+from memcgctl.policy.interfaces.base import SWAP_BACKED, Deed, Reach, Served, cannot
+from memcgctl.policy.interfaces.world import World, identity
+
+WAITS = "it would wait in the swap cache until memory is short"
+
+
+def evicted(
+    part: Part,
+    key: Hashable,
+    world: World,
+    beaten: tuple[str, ...] = (),
+    *,
+    anew: bool = False,
+) -> Reach:
+    """Folios that nothing stubborn is in the way of leave memory by one action.
+
+    ``anew``: they have no swap entries any more by then.
+    """
+    assert part.group
+    size, why = movable(part.group, beaten)
+    swapped = part.case in SWAP_BACKED
+    ancestor = world.room.ancestor(part.memcg)
+    had = size if not swapped else 0 if anew else charged_already(part.group, size)
+    if had < size and (limit := world.room.swap_room(ancestor)) < size - had:
+        size, why = had + limit, ", ".join(filter(None, [why, "no room in swap"]))
+    if not size:
+        return cannot(part, why)
+    return _gone(part, key, ancestor, size, had, why)
+
+
+def evicted_whole(part: Part, key: Hashable, world: World) -> Reach:
+    """All of a file's folios leave memory, as there is nothing in the way."""
+    group = group_of([(part, 0)])
+    swapped = part.case in SWAP_BACKED
+    had = charged_already(group, group.bytes) if swapped else group.bytes
+    return _gone(part, key, world.room.ancestor(part.memcg), group.bytes, had, "")
+
+
+def _gone(
+    part: Part, key: Hashable, ancestor: int, size: int, had: int, why: str
+) -> Reach:
+    """``had`` of ``size`` bytes are just dropped, the others are swapped out."""
+    assert part.group
+    done = Effect(
+        part,
+        "evict",
+        evicted_bytes=had,
+        written_bytes=0
+        if part.case in SWAP_BACKED
+        else min(size, part.group.dirty_bytes),
+        swapped_bytes=size - had,
+        left_bytes=part.bytes - size,
+        why=why,
+    )
+    if not had:
+        return Reach(done, (Deed(key, size, ancestor),))
+    evicted = Deed(key, had)
+    if had == size:
+        return Reach(done, (evicted,))
+    return Reach(done, (Deed(key, size - had, ancestor), evicted))
+
+
+def backing_of(part: Part) -> Backing | None:
+    return part.group.backing if part.group else None
+
+
+def group_of(served: Served) -> ChargeGroup:
+    group = served[0][0].group
+    assert group
+    return group
+
+
+def file_words(backing: Backing) -> str:
+    """A file as a step names it."""
+    if backing.path and not backing.deleted:
+        return backing.path
+    return f"inode {backing.inode} of {backing.fs} {backing.device}"
+
+
+def rest_of_file(key: Hashable, served: Served, world: World) -> int:
+    backing = group_of(served).backing
+    assert backing
+    return max(0, (backing.cached_bytes or 0) - world.known[identity(backing)])
+
+
+def waits_in_swap_cache(part: Part, world: World) -> str:
+    shmem = part.group is not None and part.group.kind == "shmem"
+    waits = shmem and world.waits_in_swap_cache(world.room.ancestor(part.memcg))
+    return WAITS if waits else ""
+
+
+def process_of(pid: int, served: Served, world: World) -> Process:
+    """The process, with all that it uses of what is served."""
+    parts = {id(part): part for part, _ in served}.values()
+    found = [user for part in parts for user in users(part, world.page_size)]
+    same = [user for user in found if user.pid == pid]
+    return replace(same[0], bytes=sum(user.bytes for user in same))
+
+
+def process_words(process: Process) -> str:
+    return f"pid {process.pid} ({process.comm})"
+
+
+def charged_to_ancestor(key: Hashable, served: Served, world: World) -> int:
+    """What is its own, not a zombie's: /proc/kpagecgroup shows both the same."""
+    _, ancestor, *_ = cast("tuple[int, int]", key)
+    return world.charged_to(ancestor)
+
+
+def reach_ancestor(part: Part, world: World) -> Reach:
+    if not world.room.ancestor(part.memcg):
+        return cannot(part, "its ancestor is not in the census")
+    if part.memcg.ancestor == "/":
+        return cannot(part, "the root cannot be asked to reclaim")
+    return evicted(part, world.room.ancestor(part.memcg), world, WRITTEN)
+
+
+def all_below(key: Hashable, served: Served, world: World) -> int:
+    return world.innocent[cast("int", key)]
+
+
+def swapped_file(part: Part) -> Backing | None:
+    """The shmem file whose entries these are, if nobody maps them."""
+    owners = part.device.owners if part.device else ()
+    return owners[0].file if owners else None

@@ -1,0 +1,57 @@
+"""A file system's metadata in its device's page cache: BLKFLSBUF."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from memcgctl.model import Aim
+from memcgctl.policy.cases import Part
+from memcgctl.policy.commands import quote
+from memcgctl.policy.effects import WRITTEN
+from memcgctl.policy.interfaces.base import Action, Interface, Reach, Served, cannot
+from memcgctl.policy.interfaces.common import (
+    backing_of,
+    evicted,
+    group_of,
+    rest_of_file,
+)
+from memcgctl.policy.interfaces.world import World
+
+
+def reach(part: Part, world: World) -> Reach:
+    backing = backing_of(part)
+    if backing is None or backing.device[:1].isdigit():
+        return cannot(part, "its device has no name")
+    return evicted(part, backing.device, world, WRITTEN)
+
+
+def action(key: Hashable, served: Served, world: World) -> Action:
+    backing = group_of(served).backing
+    assert backing
+    return Action(
+        Aim(file=backing, device=backing.device),
+        f"/dev/{backing.device}",
+        command(backing.device),
+        "all of the device's clean metadata is read again when it is needed",
+    )
+
+
+def command(name: str) -> str:
+    """Write a block device back and drop its page cache (``BLKFLSBUF``)."""
+    return f"blockdev --flushbufs {quote(f'/dev/{name}')}"
+
+
+INTERFACE = Interface(
+    name="flush-device",
+    options=("evict", "deferred"),
+    cases=("metadata",),
+    needs=(),
+    seen=("5.10", "6.12"),
+    requires="root, blockdev of util-linux",
+    effect="nobody is charged until it is read again",
+    touches="all clean metadata of the device",
+    cannot="buffers that a mounted file system keeps",
+    reach=reach,
+    action=action,
+    collateral=rest_of_file,
+)

@@ -1,0 +1,49 @@
+"""What cannot be aimed: an ancestor's memory.reclaim."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import cast
+
+from memcgctl.policy.commands import quote
+from memcgctl.policy.interfaces.base import (
+    FILES,
+    SWAP_BACKED,
+    Action,
+    Interface,
+    Served,
+)
+from memcgctl.policy.interfaces.common import all_below, reach_ancestor
+from memcgctl.policy.interfaces.world import World
+
+
+def action(key: Hashable, served: Served, world: World) -> Action:
+    ancestor = cast("int", key)
+    size = sum(moved for _, moved in served)
+    return Action(
+        world.aim_at(ancestor),
+        world.room.path(ancestor),
+        command(world.directory(ancestor), size),
+        "it takes what is coldest, whoever's it is",
+    )
+
+
+def command(directory: str, size_bytes: int) -> str:
+    return f"echo {size_bytes} > {quote(f'{directory}/memory.reclaim')}"
+
+
+INTERFACE = Interface(
+    name="memory.reclaim",
+    options=("evict",),
+    cases=(*FILES, *SWAP_BACKED, "metadata"),
+    needs=("memory.reclaim",),
+    seen=("6.1", "6.12", "7.3"),
+    requires="write access to the cgroup; swap for what is not a file's",
+    effect="what is swapped out is charged to the nearest online ancestor's swap",
+    touches="everybody's memory at or below the ancestor, the coldest first",
+    cannot="locked and pinned pages, what memory.min protects",
+    reach=reach_ancestor,
+    action=action,
+    collateral=all_below,
+    aimed=False,
+)

@@ -1,0 +1,165 @@
+"""What a process maps: process_madvise with MADV_PAGEOUT."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import cast
+
+from memcgctl.model import Aim
+from memcgctl.policy.cases import Part, swapped_users, users
+from memcgctl.policy.commands import MADV_PAGEOUT, advise
+from memcgctl.policy.interfaces.base import (
+    Action,
+    Deed,
+    Interface,
+    Reach,
+    Served,
+    cannot,
+)
+from memcgctl.policy.interfaces.common import (
+    backing_of,
+    charged_to_ancestor,
+    evicted,
+    group_of,
+    process_of,
+    process_words,
+    waits_in_swap_cache,
+)
+from memcgctl.policy.interfaces.world import Asked, World, identity
+
+
+def reach(part: Part, world: World) -> Reach:
+    found = users(part, world.page_size)
+    if not found:
+        return cannot(part, "no process was found that maps it")
+    if sum(process.bytes for process in found) > part.bytes:
+        return cannot(part, "several processes map it, which MADV_PAGEOUT passes by")
+    ancestor = world.room.ancestor(part.memcg)
+    if not ancestor:
+        return cannot(part, "its ancestor is not in the census")
+    if why := waits_in_swap_cache(part, world):
+        return cannot(part, why)
+    # A file's dirty pages are not written by MADV_PAGEOUT.
+    reach = evicted(part, None, world)
+    deeds, rest = [], [deed.bytes for deed in reach.deeds]
+    for process in found:
+        size = process.bytes if process is not found[-1] else part.bytes
+        for n, deed in enumerate(reach.deeds):
+            moved = min(size, rest[n])
+            size -= moved
+            rest[n] -= moved
+            if moved:
+                deeds.append(Deed((process.pid, ancestor), moved, deed.charged))
+    shmem = part.group is not None and part.group.kind == "shmem"
+    return Reach(reach.effect, tuple(deeds), world.unaimed and shmem)
+
+
+def action(key: Hashable, served: Served, world: World) -> Action:
+    pid, ancestor = cast("tuple[int, int]", key)
+    files = {identity(backing_of(part)) for part, _ in served}
+    asked = _asked_for_shmem(ancestor, served, world)
+    process = process_of(pid, served, world)
+    return Action(
+        Aim(
+            file=group_of(served).backing if len(files) == 1 else None,
+            processes=(process,),
+            shown_ids=(ancestor,),
+            unaimed=asked.unaimed,
+        ),
+        process_words(process),
+        command(
+            pid,
+            [ancestor],
+            world.page_size,
+            asked.directories,
+            world.reclaim_key,
+        ),
+        "it waits for the device when it touches them next",
+    )
+
+
+def _asked_for_shmem(ancestor: int, served: Served, world: World) -> Asked:
+    shmem = any(part.group and part.group.kind == "shmem" for part, _ in served)
+    return world.asked(ancestor) if shmem else Asked()
+
+
+def collateral(key: Hashable, served: Served, world: World) -> int:
+    _, ancestor = cast("tuple[int, int]", key)
+    asked = _asked_for_shmem(ancestor, served, world)
+    return world.charged_to(ancestor) + asked.in_reach
+
+
+def _reach_cached(part: Part, world: World) -> Reach:
+    """In the swap cache: mapped again when its entry is read, paged out after that."""
+    found = swapped_users(part.memcg, world.page_size)
+    ancestor = world.room.ancestor(part.memcg)
+    if not part.group or part.group.kind != "anon" or not ancestor:
+        return cannot(part, "")
+    if len(found) != 1 or found[0].bytes < part.bytes:
+        return cannot(part, "not just one process has its swap entries")
+    reach = evicted(part, (found[0].pid, ancestor, "again"), world, anew=True)
+    # Half of it would only make a zombie's entries a zombie's pages.
+    return cannot(part, reach.effect.why) if reach.effect.why else reach
+
+
+def action_again(key: Hashable, served: Served, world: World) -> Action:
+    pid, ancestor, _ = cast("tuple[int, int, str]", key)
+    (process,) = swapped_users(served[0][0].memcg, world.page_size)
+    return Action(
+        Aim(processes=(process,), shown_ids=(ancestor,)),
+        process_words(process),
+        command(pid, [ancestor], world.page_size),
+        "it waits for the device when it touches them next",
+    )
+
+
+def command(
+    pid: int,
+    memcg_ids: Iterable[int],
+    page_size: int,
+    directories: Iterable[str] = (),
+    key: str = "",
+) -> str:
+    """``process_madvise(MADV_PAGEOUT)`` on what a process maps of some memcgs.
+
+    These are online: the kernel shows the nearest online ancestor for a zombie's page.
+    """
+    return advise(pid, memcg_ids, MADV_PAGEOUT, page_size, directories, key)
+
+
+INTERFACE = Interface(
+    name="pageout",
+    options=("evict",),
+    cases=("file-mapped", "swap-backed-mapped"),
+    needs=("process_madvise", "pageout", "pagemap", "kpagecgroup"),
+    seen=("5.10", "6.12", "7.3"),
+    requires="root, Python 3.9; swap for what is not a file's",
+    effect="nobody is charged for a file's pages until they are touched; what is "
+    "swapped out is charged to the nearest online ancestor's swap",
+    touches="what the process maps that is charged to the ancestor itself",
+    cannot="locked and pinned pages, dirty files, pages that several map",
+    reach=reach,
+    action=action,
+    collateral=collateral,
+    disturbs=True,
+)
+
+
+# After swapin, which maps them.
+AGAIN = Interface(
+    name="pageout",
+    options=("evict",),
+    cases=("swap-backed-unmapped",),
+    needs=("process_madvise", "pageout", "pagemap", "kpagecgroup"),
+    seen=("6.12",),
+    requires="root, Python 3.9, swap",
+    effect="the nearest online ancestor is charged for the swap",
+    touches="what the process maps that is charged to the ancestor itself",
+    cannot="locked and pinned pages, pages that several map",
+    reach=_reach_cached,
+    action=action_again,
+    collateral=charged_to_ancestor,
+    rank=2,
+    after="swapin",
+    disturbs=True,
+)

@@ -1,0 +1,129 @@
+"""Swap entries that processes have: their addresses are read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable
+from typing import cast
+
+from memcgctl.model import Aim
+from memcgctl.policy.cases import Part, users
+from memcgctl.policy.commands import MADV_PAGEOUT, pages, quote
+from memcgctl.policy.effects import Effect
+from memcgctl.policy.interfaces.base import (
+    Action,
+    Deed,
+    Interface,
+    Reach,
+    Served,
+    cannot,
+)
+from memcgctl.policy.interfaces.common import process_of, process_words, swapped_file
+from memcgctl.policy.interfaces.world import World, at_once
+
+
+def reach(part: Part, world: World) -> Reach:
+    found = [u for u in users(part, world.page_size) if u.memcg_id in world.room.memcgs]
+    if not found:
+        if swapped_file(part):
+            return cannot(part, "")
+        return cannot(part, "no process has them in its page tables")
+    if "swap entries stay" in world.census.kernel.interfaces and not at_once(part):
+        return cannot(part, "this kernel keeps them on the disk when they are read")
+    cached = min(part.bytes, world.stuck[part.memcg.id])
+    world.stuck[part.memcg.id] -= cached
+    again = min(part.bytes - cached, world.mapped_again[part.memcg.id])
+    world.mapped_again[part.memcg.id] -= again
+    left_over = part.bytes - cached - again
+    deeds: list[Deed] = []
+    charged: Counter[int] = Counter()
+    if again:  # the entry goes, its page stays the zombie's until it is paged out
+        deeds.append(Deed(found[0].pid, again))
+    if world.rule == "first":
+        found.sort(key=lambda process: process.start_ticks)
+    shared = 0 < left_over < sum(process.bytes for process in found) - again
+    parents = (part.device.parents_entries if part.device else 0) * world.page_size
+    for process in found:
+        size = min(process.bytes, left_over)
+        left_over -= size
+        # What is in the swap cache stays with whoever is charged for its folio.
+        mine = min(size, parents)
+        parents -= mine
+        # All who share an entry have to read it, though it is charged once.
+        payer = world.pays_for_swapin(part, process)
+        for one, share in (
+            (world.room.ancestor(part.memcg), mine),
+            (payer, size - mine),
+        ):
+            if share or (shared and one == payer):
+                deeds.append(Deed(process.pid, share, one))
+                charged[one] += share
+    whys = ["not all of them are in page tables that were found"] if left_over else []
+    if cached:
+        whys.append("what is in the swap cache stays charged when it is read")
+    done = Effect(
+        part,
+        "recharge-mapper",
+        evicted_bytes=again,
+        charged=tuple((one, size) for one, size in charged.items() if size),
+        left_bytes=left_over + cached,
+        why=", ".join(whys),
+    )
+    return Reach(done, tuple(deeds))
+
+
+def action(key: Hashable, served: Served, world: World) -> Action:
+    pid = cast("int", key)
+    process = process_of(pid, served, world)
+    return Action(
+        Aim(processes=(process,)),
+        process_words(process),
+        command(pid, world.directory(process.memcg_id), world.page_size),
+        "all it has in swap comes back to memory, other memcgs' as well; what lies "
+        "beside that on a disk is read ahead (vm.page-cluster)",
+    )
+
+
+def collateral(key: Hashable, served: Served, world: World) -> int:
+    process = process_of(cast("int", key), served, world)
+    return world.swapped_of(process.memcg_id)
+
+
+def command(pid: int, directory: str, page_size: int) -> str:
+    """Fault in all addresses of a process that are in swap, from within its memcg.
+
+    What is read ahead of a disk is charged to whoever reads (``get_mem_cgroup_from_mm``
+    without an mm, 5.14+), so that it has to be of the same memcg. It is a write fault,
+    as a read one leaves the page in the swap cache and its entry charged; nothing is
+    written, since there is nothing to read from. Up to 6.13 a CPU keeps the last 64
+    freed entries charged: as many others are freed after them.
+    """
+    script = (
+        "import ctypes as c,mmap,os,sys,time;"
+        f"{pages(pid, page_size)}"
+        "os.sched_setaffinity(0,{min(os.sched_getaffinity(0))});"
+        'open(sys.argv[1],"w").write("0");'
+        "w=lambda n:(c.c_ulong*2)(n,1);u=c.c_ulong;v=c.CDLL(None).process_vm_writev;"
+        f"[v({pid},w({page_size}),u(1),w(x),u(1),u(0))for x,t in e if t>>62&1];"
+        f"n=128*{page_size};f=mmap.mmap(-1,n);f[:]=os.urandom(n);"
+        f"f.madvise({MADV_PAGEOUT});time.sleep(1);f[:]=bytes(n)"
+    )
+    return f"python3 -c '{script}' {quote(f'{directory}/cgroup.procs')}"
+
+
+INTERFACE = Interface(
+    name="swapin",
+    options=("recharge-mapper",),
+    cases=("swap",),
+    needs=("pagemap",),
+    seen=("5.10", "6.1", "6.12", "6.18", "7.3"),
+    requires="root, Python 3",
+    effect="the memcg of the process whose addresses are read is charged",
+    touches="all else that this process has in swap",
+    cannot="entries of shmem that nobody maps, entries without an owner",
+    reach=reach,
+    action=action,
+    collateral=collateral,
+    rank=1,
+    disturbs=True,
+)

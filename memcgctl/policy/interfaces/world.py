@@ -1,0 +1,231 @@
+"""What interfaces need to know of a census beyond the part at hand."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+from memcgctl.model import Aim, Backing, Census, ChargeGroup, Memcg, Process
+from memcgctl.policy import commands
+from memcgctl.policy.cases import Part
+from memcgctl.policy.headroom import Headroom
+from memcgctl.policy.policies import MapperRule
+
+# Swap devices without readahead (SWP_SYNCHRONOUS_IO).
+_SYNCHRONOUS = re.compile(r"/dev/(zram|pmem|ram)\d")
+# What one round of reclaim takes at least (SWAP_CLUSTER_MAX, MAX_LRU_BATCH; of large
+# folios more): asked for one page, it took 786,432 bytes on 6.12.
+_RECLAIM_BATCH = 1 << 20
+DEFAULT_MOUNT = {2: "/sys/fs/cgroup", 1: "/sys/fs/cgroup/memory"}
+
+
+class Asked(NamedTuple):
+    """The directories of memcgs whose memory.reclaim is asked, what this can cost.
+
+    ``in_reach`` is what living memcgs can lose: all, or what a round takes.
+    """
+
+    directories: tuple[str, ...] = ()
+    in_reach: int = 0
+    unaimed: bool = False
+
+
+class World:
+    """What interfaces need to know of a census beyond the part at hand."""
+
+    def __init__(self, census: Census, offline: Sequence[Memcg], rule: MapperRule):
+        self.census = census
+        self.room = Headroom(census)
+        self.rule = rule
+        self.page_size = census.kernel.page_size
+        # Anonymous folios in the swap cache that stay, by the memcg's id, in bytes.
+        self.stuck: Counter[int] = Counter()
+        # And those that are mapped again by reading, and paged out then.
+        self.mapped_again: Counter[int] = Counter()
+        version = census.kernel.cgroup_version
+        self.mount = census.kernel.cgroup_mount or DEFAULT_MOUNT[version]
+        self._asked: dict[frozenset[int], Asked] = {}
+        self._offline = offline
+
+    @cached_property
+    def _groups(self) -> list[ChargeGroup]:
+        return [
+            group
+            for memcg in self._offline
+            for group in (memcg.details.charge_groups if memcg.details else ())
+            if group.backing
+        ]
+
+    @cached_property
+    def known(self) -> dict[Hashable, int]:
+        """Bytes of each file that zombies are charged for."""
+        sizes: dict[Hashable, int] = defaultdict(int)
+        for group in self._groups:
+            sizes[identity(group.backing)] += group.bytes
+        return sizes
+
+    @cached_property
+    def users(self) -> dict[Hashable, tuple[Process, ...]]:
+        """The processes that have a file open or map it."""
+        found: dict[Hashable, dict[int, Process]] = {}
+        for group in self._groups:
+            for process in (*group.openers, *group.mappers):
+                known = found.setdefault(identity(group.backing), {})
+                known.setdefault(process.pid, process)
+        return {file: tuple(known.values()) for file, known in found.items()}
+
+    @cached_property
+    def innocent(self) -> Counter[int]:
+        """What living memcgs at or below each one have that can be reclaimed."""
+        below: Counter[int] = Counter()
+        for memcg in self.room.memcgs.values():
+            for one in self.room.chain(memcg.id):
+                below[one] += _reclaimable(memcg)
+        return below
+
+    @cached_property
+    def innocent_files(self) -> int:
+        """The page cache of all living memcgs."""
+        living = self.room.memcgs.values()
+        return sum(memcg.charges.file_bytes for memcg in living if memcg.charges)
+
+    def directory(self, memcg_id: int) -> str:
+        return self.mount + self.room.path(memcg_id).rstrip("/")
+
+    @cached_property
+    def at_once(self) -> int | None:
+        """How much may be swapped out, so that shmem does not wait in the swap cache.
+
+        None: no matter how much, or none at all.
+        """
+        kernel = self.census.kernel
+        aimed = "memory.reclaim swappiness" in kernel.interfaces
+        return kernel.at_once_bytes if kernel.swaps_at_once and not aimed else None
+
+    @cached_property
+    def unaimed(self) -> bool:
+        """Whether what waits in the swap cache goes only with files of the living.
+
+        From 5.19 to 6.10 memory.reclaim cannot be told what to prefer, and was seen to
+        take all page cache of living memcgs with a few pages of shmem.
+        """
+        kernel = self.census.kernel
+        return (
+            "memory.reclaim" in kernel.interfaces
+            and "memory.reclaim swappiness" not in kernel.interfaces
+            and not kernel.swaps_at_once
+        )
+
+    def asked(self, *ancestors: int) -> Asked:
+        """Of which of them memory.reclaim can be asked, and at what price."""
+        key = frozenset(ancestors)
+        if key not in self._asked:
+            self._asked[key] = self._ask(key)
+        return self._asked[key]
+
+    def _ask(self, ancestors: frozenset[int]) -> Asked:
+        kernel = self.census.kernel
+        if "memory.reclaim swappiness" not in kernel.interfaces and not self.unaimed:
+            return Asked()
+        # Not the root, on any kernel.
+        asked = sorted(one for one in ancestors - {0} if self.room.path(one) != "/")
+        sizes = (self.innocent[one] for one in asked)
+        return Asked(
+            tuple(map(self.directory, asked)),
+            sum(size if self.unaimed else min(size, _RECLAIM_BATCH) for size in sizes),
+            self.unaimed and bool(asked),
+        )
+
+    @cached_property
+    def reclaim_key(self) -> str:
+        """What has memory.reclaim prefer anonymous memory and shmem."""
+        here = self.census.kernel.interfaces
+        return " swappiness=200" if "memory.reclaim swappiness" in here else ""
+
+    def pays_for_swapin(self, part: Part, process: Process) -> int:
+        """The memcg that is charged for swap entries that are read for a process.
+
+        Up to 5.13 what is read ahead of a disk is charged to the root
+        (``get_mem_cgroup_from_mm`` without an mm; 5.14+, "mm: charge active memcg when
+        no mm is set"). The cleanup of writeback came with the same version.
+        """
+        ahead = part.device and not at_once(part)
+        if ahead and "writeback cleanup" not in self.census.kernel.interfaces:
+            return self.room.by_path.get("/", process.memcg_id)
+        return process.memcg_id
+
+    def pays_for_files(self, part: Part) -> int:
+        """The memcg that is charged for a file's entries read within the ancestor.
+
+        Up to 5.13 that is the root, as for processes: shmem is always read ahead.
+        """
+        old = "writeback cleanup" not in self.census.kernel.interfaces
+        root = self.room.by_path.get("/", 0)
+        return root if old else self.room.ancestor(part.memcg)
+
+    def word(self, backing: Backing) -> str | None:
+        """What a shell opens a file by; None if nothing leads to it."""
+        if _has_path(backing):
+            return commands.quote(backing.path or "")
+        if users := self.users.get(identity(backing)):
+            return commands.file_of(users[0].pid, backing.inode)
+        if _in_container(backing):
+            root = f"/proc/{backing.container_pid}/root"
+            return commands.quote(f"{root}{backing.container_path}")
+        return None
+
+    def leads_to(self, backing: Backing) -> bool:
+        """Whether anything leads to a file."""
+        if _has_path(backing) or _in_container(backing):
+            return True
+        return identity(backing) in self.users
+
+    def file(self, backing: Backing, *, unaimed: bool = False) -> Aim:
+        processes = self.users.get(identity(backing), ())
+        return Aim(file=backing, processes=processes, unaimed=unaimed)
+
+    def aim_at(self, memcg_id: int) -> Aim:
+        return Aim(memcg_id=memcg_id, memcg_path=self.room.path(memcg_id))
+
+    def waits_in_swap_cache(self, ancestor: int) -> bool:
+        """Whether shmem that is in swap leaves memory only when that is short."""
+        at_once = self.census.kernel.swaps_at_once
+        return not at_once and not self.asked(ancestor).directories
+
+    def charged_to(self, memcg_id: int) -> int:
+        """What is charged to an online memcg itself and could be paged out."""
+        memcg = self.room.memcgs.get(memcg_id)
+        return _reclaimable(memcg) if memcg else 0
+
+    def swapped_of(self, memcg_id: int) -> int:
+        """What an online memcg itself has in swap."""
+        memcg = self.room.memcgs.get(memcg_id)
+        return memcg.swap.bytes if memcg and memcg.swap else 0
+
+
+def _reclaimable(memcg: Memcg) -> int:
+    charges = memcg.charges
+    return charges.total_bytes - charges.kernel_bytes if charges else 0
+
+
+def at_once(part: Part) -> bool:
+    """Whether a swap device lets go of an entry as soon as it is read."""
+    return bool(part.device and _SYNCHRONOUS.search(part.device.device))
+
+
+def _has_path(backing: Backing) -> bool:
+    """Whether its path opens it."""
+    named = backing.path and not backing.deleted
+    return bool(named) and backing.kind in ("file", "tmpfs")
+
+
+def _in_container(backing: Backing) -> bool:
+    """Whether its path in a process's mount namespace opens it."""
+    return bool(backing.container_pid) and not backing.deleted
+
+
+def identity(backing: Backing | None) -> Hashable:
+    return backing and (backing.fs, backing.device, backing.inode, backing.generation)
