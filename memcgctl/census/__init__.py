@@ -13,7 +13,6 @@ from memcgctl.census import overhead
 from memcgctl.census.limits import MEMBERS, limits, swap_bytes
 from memcgctl.census.tree import Tree, read_tree
 from memcgctl.kernel.program import OpenedKernel
-from memcgctl.linux.records import Warnings, sentences
 from memcgctl.model import (
     Census,
     Charges,
@@ -43,9 +42,9 @@ def take_census(
     ``progress`` gets what is done, how much of it, and how much there is. Raises
     KernelError if the kernel's memory makes no sense.
     """
-    warnings = Warnings()
+    kernel.trouble.restart()
     tree = read_tree(
-        kernel, warnings, (*overhead.MEMCG_MEMBERS, *MEMBERS), overhead.CGROUP_MEMBERS
+        kernel, (*overhead.MEMCG_MEMBERS, *MEMBERS), overhead.CGROUP_MEMBERS
     )
     machine = overhead.read_machine(kernel)
     overheads = overhead.overheads(kernel, tree, machine)
@@ -61,12 +60,12 @@ def take_census(
 
         bounds = [*limits(tree, page_size)]
         swap_total, swap_free = swap_bytes(kernel)
-        found = folios.count_folios(kernel, tree.address, warnings, progress)
+        found = folios.count_folios(kernel, tree.address, progress)
         charges = [
             _charges(f, p * page_size)
             for f, p in zip(found.folios[:count], found.pages[:count], strict=True)
         ]
-        entries = maps.entries(kernel, tree, warnings).tolist()
+        entries = maps.entries(kernel, tree).tolist()
         swaps = [SwapUse(n, n * page_size) for n in entries]
     census = Census(
         kernel=Kernel(
@@ -91,19 +90,17 @@ def take_census(
         from memcgctl.census.swap.maps import at_once_bytes
         from memcgctl.census.traits import cgroup_mount, interfaces
 
-        detailed = with_details(
-            kernel, tree, census.memcgs, details, warnings, progress
-        )
+        detailed = with_details(kernel, tree, census.memcgs, details, progress)
         at_once = at_once_bytes(kernel)
         described = replace(
             census.kernel,
             interfaces=interfaces(kernel, tree.cgroup_version),
             swaps_at_once=None if at_once is None else at_once > 0,
             at_once_bytes=at_once,
-            cgroup_mount=cgroup_mount(kernel, tree, warnings),
+            cgroup_mount=cgroup_mount(kernel, tree),
         )
         census = replace(census, kernel=described, memcgs=detailed)
-    return replace(census, warnings=(*kernel.warnings, *sentences(warnings)))
+    return replace(census, warnings=kernel.trouble.about())
 
 
 def _memcgs(

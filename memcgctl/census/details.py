@@ -17,7 +17,6 @@ from memcgctl.model import Details, Memcg
 if TYPE_CHECKING:
     from memcgctl.census.tree import Tree
     from memcgctl.kernel.program import OpenedKernel
-    from memcgctl.linux.records import Warnings
 
 Wanted = Collection[int] | Literal["offline"]
 
@@ -27,7 +26,6 @@ def with_details(
     tree: Tree,
     memcgs: Sequence[Memcg],
     wanted: Wanted,
-    warnings: Warnings,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[Memcg, ...]:
     """``memcgs``, all of the kernel, those ``wanted`` (by cgroup id) with details.
@@ -39,15 +37,13 @@ def with_details(
         for memcg in memcgs
         if (memcg.state == "offline" if wanted == "offline" else memcg.id in wanted)
     ]
-    charged = details_for(
-        kernel, tree, [memcg.address for memcg in asked], warnings, progress
-    )
-    held = holders(kernel, asked, warnings)
+    charged = details_for(kernel, tree, [memcg.address for memcg in asked], progress)
+    held = holders(kernel, asked)
     found = {
         memcg.address: Details(*held[memcg.address], *charged[memcg.address])
         for memcg in asked
     }
-    legacies = inherited(kernel, memcgs, warnings, progress)
+    legacies = inherited(kernel, memcgs, progress)
     return tuple(
         replace(
             memcg,

@@ -19,8 +19,9 @@ from memcgctl.kernel.errors import KernelError
 from memcgctl.kernel.layout import dtype_of, has_member, offset_of
 from memcgctl.kernel.memory import Memory
 from memcgctl.kernel.program import OpenedKernel
+from memcgctl.kernel.trouble import Topic
 from memcgctl.linux.memmap import PageRange, page_ranges
-from memcgctl.linux.records import Warnings, first_member, gather_records
+from memcgctl.linux.records import first_member, gather_records
 
 FILE, SHMEM, ANON, KERNEL = range(4)
 KINDS = 4
@@ -209,7 +210,6 @@ class FolioCounts:
 def count_folios(
     kernel: OpenedKernel,
     memcgs: NDArray[np.uint64],
-    warnings: Warnings,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> FolioCounts:
     """Count the charged folios of every memcg, given by address, in one pass.
@@ -221,7 +221,7 @@ def count_folios(
     # The last row is for folios of which no memcg is known.
     folios = np.zeros((len(memcgs) + 1) * KINDS, np.int64)
     pages = np.zeros_like(folios)
-    ranges = page_ranges(kernel, warnings)
+    ranges = page_ranges(kernel)
     total = sum(r.pages for r in ranges)
     seen = end = 0
     blank = True
@@ -238,16 +238,24 @@ def count_folios(
         np.add.at(folios, cell, 1)
         np.add.at(pages, cell, charged.pages)
         if charged.damaged:
-            warnings["a large folio has an impossible size"] += charged.damaged
+            kernel.trouble.note(
+                Topic.MEMORY_MAP,
+                "a large folio has an impossible size",
+                charged.damaged,
+            )
     if blank:
         raise KernelError(
             "the memory map (struct page) is not in the dump: charges cannot be counted"
         )
     if seen < total:
-        warnings[f"{total - seen} of {total} struct pages cannot be read"] += 1
+        kernel.trouble.note(
+            Topic.MEMORY_MAP, f"{total - seen} of {total} struct pages cannot be read"
+        )
     result = FolioCounts(folios.reshape(-1, KINDS), pages.reshape(-1, KINDS))
     if lost := int(result.folios[-1].sum()):
-        warnings["a folio is charged to a memcg that is not in the tree"] += lost
+        kernel.trouble.note(
+            Topic.MEMCGS, "a folio is charged to a memcg that is not in the tree", lost
+        )
     return result
 
 

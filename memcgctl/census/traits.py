@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import drgn
 
 from memcgctl.kernel.layout import has_member, offset_of
+from memcgctl.kernel.trouble import Topic
 from memcgctl.linux.backing import mount_point
 from memcgctl.linux.lists import list_structs
 from memcgctl.linux.structs import addresses, read_structs
@@ -20,7 +21,6 @@ from memcgctl.linux.structs import addresses, read_structs
 if TYPE_CHECKING:
     from memcgctl.census.tree import Tree
     from memcgctl.kernel.program import OpenedKernel
-    from memcgctl.linux.records import Warnings
 
 # System calls are __x64_sys_…, __arm64_sys_… and so on.
 _ARCHITECTURES = ("__x64_", "__arm64_", "__s390x_", "__riscv_", "")
@@ -115,15 +115,15 @@ _SHAPES: dict[str, Callable[[OpenedKernel], bool]] = {
 }
 
 
-def cgroup_mount(kernel: OpenedKernel, tree: Tree, warnings: Warnings) -> str | None:
+def cgroup_mount(kernel: OpenedKernel, tree: Tree) -> str | None:
     """Where the host has mounted the hierarchy of the tree; None: not known."""
     try:
-        return _mount_of(kernel, int(tree.cgroup["kn"][0]), warnings)
+        return _mount_of(kernel, int(tree.cgroup["kn"][0]))
     except (LookupError, drgn.FaultError):
         return None
 
 
-def _mount_of(kernel: OpenedKernel, node: int, warnings: Warnings) -> str | None:
+def _mount_of(kernel: OpenedKernel, node: int) -> str | None:
     """The mount of the cgroup file system with this ``struct kernfs_node *`` as root.
 
     A cgroup namespace's mount has another root, but the same super block.
@@ -134,7 +134,7 @@ def _mount_of(kernel: OpenedKernel, node: int, warnings: Warnings) -> str | None
         "struct super_block",
         "s_list",
         {"root": "s_root"},
-        warnings,
+        Topic.MOUNTS,
     )
     inodes = read_structs(
         kernel, "struct dentry", addresses(rows["root"]), {"inode": "d_inode"}

@@ -22,10 +22,10 @@ from memcgctl.kernel.errors import KernelError
 from memcgctl.kernel.layout import dtype_of, offset_of
 from memcgctl.kernel.memory import Memory
 from memcgctl.kernel.program import OpenedKernel
+from memcgctl.kernel.trouble import Topic
 from memcgctl.linux.records import (
     BATCH,
     Records,
-    Warnings,
     decode,
     first_member,
     gather_records,
@@ -77,7 +77,6 @@ class Tree:
 
 def read_tree(
     kernel: OpenedKernel,
-    warnings: Warnings,
     memcg_members: Iterable[str] = (),
     cgroup_members: Iterable[str] = (),
 ) -> Tree:
@@ -96,7 +95,6 @@ def read_tree(
             "struct mem_cgroup",
             present(prog, "struct mem_cgroup", (*own, *ref, *memcg_members)),
         ),
-        warnings,
     )
     children = np.bincount(parent[1:], minlength=len(parent))
     cgroup, _ = gather_records(
@@ -112,14 +110,16 @@ def read_tree(
             ),
         ),
     )
-    ids, path = _names(prog, memory, cgroup["kn"].tolist(), warnings)
+    ids, path = _names(kernel, cgroup["kn"].tolist())
     # A cgroup is its own css's cgroup (init_cgroup_housekeeping); where it is not, it
     # was freed in the meantime or overwritten.
     good = (cgroup["self.cgroup"] == memcg["css.cgroup"]) & (ids != 0)
     if not good[0]:
         raise KernelError("the root memory cgroup cannot be read: memory is damaged")
     if lost := int(np.count_nonzero(~good)):
-        warnings["a memcg went away or is damaged, and is left out"] += lost
+        kernel.trouble.note(
+            Topic.MEMCGS, "a memcg went away or is damaged, and is left out", lost
+        )
     online = (memcg["css.flags"] & CSS_ONLINE) != 0
     parent, ancestor = _ancestors(parent, good, online)
     refs = read_references(prog, memory, memcg)
@@ -199,7 +199,7 @@ class _CssReader:
 
 
 def _walk(
-    kernel: OpenedKernel, dtype: np.dtype[np.void], warnings: Warnings
+    kernel: OpenedKernel, dtype: np.dtype[np.void]
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64], Records]:
     """Addresses, parents' indices and structures of all memcgs, the root first."""
     read_css = _CssReader(kernel.prog, kernel.memory)
@@ -213,7 +213,7 @@ def _walk(
         if parent.first_child == parent.address + read_css.children:
             continue
         room = MAX_MEMCGS - len(found)
-        for child, memcg in _children(read_css, parent, room, tries, warnings):
+        for child, memcg in _children(kernel, read_css, parent, room, tries):
             found.append(child)
             parents.append(index)
             raw.append(memcg)
@@ -238,7 +238,7 @@ def _root_memcg(kernel: OpenedKernel) -> int:
 
 
 def _children(
-    read_css: _CssReader, parent: _Css, room: int, tries: int, warnings: Warnings
+    kernel: OpenedKernel, read_css: _CssReader, parent: _Css, room: int, tries: int
 ) -> Iterable[tuple[_Css, bytes]]:
     """The children of a css, offline ones included, in the order of their making."""
     best: dict[int, tuple[_Css, bytes]] = {}
@@ -250,7 +250,10 @@ def _children(
         # Removed while it was read, if the kernel is live: start again.
         if again := read_css(parent.address):
             parent = again[0]
-    warnings["a list of child memcgs is damaged or changes: some may be missing"] += 1
+    kernel.trouble.note(
+        Topic.MEMCGS,
+        "a list of child memcgs is damaged or changes: some may be missing",
+    )
     return best.values()
 
 
@@ -321,12 +324,13 @@ class _Node(NamedTuple):
 
 
 def _names(
-    prog: drgn.Program, memory: Memory, nodes: Sequence[int], warnings: Warnings
+    kernel: OpenedKernel, nodes: Sequence[int]
 ) -> tuple[NDArray[np.uint64], list[str]]:
     """Cgroup ids (0: unreadable) and paths from the hierarchy's root of kernfs nodes.
 
     A removed node keeps its parent and its name for as long as it is referenced.
     """
+    prog, memory = kernel.prog, kernel.memory
     known = _kernfs_nodes(prog, memory, nodes)
     names = _read_names(memory, [node.name for node in known.values()])
     paths: dict[int, bytes] = {0: b""}
@@ -343,7 +347,7 @@ def _names(
                 path += b"/" + (names[known[node].name] or UNKNOWN_NAME)
             paths[node] = path
     if lost := sum(not names[node.name] for node in known.values() if node.parent):
-        warnings["the name of a cgroup cannot be read"] += lost
+        kernel.trouble.note(Topic.MEMCGS, "the name of a cgroup cannot be read", lost)
     ids = [known[node].id if node in known else 0 for node in nodes]
     texts = [paths.get(n, b"") or b"/" for n in nodes]
     return np.array(ids, np.uint64), [

@@ -18,6 +18,7 @@ import drgn
 from memcgctl.kernel import compressed, corefile, kdump, vmcoreinfo
 from memcgctl.kernel.corefile import CoreFile, read_file
 from memcgctl.kernel.errors import KernelError, first_line
+from memcgctl.kernel.trouble import Topic, Trouble
 from memcgctl.kernel.vmcoreinfo import NOTE_SIZE, Vmcoreinfo
 
 Progress = Callable[[str, int, int], None]
@@ -41,7 +42,7 @@ class Dump:
     prog: drgn.Program
     info: Vmcoreinfo
     missing: int
-    warnings: list[str]
+    trouble: Trouble
 
 
 def open_dump(
@@ -80,8 +81,8 @@ def _open_by_itself(core: CoreFile, progress: Progress, notify: Notify) -> Dump:
             dump = _open(core, info)
         except KernelError:
             continue
-        dump.warnings.append(
-            f"VMCOREINFO was found in memory, since the core {problem}"
+        dump.trouble.note(
+            Topic.CORE, f"VMCOREINFO was found in memory, since the core {problem}"
         )
         return dump
     if core.missing:
@@ -104,10 +105,12 @@ def _open(core: CoreFile, info: Vmcoreinfo | None) -> Dump:
         raise KernelError(f"cannot be opened: {first_line(error)}") from error
     info = vmcoreinfo.parse(raw)
     _check_memory(prog, info)
-    warnings = []
+    trouble = Trouble()
     if core.missing:
-        warnings.append(f"the core is truncated: {core.missing} bytes are missing")
-    return Dump(prog, info, core.missing, warnings)
+        trouble.note(
+            Topic.CORE, f"the core is truncated: {core.missing} bytes are missing"
+        )
+    return Dump(prog, info, core.missing, trouble)
 
 
 def _program(core: CoreFile, note: bytes | None) -> drgn.Program:

@@ -24,6 +24,7 @@ from memcgctl.kernel.errors import KernelError
 from memcgctl.kernel.kallsyms import NoSymbols
 from memcgctl.kernel.memory import Memory
 from memcgctl.kernel.symbols import Symbols, read_system_map
+from memcgctl.kernel.trouble import Trouble
 from memcgctl.kernel.vmcoreinfo import Vmcoreinfo
 
 # drgn would print its warnings through Python's handler of last resort.
@@ -74,7 +75,7 @@ class OpenedKernel:
     release: str
     types: Literal["btf", "dwarf"]
     memory: Memory
-    warnings: list[str] = field(default_factory=list)
+    trouble: Trouble = field(default_factory=Trouble)
     _declared: dict[str, str] = field(default_factory=lambda: dict(_DECLARATIONS))
 
     def __enter__(self) -> OpenedKernel:
@@ -141,10 +142,10 @@ def open_kernel(
     notify = notify or (lambda message: None)
     if sources.core is None or sources.core == live.KCORE:
         prog, info = live.open_live()
-        return _complete(prog, info, sources, [], notify)
+        return _complete(prog, info, sources, Trouble(), notify)
     dump = open_dump(sources.core, sources.vmcoreinfo, progress, notify)
     try:
-        return _complete(dump.prog, dump.info, sources, dump.warnings, notify)
+        return _complete(dump.prog, dump.info, sources, dump.trouble, notify)
     except KernelError as error:
         if not dump.missing:
             raise
@@ -157,7 +158,7 @@ def _complete(
     prog: drgn.Program,
     info: Vmcoreinfo,
     sources: Sources,
-    warnings: list[str],
+    trouble: Trouble,
     notify: Notify,
 ) -> OpenedKernel:
     """Symbols and types for a kernel whose memory can be read."""
@@ -177,9 +178,10 @@ def _complete(
         info.release,
         types,
         Memory(prog),
-        warnings,
+        trouble,
     )
     prog.register_object_finder("memcgctl", kernel._find_object, enable_index=-1)
+    trouble.settle()
     return kernel
 
 

@@ -17,6 +17,7 @@ import drgn
 import numpy as np
 
 from memcgctl.kernel.layout import has_member
+from memcgctl.kernel.trouble import Topic
 from memcgctl.linux.lists import list_structs
 from memcgctl.linux.slab import Slabs, find_slabs, slab_structs
 from memcgctl.linux.structs import U64, Rows, addresses, read_structs
@@ -24,7 +25,6 @@ from memcgctl.linux.tasks import OpenFiles, Tasks, open_files, read_tasks
 
 if TYPE_CHECKING:
     from memcgctl.kernel.program import OpenedKernel
-    from memcgctl.linux.records import Warnings
 
 FILE = "struct file"
 CACHE = b"filp"
@@ -38,7 +38,6 @@ class Opened:
     """Processes and what they have open, read when it is first asked for."""
 
     kernel: OpenedKernel
-    warnings: Warnings
 
     @cached_property
     def tasks(self) -> Tasks:
@@ -59,22 +58,22 @@ class Opened:
             "struct proto",
             "node",
             {"slab": "slab", "name": "name"},
-            self.warnings,
+            Topic.SOCKETS,
         )
 
     @cached_property
     def slabs(self) -> Slabs:
         """All slabs of files and of sockets."""
         caches = [
-            _file_caches(self.kernel, self.warnings),
+            _file_caches(self.kernel),
             addresses(self.protocols[1]["slab"]),
         ]
-        return find_slabs(self.kernel, np.concatenate(caches), self.warnings)
+        return find_slabs(self.kernel, np.concatenate(caches))
 
     @cached_property
     def files(self) -> tuple[U64, U64, U64]:
         """``struct file *``, ``f_op`` and ``private_data`` of all files."""
-        return _all_files(self.kernel, self.slabs, self.descriptors.file, self.warnings)
+        return _all_files(self.kernel, self.slabs, self.descriptors.file)
 
     def of_kind(self, operations: str) -> tuple[U64, U64]:
         """Files with these ``struct file_operations``, and their ``private_data``."""
@@ -132,17 +131,15 @@ class Opened:
         return found
 
 
-def _all_files(
-    kernel: OpenedKernel, slabs: Slabs, tables: U64, warnings: Warnings
-) -> tuple[U64, U64, U64]:
+def _all_files(kernel: OpenedKernel, slabs: Slabs, tables: U64) -> tuple[U64, U64, U64]:
     """Address, ``f_op`` and ``private_data`` of each ``struct file`` in use."""
     members = {"op": "f_op", "data": "private_data"}
     # A count of zero, or below it, is that of a free object. Since Linux kernel commit
     # 90ee6ed776c0 ("fs: port files to file_ref") (in v6.13) zero is one reference.
     ref = has_member(kernel.prog, FILE, "f_ref")
     count = {"count": "f_ref.refcnt.counter" if ref else "f_count.counter"}
-    caches = _file_caches(kernel, warnings)
-    at, rows = slab_structs(kernel, slabs, caches, FILE, members | count, warnings)
+    caches = _file_caches(kernel)
+    at, rows = slab_structs(kernel, slabs, caches, FILE, members | count)
     used = rows["count"].astype(np.int64) >= (0 if ref else 1)
     at, rows = at[used], rows[used]
     # What the slabs do not show: where the cache has been merged with another.
@@ -155,7 +152,7 @@ def _all_files(
     )
 
 
-def _file_caches(kernel: OpenedKernel, warnings: Warnings) -> U64:
+def _file_caches(kernel: OpenedKernel) -> U64:
     """The ``struct kmem_cache *`` of files: by name, since 7.2 has no pointer to it."""
     at, rows = list_structs(
         kernel,
@@ -163,7 +160,7 @@ def _file_caches(kernel: OpenedKernel, warnings: Warnings) -> U64:
         "struct kmem_cache",
         "list",
         {"name": "name"},
-        warnings,
+        Topic.SLABS,
     )
     return at[[_text(kernel, int(name)) == CACHE for name in rows["name"]]]
 

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcgctl.kernel.layout import dtype_of, offset_of
+from memcgctl.kernel.trouble import Topic
 from memcgctl.linux.structs import U64, Rows, addresses, read_pointers
 
 if TYPE_CHECKING:
     from memcgctl.kernel.program import OpenedKernel
-    from memcgctl.linux.records import Warnings
 
 # More elements than any list has that is walked here: 2^20 inodes of a super block.
 LIMIT = 1 << 20
@@ -33,10 +33,10 @@ def list_structs(
     type_name: str,
     link: str,
     members: Mapping[str, str],
-    warnings: Warnings,
+    topic: Topic,
 ) -> tuple[U64, Rows]:
     """The structures on one list, as ``list_walker`` finds them."""
-    return list_walker(kernel, type_name, link, members, warnings)(head)
+    return list_walker(kernel, type_name, link, members, topic)(head)
 
 
 def list_walker(
@@ -44,7 +44,7 @@ def list_walker(
     type_name: str,
     link: str,
     members: Mapping[str, str],
-    warnings: Warnings,
+    topic: Topic,
     *,
     index: int = 0,
     limit: int = LIMIT,
@@ -52,8 +52,8 @@ def list_walker(
     """What finds the structures on the list at a head: addresses and ``members``.
 
     ``link`` is the path of the ``struct list_head`` in ``type_name`` (of an array of
-    them, the ``index``-th), ``members`` maps field names to member paths. Raises
-    LookupError for a member that is not there.
+    them, the ``index``-th), ``members`` maps field names to member paths, ``topic`` is
+    what the list tells of. Raises LookupError for a member that is not there.
     """
     dtype = dtype_of(kernel.prog, type_name, members)
     places = {name: dtype.fields[name] for name in members} if dtype.fields else {}
@@ -81,7 +81,9 @@ def list_walker(
             found[node] = data
             node = int.from_bytes(data[link_at], "little")
         if node != head:
-            warnings[f"a list of {type_name} could not be followed to its end"] += 1
+            kernel.trouble.note(
+                topic, f"a list of {type_name} could not be followed to its end"
+            )
         at = addresses([(node - offset) % 2**64 for node in found])
         return at, np.frombuffer(b"".join(found.values()), span)
 

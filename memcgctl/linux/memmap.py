@@ -15,7 +15,8 @@ import numpy as np
 from memcgctl.kernel.errors import KernelError
 from memcgctl.kernel.layout import dtype_of, has_member
 from memcgctl.kernel.program import OpenedKernel
-from memcgctl.linux.records import Records, Warnings, gather_records, read_variable
+from memcgctl.kernel.trouble import Topic
+from memcgctl.linux.records import Records, gather_records, read_variable
 
 # Flags in section_mem_map, the same since Linux kernel commit 326e1b8f83a4
 # ("mm/sparsemem: introduce a SECTION_IS_EARLY flag") (in v5.3). Struct pages of
@@ -40,14 +41,14 @@ class PageRange(NamedTuple):
     address: int
 
 
-def page_ranges(kernel: OpenedKernel, warnings: Warnings) -> list[PageRange]:
+def page_ranges(kernel: OpenedKernel) -> list[PageRange]:
     """All valid page frames (``pfn_valid()``), in ascending order.
 
     Raises KernelError if the kernel's list of them cannot be read.
     """
     prog = kernel.prog
     try:
-        sections = _sections(kernel, warnings)
+        sections = _sections(kernel)
     except (LookupError, drgn.FaultError) as error:
         raise KernelError(f"the memory map cannot be found: {error}") from error
     page_shift = int(prog["PAGE_SHIFT"])
@@ -86,7 +87,7 @@ def page_ranges(kernel: OpenedKernel, warnings: Warnings) -> list[PageRange]:
 _SECTION = np.dtype([("number", "<i8"), ("map", "<u8"), ("usage", "<u8")])
 
 
-def _sections(kernel: OpenedKernel, warnings: Warnings) -> Records:
+def _sections(kernel: OpenedKernel) -> Records:
     """Number, ``section_mem_map`` and ``usage`` of sections that have a memory map."""
     prog, memory = kernel.prog, kernel.memory
     members = {"map": "section_mem_map", "usage": "usage"}
@@ -103,7 +104,9 @@ def _sections(kernel: OpenedKernel, warnings: Warnings) -> Records:
     for number, root in zip(numbers.tolist(), roots[numbers].tolist(), strict=True):
         data = memory.try_read(root, per_root * dtype.itemsize)
         if data is None:
-            warnings["a part of the list of memory sections cannot be read"] += 1
+            kernel.trouble.note(
+                Topic.MEMORY_MAP, "a part of the list of memory sections cannot be read"
+            )
             continue
         sections = np.frombuffer(data, dtype)
         (valid,) = np.nonzero(sections["map"] & SECTION_HAS_MEM_MAP)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from memcgctl.kernel.trouble import Topic
 from memcgctl.linux.structs import U64, addresses, read_rows, read_structs
 
 if TYPE_CHECKING:
@@ -86,7 +87,9 @@ def walk(
         below: list[tuple[NDArray[np.int64], U64, U64]] = []
         budget -= len(table)
         if budget < 0:
-            kernel.warnings.append("page tables are damaged: not all were walked")
+            kernel.trouble.note(
+                Topic.PAGE_TABLES, "page tables are damaged: not all were walked"
+            )
             return
         for part in range(0, len(table), _BATCH):
             some = slice(part, part + _BATCH)

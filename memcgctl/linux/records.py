@@ -1,12 +1,11 @@
-"""How are many small kernel structures read at once, and how is trouble counted?
+"""How are many small kernel structures read at once?
 
 What the census modules share: records gathered by address and decoded with NumPy,
-values of global variables, and the collection of warnings.
+and values of global variables.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import drgn
@@ -20,13 +19,7 @@ from memcgctl.kernel.program import OpenedKernel
 # So many structures are held as raw bytes at a time.
 BATCH = 1024
 
-Warnings = Counter[str]
 Records = NDArray[np.void]
-
-
-def sentences(warnings: Warnings) -> tuple[str, ...]:
-    """Each warning once, with the number of times it came up."""
-    return tuple(f"{w} ({n} times)" if n > 1 else w for w, n in warnings.items())
 
 
 def present(prog: drgn.Program, type_name: str, paths: Iterable[str]) -> dict[str, str]:

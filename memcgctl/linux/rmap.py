@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcgctl.kernel.layout import offset_of
+from memcgctl.kernel.trouble import Topic
 from memcgctl.linux.pagetables import Ranges, frames, maps, walk
 from memcgctl.linux.structs import U64, addresses, read_structs, unique
 
@@ -224,7 +225,9 @@ def _tree(kernel: OpenedKernel, roots: U64) -> tuple[NDArray[np.int64], U64]:
         seen = np.union1d(seen, node)
         owners.append(owner)
         nodes.append(node)
-    kernel.warnings.append("a tree of memory areas is damaged: not all were visited")
+    kernel.trouble.note(
+        Topic.AREAS, "a tree of memory areas is damaged: not all were visited"
+    )
     return np.concatenate(owners), np.concatenate(nodes)
 
 

@@ -16,13 +16,13 @@ import numpy as np
 from drgn.helpers.linux.mm import pfn_to_virt
 
 from memcgctl.kernel.layout import dtype_of, has_member, offset_of
+from memcgctl.kernel.trouble import Topic
 from memcgctl.linux.memmap import page_ranges
 from memcgctl.linux.records import packed, present
 from memcgctl.linux.structs import U64, Rows, addresses, read_structs, unique
 
 if TYPE_CHECKING:
     from memcgctl.kernel.program import OpenedKernel
-    from memcgctl.linux.records import Warnings
 
 # Slabs have up to 2^3 pages (PAGE_ALLOC_COSTLY_ORDER); what is larger is damage.
 MAX_SLAB_BYTES = 1 << 20
@@ -36,14 +36,14 @@ class Slabs(NamedTuple):
     objects: U64
 
 
-def find_slabs(kernel: OpenedKernel, caches: U64, warnings: Warnings) -> Slabs:
+def find_slabs(kernel: OpenedKernel, caches: U64) -> Slabs:
     """All slabs of the ``struct kmem_cache *`` given: one pass over the memory map."""
     known = unique(caches)
     dtype, shift, bits = _slab_layout(kernel.prog)
     page_size = np.uint64(kernel.memory.page_size)
     direct_map = np.uint64(pfn_to_virt(kernel.prog, 0).value_())
     found = [Slabs(addresses([]), addresses([]), addresses([]))]
-    for first, pages, address in page_ranges(kernel, warnings) if len(known) else ():
+    for first, pages, address in page_ranges(kernel) if len(known) else ():
         size = pages * dtype.itemsize
         for at, data in kernel.memory.chunks(address, size, unit=dtype.itemsize):
             if data is None:
@@ -69,7 +69,6 @@ def slab_structs(
     caches: U64,
     type_name: str,
     members: Mapping[str, str],
-    warnings: Warnings,
 ) -> tuple[U64, Rows]:
     """Addresses and ``members`` of all objects in the ``slabs`` of some caches.
 
@@ -91,7 +90,7 @@ def slab_structs(
             slabs.address[mine].tolist(), slabs.objects[mine].tolist(), strict=True
         ):
             if size < pad + lying.itemsize or not 0 < objects * size <= MAX_SLAB_BYTES:
-                warnings["a slab of a size that cannot be"] += 1
+                kernel.trouble.note(Topic.SLABS, "a slab of a size that cannot be")
                 continue
             data = kernel.memory.try_read(at, objects * size)
             if data is not None:

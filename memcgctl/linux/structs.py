@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcgctl.kernel.layout import dtype_of
+from memcgctl.kernel.trouble import Topic
 
 if TYPE_CHECKING:
     from memcgctl.kernel.program import OpenedKernel
@@ -128,14 +129,15 @@ class Entries:
 
 
 def xarray_entries(
-    kernel: OpenedKernel, heads: U64, *, values_only: bool = False
+    kernel: OpenedKernel, heads: U64, topic: Topic, *, values_only: bool = False
 ) -> Entries:
     """All entries (pointers and values) of xarrays, given each one's ``xa_head``.
 
     All trees are read together, level by level. An entry of a higher order (shmem's
     large swap entries) comes once, with the number of indices it stands at: its
     sibling slots (lib/xarray.c, ``xa_is_sibling``) are counted, not returned.
-    ``values_only`` leaves out the pointers. ``struct xa_node`` is that of 4.20+.
+    ``values_only`` leaves out the pointers; ``topic`` is what the trees tell of.
+    ``struct xa_node`` is that of 4.20+.
     """
     node_dtype = dtype_of(
         kernel.prog, "struct xa_node", {"shift": "shift", "slots": "slots"}
@@ -155,7 +157,9 @@ def xarray_entries(
         found.append((owner[leaf], base[leaf], size[leaf], entry[leaf]))
         total += len(owner)
         if total > _ENTRIES_LIMIT:
-            kernel.warnings.append("an xarray was larger than any can be: cut short")
+            kernel.trouble.note(
+                topic, "an xarray was larger than any can be: cut short"
+            )
             break
         owner, base, above = owner[node], base[node], above[node]
         rows = read_rows(kernel, entry[node] - np.uint64(2), node_dtype)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcgctl.kernel.layout import offset_of
+from memcgctl.kernel.trouble import Topic
 from memcgctl.linux.structs import (
     U64,
     addresses,
@@ -134,7 +135,9 @@ def open_files(kernel: OpenedKernel) -> OpenFiles:
 def _threads(kernel: OpenedKernel) -> U64:
     """``struct task_struct *`` of every thread, from the initial pid namespace."""
     head = kernel.declare("init_pid_ns", "struct pid_namespace").idr.idr_rt.xa_head
-    pids = unique(xarray_entries(kernel, addresses([head.value_()])).entry)
+    pids = unique(
+        xarray_entries(kernel, addresses([head.value_()]), Topic.PROCESSES).entry
+    )
     # PIDTYPE_PID is 0: a pid's first list holds the one thread that has it.
     tasks = offset_of(kernel.prog, "struct pid", "tasks")
     links = read_pointers(kernel, pids + np.uint64(tasks))

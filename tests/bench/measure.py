@@ -47,11 +47,10 @@ def scan(core: Path | None, _: argparse.Namespace) -> dict[str, float]:
     from memcgctl.census.tree import read_tree
     from memcgctl.kernel.program import Sources, open_kernel
     from memcgctl.linux.memmap import page_ranges
-    from memcgctl.linux.records import Warnings
 
     with open_kernel(Sources(core)) as kernel:
-        tree = read_tree(kernel, Warnings())
-        ranges = page_ranges(kernel, Warnings())
+        tree = read_tree(kernel)
+        ranges = page_ranges(kernel)
         size = drgn.sizeof(kernel.prog.type("struct page"))
         spans = [(r.address, r.pages * size) for r in ranges]
         path = core or Path("/proc/kcore")
@@ -60,9 +59,7 @@ def scan(core: Path | None, _: argparse.Namespace) -> dict[str, float]:
         scans, reads = [], []
         for _try in range(TRIES):
             reads.append(best(lambda: _read(file, extents), 1))
-            scans.append(
-                best(lambda: count_folios(kernel, tree.address, Warnings()), 1)
-            )
+            scans.append(best(lambda: count_folios(kernel, tree.address), 1))
     return {
         "pages": sum(r.pages for r in ranges),
         "memcgs": len(tree.address),
@@ -79,10 +76,9 @@ def explaining(core: Path | None, _: argparse.Namespace) -> dict[str, float]:
     from memcgctl.census.folios import count_folios
     from memcgctl.census.tree import read_tree
     from memcgctl.kernel.program import Sources, open_kernel
-    from memcgctl.linux.records import Warnings
 
     with open_kernel(Sources(core)) as kernel:
-        tree = read_tree(kernel, Warnings())
+        tree = read_tree(kernel)
         charged = {
             m.address: m.charges.total_bytes
             for m in take_census(kernel).memcgs
@@ -91,12 +87,8 @@ def explaining(core: Path | None, _: argparse.Namespace) -> dict[str, float]:
         largest = max(charged, key=lambda address: charged[address])
         scans, details = [], []
         for _try in range(TRIES):
-            scans.append(
-                best(lambda: count_folios(kernel, tree.address, Warnings()), 1)
-            )
-            details.append(
-                best(lambda: details_for(kernel, tree, [largest], Warnings()), 1)
-            )
+            scans.append(best(lambda: count_folios(kernel, tree.address), 1))
+            details.append(best(lambda: details_for(kernel, tree, [largest]), 1))
         page_size = kernel.memory.page_size
     return {
         "pages": charged[largest] // page_size,

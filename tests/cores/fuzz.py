@@ -37,7 +37,6 @@ from memcgctl.kernel import elf
 from memcgctl.kernel.compressed import is_compressed, unpacked
 from memcgctl.kernel.program import Sources, open_kernel
 from memcgctl.linux.memmap import page_ranges
-from memcgctl.linux.records import Warnings
 
 LIMIT_SECONDS = 60
 LIMIT_BYTES = 4 << 30  # of address space: a length that is garbage must not be believed
@@ -110,11 +109,11 @@ def _targets(core: Path) -> dict[str, list[Extent]]:
             for address in filter(None, addresses):
                 yield from extents(address, drgn.sizeof(prog.type(type_name)))
 
-        tree = read_tree(kernel, Warnings())
+        tree = read_tree(kernel)
         page_size = drgn.sizeof(prog.type("struct page"))
         memory_map = [
             extent
-            for pages in page_ranges(kernel, Warnings())
+            for pages in page_ranges(kernel)
             for extent in extents(pages.address, pages.pages * page_size)
         ]
         btf = kernel.symbol("__start_BTF")

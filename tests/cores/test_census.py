@@ -24,7 +24,6 @@ from memcgctl.census import take_census
 from memcgctl.kernel.layout import has_member
 from memcgctl.kernel.program import Sources, open_kernel
 from memcgctl.linux.memmap import page_ranges
-from memcgctl.linux.records import Warnings
 from memcgctl.model import Census, Memcg
 
 FIXTURES = Path(
@@ -174,7 +173,7 @@ def test_references(path: Path) -> None:
 def test_page_frames(path: Path) -> None:
     """Pages in some part of memory would not be looked at. drgn knows them all."""
     with open_kernel(Sources(core_of(path))) as kernel:
-        ranges = page_ranges(kernel, Warnings())
+        ranges = page_ranges(kernel)
         found = [(r.pfn, r.pfn + r.pages, r.address) for r in ranges]
         kernel.declare("__highest_present_section_nr", "unsigned long")
         assert found == [

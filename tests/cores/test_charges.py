@@ -24,7 +24,6 @@ from memcgctl.census import take_census
 from memcgctl.census.charges.collect import collect_folios
 from memcgctl.census.charges.groups import KINDS
 from memcgctl.kernel.program import Sources, open_kernel
-from memcgctl.linux.records import Warnings
 from memcgctl.linux.structs import addresses
 from memcgctl.model import ChargeGroup, Memcg
 
@@ -81,7 +80,7 @@ def found_in(core: Path) -> Found:
         census = take_census(kernel, details={m.id for m in tree.memcgs} - merged)
         others = take_census(kernel, details=merged)
         every = addresses([memcg.address for memcg in census.memcgs])
-        folios = collect_folios(kernel, every, every, Warnings())
+        folios = collect_folios(kernel, every, every)
     assert census.warnings == ()
     by_path = {m.path: m.id for m in census.memcgs if m.state == "online"}
     shown = [

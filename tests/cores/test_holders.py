@@ -26,7 +26,6 @@ from memcgctl.cli import app
 from memcgctl.kernel import elf
 from memcgctl.kernel.compressed import is_compressed, unpacked
 from memcgctl.kernel.program import Sources, open_kernel
-from memcgctl.linux.records import Warnings
 from memcgctl.model import Holder, Inherited, Memcg
 
 CORES = sorted((Path(__file__).parents[2] / "fixtures").glob("*.zst"))
@@ -57,17 +56,16 @@ class Found(NamedTuple):
         return counts
 
 
-def look(core: Path) -> tuple[dict[int, Found], Warnings]:
+def look(core: Path) -> tuple[dict[int, Found], tuple[str, ...]]:
     """By cgroup id."""
-    warnings = Warnings()
     with open_kernel(Sources(core=core)) as kernel:
         memcgs = take_census(kernel).memcgs
-        held = holders(kernel, memcgs, warnings)
-        legacies = inherited(kernel, memcgs, warnings)
+        held = holders(kernel, memcgs)
+        legacies = inherited(kernel, memcgs)
     return {
         memcg.id: Found(memcg, *held[memcg.address], legacies.get(memcg.address, ()))
         for memcg in memcgs
-    }, warnings
+    }, kernel.trouble.about()
 
 
 look_once = cache(look)

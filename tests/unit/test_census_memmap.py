@@ -8,7 +8,6 @@ import pytest
 from memcgctl.census.folios import count_folios
 from memcgctl.kernel.errors import KernelError
 from memcgctl.linux.memmap import MAX_SECTIONS, PageRange, page_ranges
-from memcgctl.linux.records import Warnings
 from tests.unit.fake_kernel import BASE, PAGE, FakeKernel
 
 STRUCTS = {
@@ -60,11 +59,11 @@ class Sections:
         self.fake.memory[usage][place - usage :] = bits.to_bytes(8, "little")
         self.add(number, flags, usage=usage)
 
-    def ranges(self) -> tuple[list[PageRange], Warnings]:
+    def ranges(self) -> tuple[list[PageRange], tuple[str, ...]]:
         table = b"".join(root.to_bytes(8, "little") for root in self.roots)
         self.fake.global_variable("mem_section", self.fake.allocate(table))
-        warnings = Warnings()
-        return page_ranges(self.fake.kernel, warnings), warnings
+        ranges = page_ranges(self.fake.kernel)
+        return ranges, self.fake.kernel.trouble.about()
 
 
 def pages(first: int, count: int, base: int = VMEMMAP) -> PageRange:
@@ -84,7 +83,7 @@ def test_holes() -> None:
             pages((PER_ROOT - 1) * SECTION, 2 * SECTION),
             pages(2 * PER_ROOT * SECTION, SECTION),
         ],
-        {},
+        (),
     )
 
 
@@ -102,7 +101,7 @@ def test_plugged_memory() -> None:
             pages(5 * SECTION + SUBSECTION, SUBSECTION),
             pages(6 * SECTION - SUBSECTION, SUBSECTION + SECTION),
         ],
-        {},
+        (),
     )
 
 
@@ -125,13 +124,13 @@ def test_damaged_sections() -> None:
     sections.add(2 * PER_ROOT, EARLY)
     ranges, warnings = sections.ranges()
     assert [r.pfn for r in ranges] == [0, 2 * PER_ROOT * SECTION]
-    assert list(warnings.values()) == [1]
+    assert len(warnings) == 1
 
 
 def test_no_sections() -> None:
     """A list that is missing or absurd is refused in one line."""
     with pytest.raises(KernelError, match="cannot be found"):
-        page_ranges(FakeKernel(STRUCTS).kernel, Warnings())
+        page_ranges(FakeKernel(STRUCTS).kernel)
     sections = Sections()
     sections.highest(MAX_SECTIONS)
     with pytest.raises(KernelError, match="damaged"):
@@ -166,16 +165,16 @@ def test_hole_in_the_memory_map() -> None:
     fake.allocate(struct_pages(0, charged, 8256), at=VMEMMAP)
     charged = [8321, 16384, SECTION - 1]
     fake.allocate(struct_pages(8320, charged, SECTION), at=VMEMMAP + 64 * 8320)
-    warnings = Warnings()
     progress: list[tuple[str, int, int]] = []
     found = count_folios(
         fake.kernel,
         np.array([MEMCG], np.uint64),
-        warnings,
         lambda *step: progress.append(step),
     )
     assert found.pages.tolist() == found.folios.tolist() == [[10, 0, 0, 0], [0] * 4]
-    assert warnings == {f"64 of {SECTION} struct pages cannot be read": 1}
+    assert fake.kernel.trouble.about() == (
+        f"64 of {SECTION} struct pages cannot be read",
+    )
     assert progress[-1] == ("scanning the memory map", SECTION - 64, SECTION)
 
 
@@ -183,10 +182,11 @@ def test_unknown_memcg() -> None:
     """Charges of a memcg that is not in the tree are not lost without a word."""
     fake = one_section()
     fake.allocate(struct_pages(0, [5, 6], SECTION), at=VMEMMAP)
-    warnings = Warnings()
-    found = count_folios(fake.kernel, np.zeros(0, np.uint64), warnings)
+    found = count_folios(fake.kernel, np.zeros(0, np.uint64))
     assert found.folios.tolist() == [[2, 0, 0, 0]]
-    assert warnings == {"a folio is charged to a memcg that is not in the tree": 2}
+    assert fake.kernel.trouble.about() == (
+        "a folio is charged to a memcg that is not in the tree (2 times)",
+    )
 
 
 @pytest.mark.parametrize("zeros", [False, True])
@@ -196,4 +196,4 @@ def test_no_memory_map(zeros: bool) -> None:
     if zeros:
         fake.allocate(64 * SECTION, at=VMEMMAP)
     with pytest.raises(KernelError, match="not in the dump"):
-        count_folios(fake.kernel, np.zeros(0, np.uint64), Warnings())
+        count_folios(fake.kernel, np.zeros(0, np.uint64))

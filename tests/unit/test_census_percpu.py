@@ -16,7 +16,6 @@ from memcgctl.census.overhead import (
 )
 from memcgctl.census.tree import read_tree
 from memcgctl.kernel.errors import KernelError
-from memcgctl.linux.records import Warnings
 from memcgctl.model import Overhead
 from tests.unit.fake_kernel import BASE, FakeKernel, Members
 from tests.unit.test_census_memcgs import CSS, STRUCTS, Forest
@@ -78,7 +77,7 @@ def cost(
     at = int.from_bytes(forest.fake.memory[zombie][CSS : CSS + 8], "little")
     forest.fake.put(at, "cgroup", cgroup or {})
     forest.fake.global_variable("cgroup_memory_nokmem", nokmem, 1)
-    tree = read_tree(forest.fake.kernel, Warnings(), MEMCG_MEMBERS, CGROUP_MEMBERS)
+    tree = read_tree(forest.fake.kernel, MEMCG_MEMBERS, CGROUP_MEMBERS)
     return overheads(forest.fake.kernel, tree, machine)
 
 

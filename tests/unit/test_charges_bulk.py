@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memcgctl.kernel.trouble import Topic
 from memcgctl.linux.structs import addresses, find, read_structs, unique, xarray_entries
 from tests.unit.fake_kernel import FakeKernel
 
@@ -54,7 +55,9 @@ class XArray:
 def entries(
     fake: FakeKernel, *heads: int, values_only: bool = False
 ) -> list[tuple[int, ...]]:
-    found = xarray_entries(fake.kernel, addresses(heads), values_only=values_only)
+    found = xarray_entries(
+        fake.kernel, addresses(heads), Topic.PAGE_CACHE, values_only=values_only
+    )
     columns = (found.owner, found.index, found.count, found.entry)
     return sorted(zip(*(column.tolist() for column in columns), strict=True))
 

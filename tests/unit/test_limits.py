@@ -7,7 +7,6 @@ import pytest
 from memcgctl.census.limits import MEMBERS, limits, swap_bytes
 from memcgctl.census.traits import cgroup_mount, interfaces
 from memcgctl.census.tree import read_tree
-from memcgctl.linux.records import Warnings
 from memcgctl.model import Limits
 from tests.unit.fake_kernel import PAGE, FakeKernel, Members
 from tests.unit.test_census_memcgs import STRUCTS, Forest
@@ -44,7 +43,7 @@ def only(forest: Forest, memcg: int, **values: int) -> Limits:
             **{name.replace("_", "."): value for name, value in values.items()},
         },
     )
-    return limits(read_tree(forest.fake.kernel, Warnings(), MEMBERS), PAGE)[0]
+    return limits(read_tree(forest.fake.kernel, MEMBERS), PAGE)[0]
 
 
 def test_limits_are_bytes_and_no_limit_is_none() -> None:
@@ -121,5 +120,5 @@ def test_interfaces_are_told_by_types() -> None:
 def test_a_hierarchy_that_is_not_mounted_is_no_error() -> None:
     """A census of a damaged core would fail for the sake of a path."""
     forest = Forest(KERNEL)
-    tree = read_tree(forest.fake.kernel, Warnings())
-    assert cgroup_mount(forest.fake.kernel, tree, Warnings()) is None
+    tree = read_tree(forest.fake.kernel)
+    assert cgroup_mount(forest.fake.kernel, tree) is None

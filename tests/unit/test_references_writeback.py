@@ -8,7 +8,6 @@ import pytest
 
 from memcgctl.census.holders.writeback import writeback_holders
 from memcgctl.kernel.layout import offset_of
-from memcgctl.linux.records import Warnings
 from memcgctl.model import Holder
 from tests.unit.fake_kernel import FakeKernel
 
@@ -113,10 +112,9 @@ class Devices:
     def inode(self, number: int) -> int:
         return self.fake.make("inode", {"i_ino": number})
 
-    def find(self, *memcgs: int) -> tuple[list[tuple[int, Holder]], Warnings]:
-        warnings = Warnings()
-        found = writeback_holders(self.fake.kernel, frozenset(memcgs), warnings)
-        return list(found), warnings
+    def find(self, *memcgs: int) -> tuple[list[tuple[int, Holder]], tuple[str, ...]]:
+        found = writeback_holders(self.fake.kernel, frozenset(memcgs))
+        return list(found), self.fake.kernel.trouble.about()
 
 
 @pytest.mark.parametrize("structs", [OLD, NEW], ids=["until 5.13", "since 5.14"])
@@ -189,4 +187,4 @@ def test_a_kernel_without_cgroup_writeback() -> None:
     world.put(wbs, "bdi_writeback", "bdi_node", [wb])
     devices = world.fake.symbols["bdi_list"]
     world.put(devices, "backing_dev_info", "bdi_list", [bdi])
-    assert world.find(world.fake.make("mem_cgroup")) == ([], Warnings())
+    assert world.find(world.fake.make("mem_cgroup")) == ([], ())

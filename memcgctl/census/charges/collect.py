@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from memcgctl.census import folios
 from memcgctl.kernel.layout import dtype_of, has_member, offset_of
 from memcgctl.linux.memmap import PageRange, page_ranges
-from memcgctl.linux.records import Warnings, first_member
+from memcgctl.linux.records import first_member
 from memcgctl.linux.structs import U64, addresses, enumerators
 
 if TYPE_CHECKING:
@@ -86,7 +86,6 @@ def collect_folios(
     kernel: OpenedKernel,
     memcgs: U64,
     wanted: U64,
-    warnings: Warnings,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Folios:
     """The folios charged to the ``struct mem_cgroup *`` in ``wanted``.
@@ -101,7 +100,7 @@ def collect_folios(
     position = np.full(len(memcgs) + 1, -1, np.int64)
     for place, memcg in enumerate(wanted.tolist()):
         position[:-1][memcgs == memcg] = place
-    ranges = page_ranges(kernel, warnings)
+    ranges = page_ranges(kernel)
     batched = _batched(kernel, ranges)
     total, seen, end = sum(r.pages for r in ranges), 0, 0
     parts = [_none()]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from memcgctl.census.charges.collect import collect_folios
 from memcgctl.census.charges.groups import KINDS, group_folios
-from memcgctl.linux.records import Warnings
 from memcgctl.linux.structs import addresses, enumerators, read_structs
 from memcgctl.model import Frame, Frames
 
@@ -30,7 +29,7 @@ def read_frames(
     """The first ``limit`` folios of ``memcg`` by page frame number."""
     at = addresses([other.address for other in census.memcgs])
     # what there is to warn of, the census has said
-    found = collect_folios(kernel, at, addresses([memcg.address]), Warnings(), progress)
+    found = collect_folios(kernel, at, addresses([memcg.address]), progress)
     total = int(found.folios.sum())
     found = found.each(limit)
     groups = group_folios(found)

@@ -21,6 +21,7 @@ from memcgctl.census.charges.coldness import Generations, generation_ages
 from memcgctl.census.charges.collect import Folios, collect_folios
 from memcgctl.census.processes import Processes, name_processes
 from memcgctl.census.swap.owners import swap_devices
+from memcgctl.kernel.trouble import Topic
 from memcgctl.linux.backing import read_backings
 from memcgctl.linux.openers import Sighting, read_openers, user_paths
 from memcgctl.linux.pagetables import Ranges
@@ -32,7 +33,6 @@ from memcgctl.model import ChargeGroup, Coldness, SwapDeviceUse
 if TYPE_CHECKING:
     from memcgctl.census.tree import Tree
     from memcgctl.kernel.program import OpenedKernel
-    from memcgctl.linux.records import Warnings
 
 Progress = Callable[[str, int, int], None]
 _Kind = Literal["file", "shmem", "anon", "kernel"]
@@ -72,7 +72,6 @@ def details_for(
     kernel: OpenedKernel,
     tree: Tree,
     wanted: Sequence[int],
-    warnings: Warnings,
     progress: Progress | None = None,
 ) -> dict[int, tuple[tuple[ChargeGroup, ...], tuple[SwapDeviceUse, ...]]]:
     """Charge groups and swap devices, by ``struct mem_cgroup *``, of those ``wanted``.
@@ -82,7 +81,7 @@ def details_for(
     """
     processes = name_processes(read_tasks(kernel), tree)
     memcgs = addresses(list(wanted))
-    found = collect_folios(kernel, tree.address, memcgs, warnings, progress)
+    found = collect_folios(kernel, tree.address, memcgs, progress)
     groups = group_folios(found)
     mappings, which = np.unique(groups.mapping, return_inverse=True)
     is_mapped = np.zeros(len(mappings), np.bool_)
@@ -91,7 +90,7 @@ def details_for(
     # A swap entry whose folio is in the swap cache belongs to those who map this.
     cached = _flag(kernel, found.flags, "PG_swapcache") & (found.kind == _ANON_KIND)
     mappers, of_cached, huge = _map(
-        kernel, found, vmas, cached, groups.of, processes.tasks, warnings
+        kernel, found, vmas, cached, groups.of, processes.tasks
     )
     lists = _charge_groups(
         kernel, tree, memcgs, processes, found, groups, vmas, mappers, huge
@@ -99,7 +98,7 @@ def details_for(
     entries = {int(found.private[folio]): users for folio, users in of_cached.items()}
     row = {address: row for row, address in enumerate(tree.address.tolist())}
     ids = tree.memcg["id.id"].astype(np.int64)[[row[address] for address in wanted]]
-    devices = swap_devices(kernel, ids, entries, processes, warnings)
+    devices = swap_devices(kernel, ids, entries, processes)
     return {
         memcg: (tuple(of_memcg), on_devices)
         for memcg, of_memcg, on_devices in zip(wanted, lists, devices, strict=True)
@@ -252,7 +251,6 @@ def _map(
     apart: NDArray[np.bool_],
     of: NDArray[np.int64],
     tasks: Tasks,
-    warnings: Warnings,
 ) -> tuple[dict[int, Sharers], dict[int, Sharers], dict[int, Sharers]]:
     """Who maps each group, and who maps each folio that is looked at ``apart``.
 
@@ -299,7 +297,10 @@ def _map(
     ):
         sharers = positions.get(int(mms[place]), ())
         if not sharers:
-            warnings["memory is mapped by an address space without a process"] += 1
+            kernel.trouble.note(
+                Topic.PROCESSES,
+                "memory is mapped by an address space without a process",
+            )
         if group >= groups:
             folio, group = group - groups, int(of[group - groups])
             by_folio.setdefault(folio, Counter()).update(dict.fromkeys(sharers, pages))

@@ -24,8 +24,8 @@ from memcgctl.census.holders.stock import stock_holders
 from memcgctl.census.holders.writeback import writeback_holders
 from memcgctl.census.tree import read_references
 from memcgctl.kernel.layout import has_member
+from memcgctl.kernel.trouble import Topic
 from memcgctl.linux.files import Opened
-from memcgctl.linux.records import Warnings
 from memcgctl.linux.structs import addresses, read_pointers, read_structs
 from memcgctl.model import Charges, Holder, Memcg
 
@@ -44,7 +44,7 @@ Left = dict[int, int | None]
 
 
 def holders(
-    kernel: OpenedKernel, wanted: Sequence[Memcg], warnings: Warnings
+    kernel: OpenedKernel, wanted: Sequence[Memcg]
 ) -> dict[int, tuple[tuple[Holder, ...], int | None]]:
     """The holders of each memcg, and the references that they leave over; by address.
 
@@ -55,15 +55,18 @@ def holders(
     is gone by then has neither.
     """
     if kernel.kind != "live":
-        found, left = _look(kernel, wanted, warnings)
+        found, left = _look(kernel, wanted)
         return {address: (tuple(now), left[address]) for address, now in found.items()}
-    first, left = _look(kernel, wanted, Warnings())
+    with kernel.trouble.aside():
+        first, left = _look(kernel, wanted)
     time.sleep(PAUSE)
     there = _count_again(kernel, _still_there(kernel, wanted), left)
-    found, left = _look(kernel, there, warnings)
+    found, left = _look(kernel, there)
     there = _still_there(kernel, there)
     if gone := len(wanted) - len(there):
-        warnings["a memcg went away before its holders were found"] += gone
+        kernel.trouble.note(
+            Topic.HOLDERS, "a memcg went away before its holders were found", gone
+        )
     result: dict[int, tuple[tuple[Holder, ...], int | None]] = {
         memcg.address: ((), 0) for memcg in wanted
     }
@@ -88,7 +91,7 @@ def _still_there(kernel: OpenedKernel, wanted: Sequence[Memcg]) -> list[Memcg]:
 
 
 def _look(
-    kernel: OpenedKernel, wanted: Sequence[Memcg], warnings: Warnings
+    kernel: OpenedKernel, wanted: Sequence[Memcg]
 ) -> tuple[dict[int, list[Holder]], Left]:
     """One look: the holders, and the references that they leave over; by address."""
     at = addresses([memcg.address for memcg in wanted])
@@ -101,7 +104,7 @@ def _look(
         )
     }
     online = addresses([memcg.address for memcg in wanted if memcg.state == "online"])
-    opened = Opened(kernel, warnings)
+    opened = Opened(kernel)
     here = frozenset(found)
 
     def look_for(what: str, holders_of: Callable[[], Iterable[Found]]) -> None:
@@ -109,14 +112,14 @@ def _look(
             for address, holder in holders_of():
                 found[address].append(holder)
         except (LookupError, ValueError, drgn.FaultError) as error:
-            warnings[f"{what} cannot be looked for: {error}"] += 1
+            kernel.trouble.note(Topic.HOLDERS, f"{what} cannot be looked for: {error}")
 
     look_for("stocks", lambda: stock_holders(kernel, here))
-    look_for("writeback", lambda: writeback_holders(kernel, here, warnings))
-    look_for("css_sets", lambda: css_set_holders(kernel, at, warnings))
-    look_for("MGLRU's lists", lambda: mm_list_holders(kernel, at, warnings))
+    look_for("writeback", lambda: writeback_holders(kernel, here))
+    look_for("css_sets", lambda: css_set_holders(kernel, at))
+    look_for("MGLRU's lists", lambda: mm_list_holders(kernel, at))
     look_for("tasks in OOM", lambda: oom_holders(kernel, here))
-    look_for("obj_cgroups", lambda: objcg_holders(kernel, online, warnings))
+    look_for("obj_cgroups", lambda: objcg_holders(kernel, online))
     look_for("zswap", lambda: _zswap_holders(kernel, here))
     left = _left_over(kernel, wanted, refs, found)
     missing = addresses(
@@ -124,8 +127,8 @@ def _look(
     )
     if len(missing):
         look_for("fsnotify", lambda: fsnotify_holders(kernel, missing, opened))
-        look_for("events", lambda: event_holders(kernel, missing, opened, warnings))
-        look_for("sockets", lambda: socket_holders(kernel, missing, opened, warnings))
+        look_for("events", lambda: event_holders(kernel, missing, opened))
+        look_for("sockets", lambda: socket_holders(kernel, missing, opened))
     return found, _left_over(kernel, wanted, refs, found)
 
 
@@ -182,7 +185,8 @@ def _count_again(
         return wanted
     at = addresses([memcg.address for memcg in wanted])
     # Folios of memcgs that were not asked for are no news.
-    counts = folios.count_folios(kernel, at, Warnings()).folios.tolist()
+    with kernel.trouble.aside():
+        counts = folios.count_folios(kernel, at).folios.tolist()
     return [
         replace(
             memcg,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcgctl.kernel.layout import has_member, offset_of
+from memcgctl.kernel.trouble import Topic
 from memcgctl.linux import tasks
 from memcgctl.linux.lists import list_walker, occupied
 from memcgctl.linux.structs import U64, Rows, addresses, read_structs
@@ -22,7 +23,6 @@ from memcgctl.model import Holder
 
 if TYPE_CHECKING:
     from memcgctl.kernel.program import OpenedKernel
-    from memcgctl.linux.records import Warnings
 
 MEMCG, TASK = "struct mem_cgroup", "struct task_struct"
 
@@ -30,11 +30,9 @@ MEMCG, TASK = "struct mem_cgroup", "struct task_struct"
 NAMED = 4
 
 
-def css_set_holders(
-    kernel: OpenedKernel, wanted: U64, warnings: Warnings
-) -> Iterator[tuple[int, Holder]]:
+def css_set_holders(kernel: OpenedKernel, wanted: U64) -> Iterator[tuple[int, Holder]]:
     """(``struct mem_cgroup *``, holder) for each ``css_set`` that has its css."""
-    found = list(_css_sets(kernel, wanted, warnings))
+    found = list(_css_sets(kernel, wanted))
     if not found:
         return
     threads = read_structs(
@@ -72,16 +70,14 @@ def css_set_holders(
         yield memcg, Holder("other", 1, f"css_set: {detail}")
 
 
-def mm_list_holders(
-    kernel: OpenedKernel, wanted: U64, warnings: Warnings
-) -> Iterator[tuple[int, Holder]]:
+def mm_list_holders(kernel: OpenedKernel, wanted: U64) -> Iterator[tuple[int, Holder]]:
     """(``struct mem_cgroup *``, holder) for each memcg with ``mm_struct``s listed."""
     # 6.1, "mm: multi-gen LRU: support page table walks".
     if not has_member(kernel.prog, MEMCG, "mm_list"):
         return
     heads = wanted + np.uint64(offset_of(kernel.prog, MEMCG, "mm_list.fifo"))
     walk = list_walker(
-        kernel, "struct mm_struct", "lru_gen.list", {"owner": "owner"}, warnings
+        kernel, "struct mm_struct", "lru_gen.list", {"owner": "owner"}, Topic.HOLDERS
     )
     for place in occupied(kernel, heads).nonzero()[0].tolist():
         _, rows = walk(int(heads[place]))
@@ -109,9 +105,7 @@ def oom_holders(
             yield int(row["memcg"]), Holder("other", 1, f"OOM wait: {names}")
 
 
-def _css_sets(
-    kernel: OpenedKernel, wanted: U64, warnings: Warnings
-) -> Iterator[tuple[int, int, int]]:
+def _css_sets(kernel: OpenedKernel, wanted: U64) -> Iterator[tuple[int, int, int]]:
     """(``struct mem_cgroup *``, ``struct css_set *``, references to this)."""
     prog = kernel.prog
     memory = int(prog["memory_cgrp_id"])
@@ -121,7 +115,7 @@ def _css_sets(
     heads = np.where(cgroups, cgroups + np.uint64(offset), np.uint64(0))
     members = {"subsys": "subsys", "refs": "refcount.refs.counter"}
     walk = list_walker(
-        kernel, "struct css_set", "e_cset_node", members, warnings, index=memory
+        kernel, "struct css_set", "e_cset_node", members, Topic.CSS_SETS, index=memory
     )
     for place in occupied(kernel, heads).nonzero()[0].tolist():
         at, rows = walk(int(heads[place]))

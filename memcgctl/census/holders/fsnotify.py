@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcgctl.kernel.layout import has_member, offset_of
+from memcgctl.kernel.trouble import Topic
 from memcgctl.linux.files import Opened
 from memcgctl.linux.lists import list_walker, occupied
 from memcgctl.linux.structs import U64, read_structs
@@ -22,7 +23,6 @@ from memcgctl.model import Holder
 
 if TYPE_CHECKING:
     from memcgctl.kernel.program import OpenedKernel
-    from memcgctl.linux.records import Warnings
 
 EVENT = "struct mem_cgroup_event"
 
@@ -47,7 +47,7 @@ def fsnotify_holders(
 
 
 def event_holders(
-    kernel: OpenedKernel, wanted: U64, opened: Opened, warnings: Warnings
+    kernel: OpenedKernel, wanted: U64, opened: Opened
 ) -> Iterator[tuple[int, Holder]]:
     """(``struct mem_cgroup *``, holder) for each event that waits on an eventfd."""
     # Only with CONFIG_MEMCG_V1 since 6.11.
@@ -59,7 +59,7 @@ def event_holders(
     heads = np.where(contexts, contexts + np.uint64(offset), np.uint64(0))
     found: defaultdict[int, list[int]] = defaultdict(list)
     walk = list_walker(
-        kernel, "struct wait_queue_entry", "entry", {"func": "func"}, warnings
+        kernel, "struct wait_queue_entry", "entry", {"func": "func"}, Topic.EVENTS
     )
     for place in occupied(kernel, heads).nonzero()[0].tolist():
         entries, rows = walk(int(heads[place]))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from memcgctl.census import folios
 from memcgctl.census.overhead import read_machine
 from memcgctl.kernel.layout import has_member, offset_of
+from memcgctl.kernel.trouble import Topic
 from memcgctl.linux.lists import list_walker, occupied
 from memcgctl.linux.memmap import page_ranges
 from memcgctl.linux.structs import U64, addresses, read_pointers, read_structs
@@ -26,7 +27,6 @@ from memcgctl.model import Holder, Inherited, Memcg
 
 if TYPE_CHECKING:
     from memcgctl.kernel.program import OpenedKernel
-    from memcgctl.linux.records import Warnings
 
 Progress = Callable[[str, int, int], None]
 Int64 = NDArray[np.int64]
@@ -37,23 +37,20 @@ OBJCG, REF_DATA = "struct obj_cgroup", "struct percpu_ref_data"
 REF_FLAGS = np.uint64(3)
 
 
-def objcg_holders(
-    kernel: OpenedKernel, online: U64, warnings: Warnings
-) -> Iterator[tuple[int, Holder]]:
+def objcg_holders(kernel: OpenedKernel, online: U64) -> Iterator[tuple[int, Holder]]:
     """(``struct mem_cgroup *``, holder) for memcgs held by what they inherited.
 
     On 5.10, where kernel pages hold a css, an inherited ``obj_cgroup`` does as well
     (``css_get(&parent->css)``); an offline memcg has passed its own on.
     """
     if has_member(kernel.prog, "struct page", "mem_cgroup"):
-        for place, objcgs in _lists(kernel, online, warnings):
+        for place, objcgs in _lists(kernel, online):
             yield int(online[place]), Holder("objcg", len(objcgs), "")
 
 
 def inherited(
     kernel: OpenedKernel,
     memcgs: Sequence[Memcg],
-    warnings: Warnings,
     progress: Progress | None = None,
 ) -> dict[int, tuple[Inherited, ...]]:
     """What each memcg inherited, by origin, most bytes first; by the heir's address.
@@ -64,7 +61,7 @@ def inherited(
     at = addresses([memcg.address for memcg in memcgs])
     # Offline, the head is left with links into the parent's list (list_splice).
     online = np.array([memcg.state == "online" for memcg in memcgs])
-    lists = list(_lists(kernel, np.where(online, at, np.uint64(0)), warnings))
+    lists = list(_lists(kernel, np.where(online, at, np.uint64(0))))
     if not lists:
         return {}
     objcgs = np.concatenate([found for _, found in lists])
@@ -76,7 +73,7 @@ def inherited(
     columns = (
         np.ones(len(objcgs), np.int64),
         *_costs(kernel, objcgs),
-        *_charges(kernel, objcgs, warnings, progress),
+        *_charges(kernel, objcgs, progress),
     )
     sums = [np.bincount(group, column).astype(np.int64).tolist() for column in columns]
     found: defaultdict[int, list[Inherited]] = defaultdict(list)
@@ -92,14 +89,12 @@ def inherited(
     }
 
 
-def _lists(
-    kernel: OpenedKernel, memcgs: U64, warnings: Warnings
-) -> Iterator[tuple[int, U64]]:
+def _lists(kernel: OpenedKernel, memcgs: U64) -> Iterator[tuple[int, U64]]:
     """(index of the memcg, ``struct obj_cgroup *``s on one of its lists)."""
     owner, parents, name = _holders_of(kernel, memcgs, "objcg_list")
     offset = offset_of(kernel.prog, name, "objcg_list")
     heads = np.where(parents, parents + np.uint64(offset), np.uint64(0))
-    walk = list_walker(kernel, OBJCG, "list", {"memcg": "memcg"}, warnings)
+    walk = list_walker(kernel, OBJCG, "list", {"memcg": "memcg"}, Topic.OBJCGS)
     for place in occupied(kernel, heads).nonzero()[0].tolist():
         objcgs, _ = walk(int(heads[place]))
         if len(objcgs):
@@ -154,7 +149,6 @@ def _costs(kernel: OpenedKernel, objcgs: U64) -> tuple[Int64, Int64]:
 def _charges(
     kernel: OpenedKernel,
     objcgs: U64,
-    warnings: Warnings,
     progress: Progress | None,
 ) -> tuple[Int64, Int64]:
     """Folios charged to each obj_cgroup, and their bytes."""
@@ -162,7 +156,7 @@ def _charges(
     order = np.argsort(objcgs)
     known = objcgs[order]
     counts, pages = np.zeros(len(objcgs), np.int64), np.zeros(len(objcgs), np.int64)
-    ranges = page_ranges(kernel, warnings)
+    ranges = page_ranges(kernel)
     total, seen, end = sum(r.pages for r in ranges), 0, 0
     for pfn, data in folios.blocks(kernel.memory, ranges, layout.page.itemsize):
         seen += len(data) // layout.page.itemsize

@@ -22,7 +22,6 @@ from memcgctl.model import Holder
 
 if TYPE_CHECKING:
     from memcgctl.kernel.program import OpenedKernel
-    from memcgctl.linux.records import Warnings
 
 SOCK = "struct sock"
 # Pointers to memcgs are aligned to more; 6.18 discussed flags in the low bits.
@@ -47,7 +46,7 @@ TCP_STATES = (
 
 
 def socket_holders(
-    kernel: OpenedKernel, wanted: U64, opened: Opened, warnings: Warnings
+    kernel: OpenedKernel, wanted: U64, opened: Opened
 ) -> Iterator[tuple[int, Holder]]:
     """(``struct mem_cgroup *``, holder) for the sockets of one protocol and user."""
     protocols, rows = opened.protocols
@@ -57,7 +56,7 @@ def socket_holders(
         .decode(errors="replace")
         for at, name in zip(protocols, rows["name"], strict=True)
     }
-    socks = _socks(kernel, addresses(rows["slab"]), protocols, opened, warnings)
+    socks = _socks(kernel, addresses(rows["slab"]), protocols, opened)
     socks["memcg"] &= POINTER
     held = socks[np.isin(socks["memcg"], wanted)]
     files = read_structs(kernel, "struct socket", held["socket"], {"file": "file"})
@@ -81,7 +80,6 @@ def _socks(
     caches: U64,
     protocols: U64,
     opened: Opened,
-    warnings: Warnings,
 ) -> Rows:
     """All ``struct sock`` in use, each once."""
     members = {
@@ -92,7 +90,7 @@ def _socks(
         # At least 1 until the socket is freed (sk_free, net/core/sock.c).
         "used": "sk_wmem_alloc.refs.counter",
     }
-    at, rows = slab_structs(kernel, opened.slabs, caches, SOCK, members, warnings)
+    at, rows = slab_structs(kernel, opened.slabs, caches, SOCK, members)
     # A cache that has been merged with another has other objects in it, too.
     real = (rows["used"] > 0) & np.isin(rows["protocol"], protocols)
     _, sockets = opened.of_kind("socket_file_ops")

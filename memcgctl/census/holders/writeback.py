@@ -16,6 +16,7 @@ import drgn
 import numpy as np
 
 from memcgctl.kernel.layout import has_member, offset_of
+from memcgctl.kernel.trouble import Topic
 from memcgctl.linux.backing import read_backings
 from memcgctl.linux.lists import list_structs, list_walker, occupied
 from memcgctl.linux.structs import addresses
@@ -24,7 +25,6 @@ from memcgctl.model import Holder
 
 if TYPE_CHECKING:
     from memcgctl.kernel.program import OpenedKernel
-    from memcgctl.linux.records import Warnings
 
 WB = "struct bdi_writeback"
 BDI = "struct backing_dev_info"
@@ -48,7 +48,7 @@ Inodes = dict[int, tuple[int, str]]
 
 
 def writeback_holders(
-    kernel: OpenedKernel, wanted: frozenset[int], warnings: Warnings
+    kernel: OpenedKernel, wanted: frozenset[int]
 ) -> Iterator[tuple[int, Holder]]:
     """(``struct mem_cgroup *``, holder) for each ``struct bdi_writeback``."""
     if not has_member(kernel.prog, WB, "memcg_css"):  # no CONFIG_CGROUP_WRITEBACK
@@ -56,12 +56,12 @@ def writeback_holders(
     css = offset_of(kernel.prog, "struct mem_cgroup", "css")
     found = [
         (wb, memcg - css, bdi)
-        for wb, (memcg, bdi) in _writebacks(kernel, warnings).items()
+        for wb, (memcg, bdi) in _writebacks(kernel).items()
         if memcg - css in wanted
     ]
-    inodes = _listed_inodes(kernel, [wb for wb, _, _ in found], warnings)
+    inodes = _listed_inodes(kernel, [wb for wb, _, _ in found])
     if inodes and not has_member(kernel.prog, WB, "b_attached"):
-        _add_attached_inodes(kernel, inodes, warnings)
+        _add_attached_inodes(kernel, inodes)
     paths = _paths(kernel, [at for its in inodes.values() for at, *_ in _named(its)])
     devices = {bdi: _device(kernel, bdi) for bdi in {bdi for _, _, bdi in found}}
     for wb, memcg, bdi in found:
@@ -69,13 +69,18 @@ def writeback_holders(
         yield memcg, Holder("writeback", 1, detail)
 
 
-def _writebacks(kernel: OpenedKernel, warnings: Warnings) -> dict[int, tuple[int, int]]:
+def _writebacks(kernel: OpenedKernel) -> dict[int, tuple[int, int]]:
     """(memcg's css, device) of each ``struct bdi_writeback *`` of the kernel."""
     members = {"memcg_css": "memcg_css", "bdi": "bdi"}
     lists = [
         (int(bdi) + offset_of(kernel.prog, BDI, "wb_list"), "bdi_node")
         for bdi in list_structs(
-            kernel, kernel.symbol("bdi_list"), BDI, "bdi_list", {"id": "id"}, warnings
+            kernel,
+            kernel.symbol("bdi_list"),
+            BDI,
+            "bdi_list",
+            {"id": "id"},
+            Topic.WRITEBACK,
         )[0]
     ]
     # Those that have left their device's list because it is gone: 5.14+, "writeback,
@@ -84,17 +89,17 @@ def _writebacks(kernel: OpenedKernel, warnings: Warnings) -> dict[int, tuple[int
         lists.append((kernel.symbol("offline_cgwbs"), "offline_node"))
     found: dict[int, tuple[int, int]] = {}
     for head, link in lists:
-        at, rows = list_structs(kernel, head, WB, link, members, warnings)
+        at, rows = list_structs(kernel, head, WB, link, members, Topic.WRITEBACK)
         found.update(zip(at.tolist(), rows.tolist(), strict=True))
     return found
 
 
-def _listed_inodes(
-    kernel: OpenedKernel, wbs: Sequence[int], warnings: Warnings
-) -> dict[int, Inodes]:
+def _listed_inodes(kernel: OpenedKernel, wbs: Sequence[int]) -> dict[int, Inodes]:
     """The inodes on the lists of each wb."""
     found: dict[int, Inodes] = {wb: {} for wb in wbs}
-    walk = list_walker(kernel, "struct inode", "i_io_list", {"ino": "i_ino"}, warnings)
+    walk = list_walker(
+        kernel, "struct inode", "i_io_list", {"ino": "i_ino"}, Topic.WRITEBACK
+    )
     for name, state in LISTS.items():
         if not has_member(kernel.prog, WB, name):
             continue
@@ -107,9 +112,7 @@ def _listed_inodes(
     return found
 
 
-def _add_attached_inodes(
-    kernel: OpenedKernel, found: dict[int, Inodes], warnings: Warnings
-) -> None:
+def _add_attached_inodes(kernel: OpenedKernel, found: dict[int, Inodes]) -> None:
     """Add the inodes of all super blocks whose ``i_wb`` is one of the wbs ``found``."""
     offset = offset_of(kernel.prog, "struct super_block", "s_inodes")
     supers, _ = list_structs(
@@ -118,10 +121,10 @@ def _add_attached_inodes(
         "struct super_block",
         "s_list",
         {"dev": "s_dev"},
-        warnings,
+        Topic.WRITEBACK,
     )
     members = {"ino": "i_ino", "wb": "i_wb"}
-    walk = list_walker(kernel, "struct inode", "i_sb_list", members, warnings)
+    walk = list_walker(kernel, "struct inode", "i_sb_list", members, Topic.WRITEBACK)
     for head in (supers + np.uint64(offset)).tolist():
         at, rows = walk(head)
         for place in np.isin(rows["wb"], addresses(list(found))).nonzero()[0].tolist():

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from memcgctl.census.tree import Tree
 from memcgctl.kernel.layout import dtype_of, has_member
 from memcgctl.kernel.program import OpenedKernel
+from memcgctl.kernel.trouble import Topic
 from memcgctl.linux.records import (
     BATCH,
     Records,
-    Warnings,
     first_member,
     gather_records,
     read_variable,
@@ -45,21 +45,25 @@ MAX_FAULTS = 1024
 Pieces = Iterator["tuple[int, NDArray[np.uint16] | None]"]
 
 
-def count_swap(kernel: OpenedKernel, warnings: Warnings) -> NDArray[np.int64]:
+def count_swap(kernel: OpenedKernel) -> NDArray[np.int64]:
     """Number of charged swap entries by private memcg id, an array of 65,536."""
     counts = np.zeros(IDS, np.int64)
-    for _, _, ids in entry_ids(kernel, warnings):
+    for _, _, ids in entry_ids(kernel):
         counts += np.bincount(ids[ids != 0], minlength=IDS)
     return counts
 
 
-def entries(kernel: OpenedKernel, tree: Tree, warnings: Warnings) -> NDArray[np.int64]:
+def entries(kernel: OpenedKernel, tree: Tree) -> NDArray[np.int64]:
     """Charged swap entries of each memcg of the tree."""
-    counts = count_swap(kernel, warnings)
+    counts = count_swap(kernel)
     ids = tree.memcg["id.id"].astype(np.int64) & (IDS - 1)
     found: NDArray[np.int64] = counts[ids]
     if lost := int(counts.sum() - counts[np.unique(ids)].sum()):
-        warnings["a swap entry is charged to a memcg that is not in the tree"] += lost
+        kernel.trouble.note(
+            Topic.MEMCGS,
+            "a swap entry is charged to a memcg that is not in the tree",
+            lost,
+        )
     return found
 
 
@@ -115,9 +119,7 @@ def _begun(kernel: OpenedKernel) -> list[int]:
     return found
 
 
-def entry_ids(
-    kernel: OpenedKernel, warnings: Warnings
-) -> Iterator[tuple[int, int, NDArray[np.uint16]]]:
+def entry_ids(kernel: OpenedKernel) -> Iterator[tuple[int, int, NDArray[np.uint16]]]:
     """The private memcg ids of all swap entries, piece by piece.
 
     Yields the number of the swap device, the offset of the first entry on it, and an
@@ -131,14 +133,19 @@ def entry_ids(
         devices = read_variable(kernel, "nr_swapfiles", 4)
         maps = _maps(kernel, min(devices, MAX_DEVICES))
     except (LookupError, drgn.FaultError):
-        warnings["the swap devices cannot be read: swap entries are not counted"] += 1
+        kernel.trouble.note(
+            Topic.SWAP_MAP,
+            "the swap devices cannot be read: swap entries are not counted",
+        )
         return
     for device, pieces in maps:
         faults = 0
         for offset, ids in pieces:
             if ids is None:
                 faults += 1
-                warnings["a part of the swap map cannot be read"] += 1
+                kernel.trouble.note(
+                    Topic.SWAP_MAP, "a part of the swap map cannot be read"
+                )
                 if faults == MAX_FAULTS:
                     break
             else:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from memcgctl.census.swap.maps import IDS, MAX_DEVICES, entry_ids
 from memcgctl.kernel.layout import has_member, offset_of
+from memcgctl.kernel.trouble import Topic
 from memcgctl.linux.backing import file_paths, read_backings
 from memcgctl.linux.pagetables import swap_entries, walk
 from memcgctl.linux.rmap import file_vmas
@@ -39,7 +40,6 @@ from memcgctl.model import Backing, SwapDeviceUse, SwapOwner
 if TYPE_CHECKING:
     from memcgctl.census.processes import Processes
     from memcgctl.kernel.program import OpenedKernel
-    from memcgctl.linux.records import Warnings
     from memcgctl.linux.tasks import Tasks
 
 # include/linux/swapops.h: a swp_entry_t is the number of the device and, from this bit
@@ -100,7 +100,6 @@ def swap_devices(
     private_ids: NDArray[np.int64],
     cached: Mapping[int, Counter[int]],
     processes: Processes,
-    warnings: Warnings,
 ) -> list[tuple[SwapDeviceUse, ...]]:
     """The swap entries of memcgs, by device, with their owners.
 
@@ -108,7 +107,7 @@ def swap_devices(
     ``cached`` says who maps how many pages of a folio in the swap cache, by its first
     entry and by the process's position.
     """
-    charged = _charged_entries(kernel, private_ids, warnings)
+    charged = _charged_entries(kernel, private_ids)
     result: list[tuple[SwapDeviceUse, ...]] = [() for _ in private_ids]
     if not len(charged.entry):
         return result
@@ -160,15 +159,13 @@ def _owner(
     )
 
 
-def _charged_entries(
-    kernel: OpenedKernel, private_ids: NDArray[np.int64], warnings: Warnings
-) -> Charged:
+def _charged_entries(kernel: OpenedKernel, private_ids: NDArray[np.int64]) -> Charged:
     position = np.full(IDS, -1, np.int64)
     position[private_ids & (IDS - 1)] = np.arange(len(private_ids))
     position[0] = -1
     entries = [addresses([])]
     memcgs: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
-    for device, offset, ids in entry_ids(kernel, warnings):
+    for device, offset, ids in entry_ids(kernel):
         (hits,) = ids.nonzero()
         memcg = position[ids[hits]]
         hits, memcg = hits[memcg >= 0], memcg[memcg >= 0]
@@ -268,7 +265,9 @@ def _in_shmem(kernel: OpenedKernel, charged: Charged, tasks: Tasks) -> Counter[H
     heads = read_structs(
         kernel, "struct address_space", mappings, {"head": "i_pages.xa_head"}
     )["head"]
-    values = xarray_entries(kernel, addresses(heads), values_only=True)
+    values = xarray_entries(
+        kernel, addresses(heads), Topic.PAGE_CACHE, values_only=True
+    )
     # A large entry stands for as many entries as it has places.
     run = np.minimum(values.count, np.uint64(_MAX_RUN)).astype(np.int64)
     step = np.arange(run.sum()) - np.repeat(np.cumsum(run) - run, run)
