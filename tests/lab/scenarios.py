@@ -136,7 +136,7 @@ def large_folios(scene: Scene) -> None:
 
 def tmpfs(scene: Scene) -> None:
     memcg = scene.memcg("app/tmpfs", "a file on tmpfs")
-    scene.do(f"join={memcg}", scene.write("500K", f"{TMPFS}/plain"))
+    scene.do(f"join={memcg}", scene.write("511500", f"{TMPFS}/plain"))
 
 
 def tmpfs_mapped(scene: Scene) -> None:
@@ -275,7 +275,8 @@ def names(scene: Scene) -> None:
 def small(scene: Scene) -> None:
     for i in range(8):
         memcg = scene.memcg(f"app/small-{i}", "one of many small ones")
-        scene.do(f"join={memcg}", scene.write("4K", f"{TMPFS}/small{i}"))
+        size = str(1 + 1000 * i)  # most files end within a page
+        scene.do(f"join={memcg}", scene.write(size, f"{TMPFS}/small{i}"))
 
 
 def online(scene: Scene) -> None:

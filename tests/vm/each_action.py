@@ -59,6 +59,7 @@ ZRAM = b"/dev/zram0"
 BLKFLSBUF = 0x1261
 DIRECTORY, EMPTY = EXT4 / "directory", EXT4 / "empty"
 ALLOWED = ["--allow", "unaimed", "--allow", "drop-caches"]
+ODD = 64 * PAGE - 1000  # bytes of a file that ends within its last page
 ATTEMPTS = 30  # to have a stock name a memcg; all can fail
 Making = Iterator[None]
 
@@ -148,7 +149,7 @@ def small_pages(cgroup: Path) -> Making:
 
 
 def shmem(cgroup: Path) -> Making:
-    lab(f"join={cgroup}", f"write=256K:{TMPFS / cgroup.name}")
+    lab(f"join={cgroup}", f"write={ODD}:{TMPFS / cgroup.name}")
     yield
 
 
@@ -160,7 +161,7 @@ def swapped(cgroup: Path) -> Making:
 
 def swapped_shmem(cgroup: Path) -> Making:
     path = TMPFS / cgroup.name
-    lab(f"join={cgroup}", f"write=256K:{path}", f"map={path}", "look", "pageout")
+    lab(f"join={cgroup}", f"write={ODD}:{path}", f"map={path}", "look", "pageout")
     let_go(cgroup)
     yield
 

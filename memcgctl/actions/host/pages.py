@@ -101,11 +101,15 @@ def _area(head: re.Match[str], body: str) -> Area:
 
 
 def entries(pid: int, area: Area, machine: Machine) -> Iterator[tuple[U64, U64]]:
-    """Addresses and pagemap entries of what an area has in memory or in swap."""
+    """Addresses and pagemap entries of what an area has in memory or in swap.
+
+    A mapping of our own ends where the file does, which can be within a page.
+    """
     size = machine.page_size
+    end = -(-area.end // size)
     with _opened(machine.proc / str(pid) / "pagemap") as pagemap:
-        for first in range(area.start // size, area.end // size, _ENTRIES):
-            count = min(_ENTRIES, area.end // size - first)
+        for first in range(area.start // size, end, _ENTRIES):
+            count = min(_ENTRIES, end - first)
             try:
                 raw = os.pread(pagemap, 8 * count, 8 * first)
             except OSError as error:
