@@ -22,6 +22,9 @@ class Kernel:
     memcgs' hierarchy is mounted. Swap is None where it was not looked at;
     ``swaps_at_once``: the device that is swapped to next writes without delay, as zram;
     ``at_once_bytes`` is the room on such devices before one comes that does not.
+    ``host`` is the machine's name, ``taken_at`` the moment by its clock (of a core,
+    when it was taken) in seconds since the epoch; they and the IDs are None where the
+    kernel does not tell.
     """
 
     kind: Literal["live", "vmcore", "census"]
@@ -38,6 +41,10 @@ class Kernel:
     swap_free_bytes: int | None = None
     swaps_at_once: bool | None = None
     at_once_bytes: int | None = None
+    host: str | None = None
+    boot_id: str | None = None
+    machine_id: str | None = None
+    taken_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -289,7 +296,9 @@ class Memcg:
     the nearest online ancestor, ``parent_id`` the parent's cgroup id (0: the root has
     none), since a path may have been used more than once. ``details`` and
     ``inherited``, which only an online memcg has, are there where they were asked for;
-    ``limits`` are None in a census that an older memcgctl saved.
+    ``limits`` are None in a census that an older memcgctl saved. ``created_at`` and
+    ``removed_at`` are seconds since the epoch, and ``xattrs`` what its manager marked
+    it with, of offline ones; None and none where the kernel does not tell.
     """
 
     id: int
@@ -308,6 +317,9 @@ class Memcg:
     parent_id: int = 0
     inherited: tuple[Inherited, ...] = ()
     limits: Limits | None = None
+    created_at: float | None = None
+    removed_at: float | None = None
+    xattrs: tuple[tuple[str, str], ...] = ()
 
     @property
     def cost_bytes(self) -> int:

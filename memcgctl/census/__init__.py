@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from memcgctl.census import overhead
+from memcgctl.census import identity, overhead
 from memcgctl.census.limits import MEMBERS, limits, swap_bytes
 from memcgctl.census.tree import Tree, read_tree
 from memcgctl.kernel.program import OpenedKernel
+from memcgctl.linux.host import read_host
 from memcgctl.model import (
     Census,
     Charges,
@@ -44,14 +45,18 @@ def take_census(
     """
     kernel.trouble.restart()
     tree = read_tree(
-        kernel, (*overhead.MEMCG_MEMBERS, *MEMBERS), overhead.CGROUP_MEMBERS
+        kernel,
+        (*overhead.MEMCG_MEMBERS, *MEMBERS),
+        (*overhead.CGROUP_MEMBERS, *identity.MEMBERS),
     )
     machine = overhead.read_machine(kernel)
+    host = read_host(kernel)
     overheads = overhead.overheads(kernel, tree, machine)
     count = len(tree.address)
     charges: list[Charges | None] = [None] * count
     swaps: list[SwapUse | None] = [None] * count
     bounds: list[Limits | None] = [None] * count
+    who = [identity.Identity()] * count
     swap_total = swap_free = None
     page_size = kernel.memory.page_size
     if scan:
@@ -59,6 +64,7 @@ def take_census(
         from memcgctl.census.swap import maps
 
         bounds = [*limits(tree, page_size)]
+        who = identity.identities(kernel, tree)
         swap_total, swap_free = swap_bytes(kernel)
         found = folios.count_folios(kernel, tree.address, progress)
         charges = [
@@ -79,8 +85,12 @@ def take_census(
             numa_nodes=machine.nodes,
             swap_total_bytes=swap_total,
             swap_free_bytes=swap_free,
+            host=host.name,
+            boot_id=host.boot_id,
+            machine_id=host.machine_id,
+            taken_at=host.time,
         ),
-        memcgs=tuple(_memcgs(tree, page_size, overheads, charges, swaps, bounds)),
+        memcgs=tuple(_memcgs(tree, page_size, overheads, charges, swaps, bounds, who)),
         warnings=(),
     )
     if details is not None:
@@ -110,6 +120,7 @@ def _memcgs(
     charges: list[Charges | None],
     swaps: list[SwapUse | None],
     bounds: list[Limits | None],
+    who: list[identity.Identity],
 ) -> Iterator[Memcg]:
     """The memcgs of the tree, in its order, with what was found out about each."""
     ids = tree.id.tolist()
@@ -140,6 +151,9 @@ def _memcgs(
             swap=swaps[i],
             parent_id=0 if up < 0 else ids[up],
             limits=bounds[i],
+            created_at=who[i].created_at,
+            removed_at=who[i].removed_at,
+            xattrs=who[i].xattrs,
         )
 
 

@@ -36,7 +36,9 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <termios.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef MADV_PAGEOUT
@@ -562,6 +564,15 @@ static void perform(char *word)
 	else if (IS("remove")) {
 		if (unlink(arg))
 			die(arg);
+	} else if (IS("xattr")) { /* NAME=VALUE:PATH */
+		char *value = strchr(arg, '='), *path = strchr(arg, ':');
+		*value++ = *path++ = 0;
+		if (setxattr(path, arg, value, strlen(value), 0))
+			die(path);
+	} else if (IS("clock")) {
+		struct timespec now;
+		clock_gettime(CLOCK_REALTIME, &now);
+		printf("%lld.%09ld\n", (long long)now.tv_sec, now.tv_nsec);
 	} else if (IS("socket"))
 		make_socket(arg);
 	else if (IS("connect"))

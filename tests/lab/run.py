@@ -62,6 +62,9 @@ def shape_of(release: str) -> Shape:
     )
 
 
+HOST = "node-17.example"
+
+
 def uses_xfs(scenario: Scenario, shape: Shape) -> bool:
     return shape.needs_xfs and large_folios in scenario.steps
 
@@ -196,8 +199,12 @@ def play(scene: Scene, scenario: Scenario) -> list[Files]:
 def remove_all(scene: Scene) -> None:
     """Children before parents, otherwise in the order of making."""
     for made in sorted(scene.made, key=lambda made: -made.path.count("/")):
-        if not made.online:
-            remove(scene.guest, CGROUPS + made.path)
+        if made.online:
+            continue
+        before = scene.clock() if made.created else 0.0
+        remove(scene.guest, CGROUPS + made.path)
+        if made.created:
+            made.removed = before, scene.clock()
 
 
 class Unsettled(GuestError):
@@ -252,6 +259,7 @@ def charges_in_the_end(scene: Scene, shape: Shape, stock: bool) -> dict[int, Cou
 def run(scenario: Scenario, guest: Guest, shape: Shape) -> dict[str, Any]:
     """Play a scenario and return the truth about what is there in the end."""
     prepare(guest, scenario.version)
+    guest.run("hostname", HOST)
     scene = Scene(guest, scenario.version)
     files = {said.id: said for said in play(scene, scenario)}
     charged = charges_in_the_end(scene, shape, scenario.stock)
@@ -278,6 +286,7 @@ def run(scenario: Scenario, guest: Guest, shape: Shape) -> dict[str, Any]:
                 "ancestor": ancestor_of(made.path, online),
                 "how": made.how,
                 "held_by": sorted(holders),
+                **identity(made),
                 **truth.describe(said, charged[made.id], below),
             }
         )
@@ -300,6 +309,19 @@ def run(scenario: Scenario, guest: Guest, shape: Shape) -> dict[str, Any]:
         "processes": [{"pid": held.pid, "words": held.words} for held in scene.held],
         "users": users.describe(guest, scene.frames, above_of(scene, online, shape)),
         "swaps": guest.read("/proc/swaps").splitlines(),
+        "host": guest.read("/proc/sys/kernel/hostname").strip(),
+        "boot_id": guest.read("/proc/sys/kernel/random/boot_id").strip(),
+    }
+
+
+def identity(made: Made) -> dict[str, Any]:
+    """When it was made and removed by the guest's clock, and its attributes."""
+    if not made.created:
+        return {}
+    return {
+        "created": made.created,
+        "removed": made.removed,
+        "xattrs": made.xattrs,
     }
 
 

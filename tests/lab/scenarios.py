@@ -8,6 +8,8 @@ list, and give ``lab do`` a new word if it needs one.
 
 from __future__ import annotations
 
+import hashlib
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -29,6 +31,10 @@ class Made:
     held_by: tuple[str, ...]
     online: bool
     id: int = 0
+    # Extended attributes, and the guest's clock around mkdir and rmdir.
+    xattrs: dict[str, str] = field(default_factory=dict)
+    created: tuple[float, float] | None = None
+    removed: tuple[float, float] | None = None
 
 
 @dataclass
@@ -71,6 +77,24 @@ class Scene:
         self.guest.run("mkdir", directory)
         self.made.append(Made("/" + path, how, held_by, online))
         return directory
+
+    def named(self, path: str, how: str, **xattrs: str) -> str:
+        """A cgroup as a manager makes it: by the clock, with extended attributes.
+
+        A dot in an attribute's name is written as two underscores.
+        """
+        before = self.clock()
+        directory = self.memcg(path, how)
+        made = self.made[-1]
+        made.xattrs = {name.replace("__", "."): v for name, v in xattrs.items()}
+        for name, value in made.xattrs.items():
+            self.do(f"xattr={name}={value}:{directory}")
+        made.created = before, self.clock()
+        return directory
+
+    def clock(self) -> float:
+        """The guest's time, in seconds since the epoch."""
+        return float(self.do("clock"))
 
     def do(self, *words: str) -> str:
         """A process that performs ``words`` and exits."""
@@ -555,6 +579,87 @@ def guarded(scene: Scene) -> None:
     scene.do(f"join={memcg}", scene.write("84K", f"{TMPFS}/no-swap"))
 
 
+def swap_out_file(scene: Scene, memcg: str, path: str) -> None:
+    """64 KiB of tmpfs in swap, which make a zombie on every kernel."""
+    scene.made[-1].held_by = ("folio", "swap")
+    write = scene.write("64K", path)
+    scene.do(f"join={memcg}", write, f"map={path}", "look", "pageout")
+    scene.reclaim(memcg)
+
+
+def hashed(text: str) -> str:
+    """64 hexadecimal digits, as a container's ID."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def pods(scene: Scene) -> None:
+    """Pods as kubelet and containerd name them, with the systemd driver.
+
+    Each has a sandbox, a container whose log is in the page cache and one that left
+    memory on the pod's tmpfs; the last one's is in swap.
+    """
+    above = "kubepods.slice"
+    scene.memcg(above, "of all pods", online=True)
+    for quality in ("burstable", "besteffort"):
+        above = f"kubepods.slice/kubepods-{quality}.slice"
+        scene.memcg(above, "of a class of pods", online=True)
+        for number in range(2):
+            uid = str(uuid.UUID(hashed(f"{quality} {number}")[:32]))
+            pod = f"{above}/kubepods-{quality}-pod{uid.replace('-', '_')}.slice"
+            scene.named(pod, "a pod's", trusted__invocation_id=hashed(uid)[:32])
+            scene.made[-1].held_by = ("child",)
+            for role in ("log", "tmpfs", "swap"):
+                name = f"{pod}/cri-containerd-{hashed(uid + role)}.scope"
+                invocation = hashed(name)[:32]
+                memcg = scene.named(
+                    name, f"a container: {role}", trusted__invocation_id=invocation
+                )
+                path = f"{TMPFS}/{role}-{quality}{number}"
+                if role == "swap":
+                    swap_out_file(scene, memcg, path)
+                elif role == "tmpfs":
+                    scene.do(f"join={memcg}", scene.write("148K", path))
+                else:
+                    log = scene.file("260K", f"{EXT4}/{quality}{number}.log")
+                    scene.do(f"join={memcg}", f"read={log}")
+
+
+def services(scene: Scene) -> None:
+    """Units, sessions and containers of Docker's, each held in its own way."""
+    scene.memcg("system.slice", "of services", online=True)
+    scene.memcg("user.slice", "of sessions", online=True)
+
+    def unit(path: str, how: str) -> str:
+        return scene.named(
+            path,
+            how,
+            user__delegate="1",
+            trusted__invocation_id=hashed(path)[:32],
+            user__oomd_omit="1",
+        )
+
+    backup = scene.file("1M", f"{EXT4}/backup.tar")
+    memcg = unit("system.slice/nightly-backup.service", "read a large file")
+    scene.do(f"join={memcg}", f"read={backup}")
+    memcg = unit("system.slice/logrotate@daily.service", "wrote a log")
+    path = f"{EXT4}/daily.log"
+    scene.do(f"join={memcg}", scene.write("60K", path), f"fsync={path}")
+    memcg = unit("system.slice/agent.service", "memory that is locked")
+    scene.hold(f"join={memcg}", "anon=256K", "touch", "lock")
+    memcg = unit("system.slice/watcher.service", "an inotify group")
+    scene.made[-1].held_by = ("folio", "fsnotify")
+    scene.hold(f"join={memcg}", f"inotify={TMPFS}")
+    for number in range(3):
+        memcg = unit(f"system.slice/docker-{hashed(str(number))}.scope", "a container")
+        swap_out_file(scene, memcg, f"{TMPFS}/docker{number}")
+    for number in range(41, 49):
+        memcg = unit(f"user.slice/session-{number}.scope", "a session's memory")
+        if number % 2:
+            swap_out_file(scene, memcg, f"{TMPFS}/session{number}")
+        else:
+            scene.hold(f"join={memcg}", "anon=128K", "touch")
+
+
 BASIC: list[Step] = [
     *(read_file, tmpfs, mapped_file, moved_process, huge_pages),
     *(swapped, swap_cached, swapped_shmem),
@@ -614,6 +719,8 @@ SCENARIOS = {
     "zoo": Scenario(ZOO),
     "zoo-v1": Scenario(ZOO, version=1),
     "users": Scenario(USERS, machine=Machine(modules=("overlay",)), stock=False),
+    # Names, attributes and times as kubelet, containerd, docker and systemd give them.
+    "named": Scenario([pods, services], stock=False),
     # The removal of a memcg takes events off its list and leaves the rest to a worker.
     "event-v1": Scenario(
         [tmpfs, event],
