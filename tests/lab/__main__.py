@@ -3,6 +3,7 @@
 python -m tests.lab core --kernel 6.12 --scenario zoo -o DIR
 python -m tests.lab big --kernel 6.12 --gib 16 --zombies 3000
 python -m tests.lab live --kernel 6.12 -- memcgctl list --json
+python -m tests.lab storm --kernel 6.12 --minutes 60 --seed 1
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from tests.lab import big, core, live, packages
 from tests.lab.scenarios import SCENARIOS
+from tests.lab.storm.run import storm
 
 
 def run_live(options: argparse.Namespace) -> int:
@@ -27,6 +30,34 @@ def run_live(options: argparse.Namespace) -> int:
     sys.stdout.write(ran.stdout)
     sys.stderr.write(ran.stderr)
     return ran.status
+
+
+def run_storm(options: argparse.Namespace) -> int:
+    held = storm(
+        options.kernel,
+        options.seed,
+        options.minutes,
+        only=options.only,
+        drop=options.drop,
+        shrink=options.shrink,
+        first=options.first,
+        out=options.out,
+    )
+    return 0 if held else 4
+
+
+def add_storm(commands: Any) -> None:
+    parser = commands.add_parser("storm", help="random zombies, promises held to it")
+    parser.add_argument("--kernel", required=True)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, help="any by default; it is printed")
+    parser.add_argument("--first", type=int, default=0, help="the first scene's number")
+    parser.add_argument("--only", type=int, action="append", help="this scene alone")
+    names = "memcgs, parts (PATH.N), limits (PATH:FILE) to leave out, by commas"
+    parser.add_argument("--drop", type=lambda text: text.split(","), help=names)
+    words = "seconds for finding what a failure can do without"
+    parser.add_argument("--shrink", type=float, default=0, help=words)
+    parser.add_argument("-o", "--out", type=Path, help="all facts, a line a scene")
 
 
 def main() -> None:
@@ -49,7 +80,10 @@ def main() -> None:
     run.add_argument("--cpu", default=live.CPU, help="QEMU's name of a processor")
     run.add_argument("--truth", type=Path, help="where to write the truth")
     run.add_argument("argv", nargs="+")
+    add_storm(commands)
     options = parser.parse_args()
+    if options.command == "storm":
+        sys.exit(run_storm(options))
     if options.command == "live":
         sys.exit(run_live(options))
     if options.command == "big":

@@ -7,12 +7,14 @@
  *   lab files PATH ...       inode numbers, and contents of regular files
  *   lab frames               every charged frame, from /proc/kpage*
  *   lab pagemap PID ...      what processes map and have swapped
+ *   lab verify FILE          whether processes still have what "fill" wrote
  *   lab many DIR FIRST N FILES EACH  small zombies under DIR, pages of files in FILES
  *
  * Linked statically, so that nothing but its own pages is charged on the way.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -424,9 +426,40 @@ static void map_memfd(char *argument)
 	map(size_of(argument), MAP_SHARED, fd);
 }
 
-static void map_sysv(size_t size)
+/* Pages of which no two are alike, and none compresses. */
+static uint64_t noise(uint64_t seed, uint64_t at)
 {
-	int id = shmget(0x1234abcd, size, IPC_CREAT | 0600);
+	uint64_t x = (seed << 32 | at) * 0x9e3779b97f4a7c15; /* as splitmix64 */
+
+	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
+	x = (x ^ x >> 27) * 0x94d049bb133111eb;
+	return x ^ x >> 31;
+}
+
+/* Prints a line for "lab verify": where this is. */
+static void fill(unsigned long seed)
+{
+	uint64_t *words = (void *)region;
+
+	for (size_t i = 0; i < region_size / 8; i++)
+		words[i] = noise(seed, i);
+	dprintf(1, "%d %lx %zu %lu\n", getpid(), (long)region, region_size, seed);
+}
+
+/* argument: OFFSET:SIZE; what follows works upon this part of the region alone */
+static void narrow(char *argument)
+{
+	region += size_of(argument);
+	region_size = size_of(strchr(argument, ':') + 1);
+}
+
+/* argument: SIZE or SIZE:KEY */
+static void map_sysv(char *argument)
+{
+	char *key = strchr(argument, ':');
+	size_t size = size_of(argument);
+	int id = shmget(key ? strtol(key + 1, NULL, 0) : 0x1234abcd, size,
+			IPC_CREAT | 0600);
 
 	region = shmat(id, NULL, 0);
 	region_size = size;
@@ -462,6 +495,8 @@ static void start_threads(int n)
 		if (pthread_create(&thread, NULL, wait_forever, NULL))
 			die("pthread_create");
 }
+
+static int leaderless; /* the first thread ends, another stays */
 
 static int stay(void *nothing)
 {
@@ -607,7 +642,17 @@ static void perform(char *word)
 	} else if (IS("memfd"))
 		map_memfd(arg);
 	else if (IS("sysv"))
-		map_sysv(size_of(arg));
+		map_sysv(arg);
+	else if (IS("detach")) {
+		if (shmdt(region))
+			die("shmdt");
+	} else if (IS("unmap")) {
+		if (munmap(region, region_size))
+			die("munmap");
+	} else if (IS("fill"))
+		fill(strtoul(arg, NULL, 0));
+	else if (IS("window"))
+		narrow(arg);
 	else if (IS("same"))
 		memset(region, 7, region_size);
 	else if (IS("merge"))
@@ -626,6 +671,8 @@ static void perform(char *word)
 		splice_region();
 	else if (IS("threads"))
 		start_threads(atoi(arg));
+	else if (IS("leaderless"))
+		leaderless = 1;
 	else if (IS("mountns")) {
 		if (unshare(CLONE_NEWNS) || mount("", "/", NULL, MS_REC | MS_PRIVATE, NULL))
 			die("unshare");
@@ -671,6 +718,10 @@ static int perform_all(int argc, char **argv)
 	int null = open("/dev/null", O_RDWR);
 	for (int i = 0; i < 3; i++)
 		dup2(null, i);
+	if (leaderless) {
+		start_threads(1);
+		syscall(SYS_exit, 0);
+	}
 	for (;;)
 		pause();
 }
@@ -893,6 +944,55 @@ static int pagemap(char **pids)
 	return 0;
 }
 
+/* --- verify -------------------------------------------------------------- */
+
+/* The memory of a process by one of its threads that has not ended. */
+static ssize_t read_memory(int pid, unsigned long at, void *buffer, size_t size)
+{
+	char path[300];
+	struct dirent *entry;
+	ssize_t n = -1;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	DIR *tasks = opendir(path);
+	while (n != (ssize_t)size && tasks && (entry = readdir(tasks))) {
+		if (entry->d_name[0] == '.')
+			continue;
+		snprintf(path, sizeof(path), "/proc/%d/task/%s/mem", pid, entry->d_name);
+		int fd = open(path, O_RDONLY);
+		n = pread(fd, buffer, size, at);
+		close(fd);
+	}
+	if (tasks)
+		closedir(tasks);
+	return n;
+}
+
+/* A line for each process that lacks some of what it had written. */
+static int verify(const char *path)
+{
+	unsigned long at, seed;
+	size_t size;
+	int pid;
+	FILE *notes = fopen(path, "r");
+
+	while (notes && fscanf(notes, "%d %lx %zu %lu", &pid, &at, &size, &seed) == 4) {
+		uint64_t *had = malloc(size);
+		size_t wrong = 0;
+
+		if (read_memory(pid, at, had, size) != (ssize_t)size) {
+			printf("process %d: %zu bytes cannot be read\n", pid, size);
+			continue;
+		}
+		for (size_t i = 0; i < size / 8; i++)
+			wrong += had[i] != noise(seed, i);
+		if (wrong)
+			printf("process %d: %zu of %zu words differ\n", pid, wrong, size / 8);
+		free(had);
+	}
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	if (argc == 3 && !strcmp(argv[1], "agent"))
@@ -907,6 +1007,8 @@ int main(int argc, char **argv)
 		return frames();
 	if (argc > 2 && !strcmp(argv[1], "pagemap"))
 		return pagemap(argv + 2);
+	if (argc == 3 && !strcmp(argv[1], "verify"))
+		return verify(argv[2]);
 	if (argc == 7 && !strcmp(argv[1], "many"))
 		return many(argv[2], atoi(argv[3]), atoi(argv[4]), argv[5],
 			    atoi(argv[6]));

@@ -38,6 +38,7 @@ main()
 # NumPy's wheels need SSE4.2, which QEMU's default lacks. With AVX2, as "max" has it,
 # sorting in NumPy 2.2 crashes under QEMU 7.2's emulation.
 CPU = "Nehalem"
+ENVIRONMENT = ["env", "HOME=/run", "TERM=dumb", "PATH=/usr/bin", "LANG=C.UTF-8"]
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,7 @@ def checkout_disk(directory: Path) -> Path:
 def run_in(guest: Guest, *argv: str) -> Ran:
     """Run a command where Python and memcgctl are."""
     script = f'chroot {ROOT} "$@" 2> /tmp/stderr'
-    environment = ["env", "HOME=/run", "TERM=dumb", "PATH=/usr/bin", "LANG=C.UTF-8"]
-    status, output = guest.call("sh", "-c", script, "sh", *environment, *argv)
+    status, output = guest.call("sh", "-c", script, "sh", *ENVIRONMENT, *argv)
     return Ran(status, output.decode(errors="replace"), guest.read("/tmp/stderr"))
 
 
