@@ -6,36 +6,38 @@ order. What many memcgs share would fill the file otherwise: text is kept once, 
 ``strings``, rows of the classes of ``SHARED`` once, in ``shared``, and wherever they
 belong stands their index.
 
+Text that is not UTF-8 is escaped in ``strings``, and ``strings_base64`` has its bytes
+by the index; up to 0.1.0 it was there with lone surrogates. Memcgs come last, one a
+line, so that they are checked and made row by row.
+
 A file can come from anywhere: it is bounded and checked to the last value before it
 becomes a census. Columns and keys that this version does not know are ignored.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
 import stat
 import tempfile
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import zstandard
 
+from memcgctl import bounded, utf8
+from memcgctl.bounded import duplicate
 from memcgctl.kernel.errors import KernelError
 from memcgctl.model import Backing, Census, Kernel, Memcg, Process, SwapOwner
 
 FORMAT = "memcgctl/census/"
 VERSION = 1
-MAX_BYTES = 256 << 20
-MAX_VALUES = 20_000_000
-MAX_STRING = 1 << 20
-MAX_WINDOW = 128 << 20
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+BATCH_BYTES = 1 << 20
+MAX_ROW_BYTES = 16 << 20
 # a damaged kernel's counts can be below zero; all other numbers cannot
 SIGNED = frozenset({"refs", "unexplained"})
 SHARED: frozenset[type] = frozenset({Backing, Process, SwapOwner})
@@ -92,7 +94,9 @@ def load(path: str) -> Census:
         if _is_fifo(path):
             raise CensusError("not a regular file")
         with open(path, "rb") as file:
-            census = loads(_bounded(file))
+            census = loads(bounded.read(file))
+    except bounded.Refused as error:
+        raise CensusError(f"{path}: {error}") from error
     except OSError as error:
         raise CensusError(f"{path}: {error.strerror}") from error
     except CensusError as error:
@@ -132,12 +136,15 @@ def dumps(census: Census) -> bytes:
         "schema": _json(f"{FORMAT}{VERSION}"),
         "kernel": _json(encode(census.kernel)),
         "warnings": _json(encode(census.warnings)),
-        "memcgs": "[\n" + ",\n".join(memcgs) + "]",
         "shared": _json(
             {name: [r for _, r in rows.values()] for name, rows in shared.items()}
         ),
         "columns": _json(columns),
-        "strings": _json(list(strings)),
+        "strings": _json([utf8.escaped(text) for text in strings]),
+        "strings_base64": _json(
+            {str(n): raw for n, text in enumerate(strings) if (raw := utf8.raw(text))}
+        ),
+        "memcgs": "[\n" + ",\n".join(memcgs) + "]",
     }
     lines = ",\n".join(f"{_json(key)}:{text}" for key, text in document.items())
     return f"{{{lines}}}\n".encode("ascii")
@@ -147,27 +154,78 @@ def _json(value: object) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
-def loads(data: bytes) -> Census:
+def loads(data: bytes | bytearray) -> Census:
     """The census whose file holds ``data``; raises CensusError."""
-    document = _parse(_unpacked(data))
+    try:
+        data = bounded.unpacked(data)
+        return _loads(data)
+    except (bounded.Refused, CensusError) as error:
+        reason = f"{error}"
+        if FORMAT.encode() not in data[:100] and reason.startswith("damaged"):
+            reason = "not a saved census"
+        raise CensusError(reason) from error
+
+
+def _loads(data: bytes | bytearray) -> Census:
+    bounded.check_shape(data)
+    rest, lines = _split(data)
+    document = _parse(rest)
     _check_schema(document.get("schema"))
     shared = document.get("shared")
     if not isinstance(shared, dict):
         raise CensusError("damaged: no shared rows")
     tables = Tables(
-        _columns(document.get("columns")), _strings(document.get("strings")), shared
+        _columns(document.get("columns")),
+        _strings(document.get("strings"), document.get("strings_base64")),
+        shared,
     )
     kernel = _row(Kernel, tables)(document.get("kernel"))
     if not kernel.page_size:
         raise CensusError("damaged: a kernel with pages of no size")
+    memcgs, decode = document.get("memcgs"), _many(_row(Memcg, tables))
     census = Census(
         kernel=kernel,
-        memcgs=_many(_row(Memcg, tables))(document.get("memcgs")),
+        memcgs=decode(memcgs)
+        if lines is None
+        else tuple(memcg for batch in lines for memcg in decode(_value(batch))),
         warnings=_many(_decoder(str, tables))(document.get("warnings")),
     )
-    if twice := _duplicate(memcg.address for memcg in census.memcgs):
+    if twice := duplicate(memcg.address for memcg in census.memcgs):
         raise CensusError(f"damaged: two memcgs at {twice:#x}")
     return census
+
+
+def _split(
+    data: bytes | bytearray,
+) -> tuple[bytes | bytearray, Iterator[bytes] | None]:
+    """A file without its memcgs, and batches of these, as ``dumps`` writes them.
+
+    In JSON no text has a line break, so that what is found is no part of a name. None
+    for a file that another program has written anew.
+    """
+    mark, start_of_key = b'\n"memcgs":[\n', b'\n"'
+    start = data.find(mark)
+    if start < 0:
+        return data, None
+    low = start + len(mark)
+    end = data.find(start_of_key, low - 1)
+    high = data.rfind(b"]", low, len(data) if end < 0 else end)
+    if high < 0:
+        raise CensusError("damaged: no end of the memcgs")
+    return data[: low - 1] + data[high:], _batches(data, low, high)
+
+
+def _batches(data: bytes | bytearray, start: int, end: int) -> Iterator[bytes]:
+    """Lists of some rows each, out of the lines from ``start`` to ``end``."""
+    while start < end:
+        stop = min(start + BATCH_BYTES, end)
+        if stop < end:
+            stop = data.find(b",\n", stop - 1, end)
+            stop = end if stop < 0 else stop
+        if stop - start > MAX_ROW_BYTES:
+            raise CensusError("damaged: a memcg that is too long")
+        yield b"[" + data[start:stop] + b"]"
+        start = stop + 1
 
 
 def _is_fifo(path: str) -> bool:
@@ -176,64 +234,17 @@ def _is_fifo(path: str) -> bool:
     return stat.S_ISFIFO(os.stat(path).st_mode) and not is_pipe
 
 
-def _bounded(stream: IO[bytes]) -> bytes:
-    """All of ``stream``, which may be an endless device or a zstd bomb."""
-    data = bytearray()
-    while chunk := stream.read(1 << 20):
-        data += chunk
-        if len(data) > MAX_BYTES:
-            raise CensusError(f"not a census: larger than {MAX_BYTES >> 20} MiB")
-    return bytes(data)
-
-
-def _unpacked(data: bytes) -> bytes:
-    if not data.startswith(ZSTD_MAGIC):
-        return _bounded(io.BytesIO(data))
-    decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
-    try:
-        told_bytes = zstandard.frame_content_size(data)  # -1: it is not told
-        unpacked = _bounded(decompressor.stream_reader(data))
-    except zstandard.ZstdError as error:
-        raise CensusError(f"damaged: {error}") from error
-    if len(unpacked) < told_bytes:  # the reader does not notice
-        raise CensusError("truncated")
-    return unpacked
-
-
-def _parse(data: bytes) -> dict[str, object]:
-    # a list of empty lists needs 21 times its text in memory
-    if data.count(b",") > MAX_VALUES:
-        raise CensusError(f"not a census: more than {MAX_VALUES:,} values")
-    try:
-        document = json.loads(
-            data.decode(), object_pairs_hook=_unique, parse_constant=float
-        )
-    except CensusError:
-        raise
-    except (ValueError, RecursionError) as error:
-        if FORMAT.encode() not in data[:100]:
-            raise CensusError("not a saved census") from error
-        raise CensusError(f"damaged: {error}") from error
-    if not isinstance(document, dict):
+def _parse(data: bytes | bytearray) -> dict[str, object]:
+    if not isinstance(document := _value(data), dict):
         raise CensusError("not a saved census")
     return document
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    if (twice := _duplicate(key for key, _ in pairs)) is not None:
-        raise CensusError(f"damaged: the key {twice!a} twice")
-    return dict(pairs)
-
-
-def _duplicate(values: Iterable[Any]) -> Any:
-    """A value other than 0 that is there twice, or None."""
-    seen: set[Any] = set()
-    for value in values:
-        if value in seen:
-            return value
-        if value != 0:
-            seen.add(value)
-    return None
+def _value(data: bytes | bytearray) -> object:
+    try:
+        return bounded.parse(data)
+    except ValueError as error:
+        raise CensusError(f"damaged: {error}") from error
 
 
 def _check_schema(schema: object) -> None:
@@ -246,17 +257,25 @@ def _check_schema(schema: object) -> None:
         )
 
 
-def _strings(raw: object) -> list[str]:
-    if not isinstance(raw, list):
+def _strings(given: object, in_base64: object) -> list[str]:
+    if not isinstance(given, list):
         raise CensusError("damaged: no strings")
-    for text in raw:
-        if type(text) is not str or len(text) > MAX_STRING:
+    for text in given:
+        if type(text) is not str or len(text) > bounded.MAX_STRING:
             raise CensusError("damaged: text that is not text, or too long")
         try:
             text.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError as error:
             raise CensusError("damaged: text that no kernel can hold") from error
-    return raw
+    if not isinstance(in_base64 or {}, dict):
+        raise CensusError("damaged: text that is not text")
+    raws = in_base64 if isinstance(in_base64, dict) else {}
+    for index, text in enumerate(given if raws else ()):
+        if (raw := raws.get(str(index))) is not None:
+            if (before := utf8.restored(text, raw)) is None:
+                raise CensusError("damaged: text that its bytes do not spell")
+            given[index] = before
+    return given
 
 
 def _columns(raw: object) -> dict[str, list[str]]:
@@ -265,7 +284,7 @@ def _columns(raw: object) -> dict[str, list[str]]:
     for names in raw.values():
         if not isinstance(names, list) or not all(type(n) is str for n in names):
             raise CensusError("damaged: columns without names")
-        if _duplicate(names) is not None:
+        if duplicate(names) is not None:
             raise CensusError("damaged: a column twice")
     return raw
 
@@ -365,9 +384,11 @@ def _signed(raw: object) -> int:
 
 
 def _number(raw: object) -> float:
-    if type(raw) not in (int, float) or not math.isfinite(number := float(raw)):  # type: ignore[arg-type]
+    if type(raw) is int:
+        return float(_integer(raw, -1 << 63))
+    if type(raw) is not float or not math.isfinite(raw):
         raise CensusError(f"damaged: {str(raw)[:40]!a} is no number")
-    return number
+    return raw
 
 
 def _boolean(raw: object) -> bool:

@@ -10,6 +10,7 @@ from memcgctl.cli.options import (
     BtfFile,
     CensusFile,
     Core,
+    Schema,
     SystemMap,
     Vmcoreinfo,
     Vmlinux,
@@ -43,8 +44,9 @@ def explain_memcg(
         int, typer.Option(min=1, metavar="N", help="With --folios: the first N.")
     ] = 1000,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Write JSON (memcgctl/explain/1).")
+        bool, typer.Option("--json", help="Write JSON (memcgctl/explain/2).")
     ] = False,
+    schema: Schema = 2,
 ) -> None:
     """Explain why a memcg is still there: every reference, and whose memory it is.
 
@@ -70,7 +72,7 @@ def explain_memcg(
     possible = options(taken, found)
     following = again(next_command(taken, found), paths, census)
     if as_json:
-        write(to_json(explanation, frames, possible, following))
+        write(to_json(explanation, frames, possible, following, schema))
         return
     width, encoding = shape()
     write(

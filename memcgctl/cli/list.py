@@ -11,6 +11,7 @@ from memcgctl.cli.options import (
     BtfFile,
     CensusFile,
     Core,
+    Schema,
     SystemMap,
     Vmcoreinfo,
     Vmlinux,
@@ -84,8 +85,9 @@ def list_memcgs(
         ),
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Write JSON (memcgctl/list/1).")
+        bool, typer.Option("--json", help="Write JSON (memcgctl/list/2).")
     ] = False,
+    schema: Schema = 2,
     as_csv: Annotated[bool, typer.Option("--csv", help="Write CSV.")] = False,
 ) -> None:
     """List offline (zombie) memcgs and what they cost.
@@ -115,7 +117,7 @@ def list_memcgs(
     )
     warn(taken)
     if as_json:
-        write(to_json(listing))
+        write(to_json(listing, schema))
     elif as_csv:
         write(to_csv(listing))
     else:

@@ -67,3 +67,13 @@ CensusFile = Annotated[
         readable=False,
     ),
 ]
+Schema = Annotated[
+    int,
+    typer.Option(
+        "--schema",
+        metavar="N",
+        min=1,
+        max=2,
+        help="With --json: the version of what is written. 1 stays for one release.",
+    ),
+]

@@ -15,6 +15,7 @@ from memcgctl.cli.options import (
     BtfFile,
     CensusFile,
     Core,
+    Schema,
     SystemMap,
     Vmcoreinfo,
     Vmlinux,
@@ -132,9 +133,10 @@ def reclaim(
     as_json: Annotated[
         bool,
         typer.Option(
-            "--json", help="Write JSON (memcgctl/plan/1; after acting, result/1)."
+            "--json", help="Write JSON (memcgctl/plan/2; after acting, result/1)."
         ),
     ] = False,
+    schema: Schema = 2,
 ) -> None:
     """Free zombies, least harm first, or with --dry-run say how.
 
@@ -166,7 +168,7 @@ def reclaim(
         if as_json:
             from memcgctl.report.plan import to_json
 
-            write(to_json(made, taken))
+            write(to_json(made, taken, schema))
         else:
             write(_plan_screen(made, taken, limit))
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,8 +9,10 @@ from typing import Any
 
 from rich.text import Text
 
+from memcgctl import utf8
 from memcgctl.model import Account, Audit
-from memcgctl.report.listing import aligned, memcg_json, source_json
+from memcgctl.report.listing import aligned
+from memcgctl.report.schemas import memcg_json, source_json
 from memcgctl.report.text import count, counted, escape, size
 from memcgctl.report.verdict import legacy_words
 
@@ -103,7 +104,7 @@ def _explained(held: dict[str, int]) -> int:
 
 
 def to_json(audit: Audit) -> str:
-    """``memcgctl/audit/1``; ASCII, names as the kernel has them."""
+    """``memcgctl/audit/1``; ASCII, names as ``utf8`` has them."""
     explained = _explained(audit.held)
     document: dict[str, Any] = {
         "schema": SCHEMA,
@@ -124,7 +125,7 @@ def to_json(audit: Audit) -> str:
         },
         "warnings": audit.warnings,
     }
-    return json.dumps(document, indent=1) + "\n"
+    return utf8.dumps(document, indent=1) + "\n"
 
 
 def _account_json(account: Account) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -10,8 +9,9 @@ from typing import Any
 
 from rich.text import Text
 
+from memcgctl import utf8
 from memcgctl.model import Ability, Checkup
-from memcgctl.report.listing import source_json
+from memcgctl.report.schemas import source_json
 from memcgctl.report.text import counted, escape, size
 
 SCHEMA = "memcgctl/doctor/1"
@@ -148,4 +148,4 @@ def to_json(checkup: Checkup) -> str:
         },
         "actions": [asdict(ability) for ability in checkup.abilities],
     }
-    return json.dumps(document, indent=1) + "\n"
+    return utf8.dumps(document, indent=1) + "\n"

@@ -6,7 +6,6 @@ width at hand, never cut, as a path that was cut in the middle helps nobody here
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -32,7 +31,8 @@ from memcgctl.model import (
     SwapOwner,
     User,
 )
-from memcgctl.report.listing import memcg_json, right_aligned, source_json
+from memcgctl.report.listing import right_aligned
+from memcgctl.report.schemas import LATEST, dumper, memcg_json, source_json
 from memcgctl.report.text import counted, escape, size
 from memcgctl.report.verdict import (
     backing_words,
@@ -42,7 +42,7 @@ from memcgctl.report.verdict import (
     verdict,
 )
 
-SCHEMA = "memcgctl/explain/1"
+SCHEMA = "memcgctl/explain/"
 CLASSES = {"file": "file", "shmem": "shmem", "anon": "anon", "kernel": "kernel pages"}
 SHOWN = 8
 
@@ -306,16 +306,17 @@ def to_json(
     frames: Frames | None = None,
     options: Sequence[Prospect] = (),
     following: str = "",
+    schema: int = LATEST,
 ) -> str:
-    """``memcgctl/explain/1``; ASCII, names as the kernel has them.
+    """``memcgctl/explain``; ASCII, see ``schemas`` for its versions.
 
     ``total`` and ``unexplained`` are null where the kernel does not tell the total.
     """
     details = explanation.memcg.details
     document = {
-        "schema": SCHEMA,
-        "source": source_json(explanation.kernel),
-        "memcg": memcg_json(explanation.memcg),
+        "schema": f"{SCHEMA}{schema}",
+        "source": source_json(explanation.kernel, schema),
+        "memcg": memcg_json(explanation.memcg, schema),
         "verdict": verdict(explanation),
         "references": details and _references_json(explanation, details),
         "charges": [_group_json(g) for g in (details.charge_groups if details else ())],
@@ -327,13 +328,13 @@ def to_json(
             {"id": child.id, "path": child.path, "state": child.state}
             for child in explanation.children
         ],
-        "held_below": explanation.keeper and memcg_json(explanation.keeper),
+        "held_below": explanation.keeper and memcg_json(explanation.keeper, schema),
         **({"frames": asdict(frames)} if frames else {}),
         "options": [asdict(option) for option in options],
         "next": following or None,
         "warnings": explanation.warnings,
     }
-    return json.dumps(document, indent=1) + "\n"
+    return dumper(schema)(document, indent=1) + "\n"
 
 
 def _references_json(explanation: Explanation, details: Details) -> dict[str, Any]:

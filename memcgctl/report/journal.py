@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from rich.text import Text
 
+from memcgctl import utf8
 from memcgctl.model import History, PastRun, PastStep
 from memcgctl.report.text import counted, escape, filled, size
 
@@ -112,4 +112,4 @@ def to_json(history: History, limit: int | None = None) -> str:
         "omitted": len(history.runs) - len(shown),
         "damaged": history.damaged,
     }
-    return json.dumps(document, indent=1) + "\n"
+    return utf8.dumps(document, indent=1) + "\n"

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from memcgctl.model import Charges, Group, Kernel, Listing, Memcg
+from memcgctl.model import Group, Listing, Memcg
+from memcgctl.report.schemas import (
+    CLASSES,
+    LATEST,
+    costs_json,
+    dumper,
+    memcg_json,
+    source_json,
+)
 from memcgctl.report.text import (
     Styled,
     cell_count,
@@ -25,7 +32,7 @@ from memcgctl.report.text import (
     size,
 )
 
-SCHEMA = "memcgctl/list/1"
+SCHEMA = "memcgctl/list/"
 HOLDERS = {
     "file": "file folios",
     "shmem": "shmem folios",
@@ -36,12 +43,6 @@ HOLDERS = {
     "other": "references of other kinds",
 }
 
-
-CLASSES = ("file", "shmem", "anon", "kernel")
-SOURCE = (
-    *("kind", "path", "release", "types", "cgroup_version"),
-    *("page_size", "possible_cpus", "numa_nodes"),
-)
 CSV_IDENTITY = ("id", "path", "state", "ancestor", "refs", "children")
 CSV_COSTS = (
     *(f"charged.{kind}" for kind in CLASSES),
@@ -176,78 +177,39 @@ def _class_column(kind: str) -> Column:
     )
 
 
-def to_json(listing: Listing) -> str:
-    """``memcgctl/list/1``, one memcg a line; ASCII, names as the kernel has them.
-
-    A byte of a name that is not UTF-8 is a lone surrogate ``\\udcXX``, as Python's
-    ``os.fsdecode`` makes it.
-    """
-    total = listing.total
+def to_json(listing: Listing, schema: int = LATEST) -> str:
+    """``memcgctl/list``, one memcg a line; ASCII, see ``schemas`` for its versions."""
+    total, dumps = listing.total, dumper(schema)
     document: dict[str, Any] = {
-        "schema": SCHEMA,
-        "source": source_json(listing.kernel),
+        "schema": f"{SCHEMA}{schema}",
+        "source": source_json(listing.kernel, schema),
         "totals": {
             "offline": total.memcgs,
             "charged_bytes": total.charges and total.charges.total_bytes,
             "swap_bytes": total.swap and total.swap.bytes,
             "overhead_bytes": total.overhead.total_bytes,
         },
-        "memcgs": [memcg_json(memcg) for memcg in listing.memcgs],
+        "memcgs": [memcg_json(memcg, schema) for memcg in listing.memcgs],
         "warnings": listing.warnings,
     }
     if listing.groups is not None:
-        document["groups"] = [_group_json(group) for group in listing.groups]
-    parts = (f"{json.dumps(key)}: {_lines(value)}" for key, value in document.items())
+        document["groups"] = [_group_json(group, schema) for group in listing.groups]
+    parts = (f"{dumps(key)}: {_lines(value, dumps)}" for key, value in document.items())
     return "{" + ",\n ".join(parts) + "}\n"
 
 
-def _lines(value: object) -> str:
+def _lines(value: object, dumps: Callable[[object], str]) -> str:
     if not value or not isinstance(value, list):
-        return json.dumps(value)
-    return "[\n  " + ",\n  ".join(map(json.dumps, value)) + "]"
+        return dumps(value)
+    return "[\n  " + ",\n  ".join(map(dumps, value)) + "]"
 
 
-def source_json(kernel: Kernel) -> dict[str, Any]:
-    """What was read, by the contract."""
-    return {key: getattr(kernel, key) for key in SOURCE}
-
-
-def memcg_json(memcg: Memcg) -> dict[str, Any]:
-    """One memcg by the contract; the keys after ``overhead`` are additions to it."""
+def _group_json(group: Group, schema: int = LATEST) -> dict[str, Any]:
     return {
-        "id": memcg.id,
-        "path": memcg.path,
-        "state": memcg.state,
-        "ancestor": memcg.ancestor,
-        "refs": memcg.refs,
-        "children": memcg.children,
-        **_costs_json(memcg),
-        "parent_id": memcg.parent_id,
-        "private_id": memcg.private_id,
-        "address": f"{memcg.address:#x}",
+        "ancestor": group.path,
+        "offline": group.memcgs,
+        **costs_json(group, schema),
     }
-
-
-def _group_json(group: Group) -> dict[str, Any]:
-    return {"ancestor": group.path, "offline": group.memcgs, **_costs_json(group)}
-
-
-def _costs_json(row: Memcg | Group) -> dict[str, Any]:
-    return {
-        "charged": row.charges and _by_class(row.charges, "bytes"),
-        "folios": row.charges and _by_class(row.charges, "folios"),
-        "swap": row.swap and asdict(row.swap),
-        "overhead": {
-            "percpu": row.overhead.percpu_bytes,
-            "percpu_accounted": row.overhead.percpu_accounted_bytes,
-            "structs": row.overhead.structs_bytes,
-        },
-        "usage_bytes": row.usage_bytes,
-    }
-
-
-def _by_class(charges: Charges, unit: str) -> dict[str, int]:
-    return {kind: getattr(charges, f"{kind}_{unit}") for kind in CLASSES}
 
 
 def to_csv(listing: Listing) -> bytes:

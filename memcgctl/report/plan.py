@@ -6,7 +6,6 @@ wrapped to the width at hand. What stays is grouped by its main reason.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -15,10 +14,10 @@ from typing import Any
 from rich.text import Text
 
 from memcgctl.model import Aim, Census, Memcg, Plan, Remaining, Step
-from memcgctl.report.listing import source_json
+from memcgctl.report.schemas import LATEST, dumper, source_json
 from memcgctl.report.text import counted, escape, filled, shorten, size
 
-SCHEMA = "memcgctl/plan/1"
+SCHEMA = "memcgctl/plan/"
 SHOWN = 8
 NAMED = 3
 
@@ -164,16 +163,16 @@ def _sized(number_bytes: int) -> str:
     return size(number_bytes, long=True)
 
 
-def to_json(plan: Plan, census: Census) -> str:
-    """``memcgctl/plan/1``; ASCII, names as the kernel has them.
+def to_json(plan: Plan, census: Census, schema: int = LATEST) -> str:
+    """``memcgctl/plan``; ASCII, see ``schemas`` for its versions.
 
     ``charged_to`` joins the paths of all that are charged, ``charged`` lists them, and
     ``charged_bytes`` has each one's part.
     """
     offline = {m.id: m for m in census.memcgs if m.state == "offline"}
     document = {
-        "schema": SCHEMA,
-        "source": source_json(plan.kernel),
+        "schema": f"{SCHEMA}{schema}",
+        "source": source_json(plan.kernel, schema),
         "policy": plan.policy,
         "steps": [_step_json(n, step) for n, step in enumerate(plan.steps, 1)],
         "left_out": [_step_json(None, step) for step in plan.left_out],
@@ -192,7 +191,7 @@ def to_json(plan: Plan, census: Census) -> str:
         },
         "warnings": plan.warnings,
     }
-    return json.dumps(document, indent=1) + "\n"
+    return dumper(schema)(document, indent=1) + "\n"
 
 
 def _step_json(number: int | None, step: Step) -> dict[str, Any]:

@@ -5,15 +5,16 @@ Each number that the plan predicted stands beside the one that was measured.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from rich.text import Text
 
+from memcgctl import utf8
 from memcgctl.model import Census, Result, StepResult
-from memcgctl.report.listing import aligned, source_json
+from memcgctl.report.listing import aligned
+from memcgctl.report.schemas import source_json
 from memcgctl.report.text import counted, escape, filled, size
 
 SCHEMA = "memcgctl/result/1"
@@ -149,7 +150,7 @@ def _wrapped(words: str, indent: int, width: int, encoding: str) -> str:
 
 
 def to_json(result: Result, census: Census, verdicts: Verdicts) -> str:
-    """``memcgctl/result/1``; ASCII, names as the kernel has them."""
+    """``memcgctl/result/1``; ASCII, names as ``utf8`` has them."""
     plan = result.plan
     document: dict[str, Any] = {
         "schema": SCHEMA,
@@ -181,7 +182,7 @@ def to_json(result: Result, census: Census, verdicts: Verdicts) -> str:
         "journal": result.journal,
         "warnings": plan.warnings,
     }
-    return json.dumps(document, indent=1) + "\n"
+    return utf8.dumps(document, indent=1) + "\n"
 
 
 def _step_json(result: StepResult) -> dict[str, Any]:

@@ -6,15 +6,15 @@ them who gains most by it and what it leaves; or JSON.
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 
 from rich.text import Text
 
+from memcgctl import utf8
 from memcgctl.model import Census, Gain, Simulation
-from memcgctl.report.listing import source_json
+from memcgctl.report.schemas import source_json
 from memcgctl.report.text import cell_count, counted, escape, filled, shorten, size
 
 SCHEMA = "memcgctl/simulation/1"
@@ -141,7 +141,7 @@ def _wrapped(line: str, width: int, encoding: str) -> str:
 
 
 def to_json(simulations: Sequence[Simulation], census: Census) -> str:
-    """``memcgctl/simulation/1``; ASCII, names as the kernel has them.
+    """``memcgctl/simulation/1``; ASCII, names as ``utf8`` has them.
 
     ``room_bytes`` is null where a memcg has no limit.
     """
@@ -151,4 +151,4 @@ def to_json(simulations: Sequence[Simulation], census: Census) -> str:
         "policies": [asdict(simulation) for simulation in simulations],
         "warnings": census.warnings,
     }
-    return json.dumps(document, indent=1) + "\n"
+    return utf8.dumps(document, indent=1) + "\n"

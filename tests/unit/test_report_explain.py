@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +28,7 @@ from memcgctl.views.explain import audit, explain
 from tests.unit.zombies import FILE, SLEEP, census, details, group, held, memcg
 
 HOSTILE = "/app/\x1b[31m[bold]x[/]\u202e\udcff 漢字" + "y" * 200
+ESCAPED = HOSTILE.replace("\udcff", "\\xff")
 LEGACY = Inherited("/app/dead", 6, 3, 20, 336, 2, 8192)
 ROOT = memcg(
     1,
@@ -255,9 +258,9 @@ def test_what_an_online_memcg_inherited() -> None:
 
 
 def test_json_by_the_contract() -> None:
-    """Else programs written against memcgctl/explain/1 break."""
+    """Else programs written against memcgctl/explain/2 break."""
     document = json.loads(explain_report.to_json(mixed()))
-    assert document["schema"] == "memcgctl/explain/1"
+    assert document["schema"] == "memcgctl/explain/2"
     assert document["source"]["release"] == "6.12.1"
     assert document["memcg"]["id"] == 7
     assert document["verdict"].startswith("Held by 640 swap entries")
@@ -288,7 +291,7 @@ def test_json_by_the_contract() -> None:
             "fs": "ext4",
             "device": "254:0",
             "inode": 12,
-            "path": HOSTILE,
+            "path": ESCAPED,
         }.items()
     )
     assert file["coldness"]["generations"][0] == {"age_seconds": 12.4, "bytes": 4096}
@@ -307,8 +310,12 @@ def test_json_by_the_contract() -> None:
     assert (device["device"], device["entries"]) == ("zram0", 640)
     assert device["unowned_entries"] == 20
     assert device["owners"][1].items() >= {"pid": None, "entries": 20}.items()
-    assert [user["memcg"] for user in document["users"]] == ["/holder", HOSTILE]
-    assert document["children"] == [{"id": 9, "path": HOSTILE, "state": "offline"}]
+    assert [user["memcg"] for user in document["users"]] == ["/holder", ESCAPED]
+    ((child, encoded),) = (
+        (one, one.pop("path_base64")) for one in document["children"]
+    )
+    assert child == {"id": 9, "path": ESCAPED, "state": "offline"}
+    assert os.fsdecode(base64.b64decode(encoded)) == HOSTILE
 
 
 FRAMES = Frames(
@@ -438,7 +445,7 @@ def test_audit_json() -> None:
         "unexplained": 2,
         "holders": {"folio": 179, "swap": 1, "stock": 1, "child": 1},
     }
-    assert (unknown["path"], unknown["references"]) == (HOSTILE, None)
+    assert (unknown["path"], unknown["references"]) == (ESCAPED, None)
     assert document["root"]["charged"]["file"] == 8192
     assert document["root"]["inherited"] == [
         {

@@ -149,7 +149,7 @@ def test_json_is_the_contract() -> None:
     text = to_json(select(census(zombie, memcg(8, state="online"), warnings=("w",))))
     assert text.isascii()
     assert json.loads(text) == {
-        "schema": "memcgctl/list/1",
+        "schema": "memcgctl/list/2",
         "source": {
             "kind": "vmcore",
             "path": "/tmp/core",
@@ -169,7 +169,8 @@ def test_json_is_the_contract() -> None:
         "memcgs": [
             {
                 "id": 7,
-                "path": path,
+                "path": "/a\x1b\\xff\u202e[b]",
+                "path_base64": "L2Eb/+KArltiXQ==",
                 "state": "offline",
                 "ancestor": "/app",
                 "refs": 0,

@@ -150,7 +150,7 @@ def test_the_json_is_the_contract() -> None:
     """Lost: every program that reads it."""
     census = mixed()
     document = json.loads(report.to_json(plan(census, LEAST), census))
-    assert document["schema"] == "memcgctl/plan/1"
+    assert document["schema"] == "memcgctl/plan/2"
     assert document["policy"] == "least-harm"
     assert [step["n"] for step in document["steps"]] == [1, 2, 3, 4]
     kinds: dict[str, Any] = {

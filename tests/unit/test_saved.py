@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import types
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -14,7 +16,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memcgctl import snapshot
+from memcgctl import bounded
 from memcgctl.model import (
     Backing,
     Census,
@@ -28,6 +30,7 @@ from memcgctl.model import (
     SwapUse,
 )
 from memcgctl.snapshot import CensusError, dumps, load, loads, save
+from tests.unit.strict import strict
 from tests.unit.zombies import FILE, SLEEP, census, details, group, memcg
 
 NAMES = st.binary(max_size=20).map(os.fsdecode)
@@ -195,19 +198,114 @@ def test_columns_of_a_later_version_are_ignored_and_new_ones_have_defaults() -> 
     )
 
 
-def test_a_bomb_is_refused_before_it_fills_the_memory(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Else a file of a few KiB takes a machine down."""
-    monkeypatch.setattr(snapshot, "MAX_BYTES", 4 << 20)
-    bomb = zstandard.ZstdCompressor().compress(b"[" + b" " * (64 << 20))
-    with pytest.raises(CensusError, match="larger than 4 MiB"):
-        loads(bomb)
+def test_a_file_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else ``--census /dev/zero`` takes a machine down."""
+    monkeypatch.setattr(bounded, "MAX_BYTES", 4 << 20)
     with pytest.raises(CensusError, match="larger than 4 MiB"):
         load("/dev/zero")
-    monkeypatch.setattr(snapshot, "MAX_VALUES", 1000)
-    with pytest.raises(CensusError, match="more than 1,000 values"):
-        loads(b"[" + b"[]," * 2000 + b"[]]")
+
+
+def with_key(text: bytes) -> bytes:
+    """A census in whose file there is one more key, that is ``text``."""
+    head, line_break, rest = dumps(SMALL).partition(b"\n")
+    return head + line_break + b'"x":' + text + b",\n" + rest
+
+
+def with_memcgs(text: bytes) -> bytes:
+    mark = b'\n"memcgs":[\n'
+    return dumps(SMALL).partition(mark)[0] + mark + text + b"]}"
+
+
+BOMBS = {
+    "spaces": (b" " * (20 << 20) + dumps(SMALL), "not a saved census"),
+    "deep": (with_key(b"[" * 900 + b"]" * 900), "nested more than"),
+    "many": (with_key(b"[" + b"[[]]," * 1_300_000 + b"1]"), "too much for one value"),
+    "long": (with_key(b'"' + b"a" * (15 << 20) + b'"'), "text that is too long"),
+    "astral": (
+        with_key(b'["\xf0\x9f\x92\xa5",' + b'"a",' * (4 << 20) + b"1]"),
+        "too much for one value",
+    ),
+    "lists": (with_memcgs(b"[],\n" * 2_000_000 + b"[]"), "not a row of Memcg"),
+    "ones": (with_memcgs(b"[" + b"1," * (2 << 20) + b"1]"), "not a row of Memcg"),
+    "digits": (with_memcgs(b"9" * 5000), "a number of more than 64 digits"),
+    "backslashes": (with_key(b'"' + b"\\" * (7 << 20) + b'"'), "text that is too long"),
+    "quotes": (with_key(b"[" + b'"",' * (5 << 20) + b'""]'), ""),
+}
+PROBE = """
+import resource, sys
+from memcgctl.snapshot import CensusError, load
+resource.setrlimit(resource.RLIMIT_AS, (600 << 20, 600 << 20))
+try:
+    load(sys.argv[1])
+except CensusError as error:
+    print(error)
+status = open("/proc/self/status").read()
+print(int(status.split("VmHWM:")[1].split()[0]) >> 10)
+"""
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+@pytest.mark.parametrize("packed", [True, False], ids=["zst", "json"])
+def test_a_bomb_is_refused_before_it_fills_the_memory(
+    bomb: str, packed: bool, tmp_path: Path
+) -> None:
+    """Else a file of a few KiB, attached to a bug report, takes a machine down."""
+    data, reason = BOMBS[bomb]
+    path = tmp_path / "census"
+    path.write_bytes(zstandard.ZstdCompressor().compress(data) if packed else data)
+    ran = subprocess.run(
+        [sys.executable, "-c", PROBE, path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    *lines, peak_mib = ran.stdout.splitlines()
+    assert lines or bomb in ("quotes", "spaces")  # which are large, but censuses
+    assert not lines or reason in lines[0] or "unpacks to" in lines[0]
+    assert int(peak_mib) < 300
+
+
+def test_a_saved_census_is_valid_utf8_and_keeps_every_byte() -> None:
+    """Else jq changes a cgroup's name in it, and others refuse the whole file."""
+    document = json.loads(dumps(SMALL))
+    strict(document)
+    index = document["strings"].index("/a\\xff\n")
+    assert document["strings_base64"] == {str(index): "L2H/Cg=="}
+    assert loads(json.dumps(document, ensure_ascii=False).encode()) == SMALL
+    document["strings_base64"] = {str(index): "L2IK"}
+    with pytest.raises(CensusError, match="do not spell"):
+        loads(json.dumps(document).encode())
+
+
+def test_a_census_that_0_1_0_saved_is_loaded() -> None:
+    """Else what was kept of a crash cannot be read any more."""
+    document = json.loads(dumps(SMALL))
+    index = document["strings"].index("/a\\xff\n")
+    document["strings"][index] = "/a\udcff\n"
+    del document["strings_base64"]
+    memcgs = document.pop("memcgs")
+    rows = ",\n".join(json.dumps(row, separators=(",", ":")) for row in memcgs)
+    order = ("schema", "kernel", "warnings", "memcgs", "shared", "columns", "strings")
+    lines = (
+        f'"memcgs":[\n{rows}]'
+        if key == "memcgs"
+        else f'"{key}":{json.dumps(document[key])}'
+        for key in order
+    )
+    assert loads(("{" + ",\n".join(lines) + "}\n").encode()) == SMALL
+
+
+def test_numbers_that_no_kernel_has_are_refused() -> None:
+    """Else a damaged file ends in a traceback: float() of 400 digits overflows."""
+    document = json.loads(dumps(SMALL))
+    index = document["columns"]["Coldness"].index("generations")
+    text = json.dumps(document)
+    assert "[0.5, 4]" in text
+    for number in ("1e999", "-1e999", "9" * 60, "9" * 400, "NaN", "Infinity"):
+        data = text.replace("[0.5, 4]", f"[{number}, 4]").encode()
+        assert census_or_line(data) is None
+    assert index >= 0
 
 
 def test_what_could_not_be_loaded_is_not_saved(
@@ -218,8 +316,8 @@ def test_what_could_not_be_loaded_is_not_saved(
     twice = census(memcg(), memcg())
     with pytest.raises(CensusError, match="two memcgs at 0xffff888000007000"):
         save(twice, str(path))
-    monkeypatch.setattr(snapshot, "MAX_BYTES", 100)
-    with pytest.raises(CensusError, match="larger than"):
+    monkeypatch.setattr(bounded, "MAX_VALUES", 100)
+    with pytest.raises(CensusError, match="more than 100 values"):
         save(SMALL, str(path))
     assert not path.exists()
 
@@ -232,7 +330,7 @@ def test_a_file_is_a_census_of_its_own_name(name: str, tmp_path: Path) -> None:
     loaded = load(path)
     assert loaded.kernel == replace(SMALL.kernel, kind="census", path=path)
     assert loaded.memcgs == SMALL.memcgs
-    packed = Path(path).read_bytes().startswith(snapshot.ZSTD_MAGIC)
+    packed = Path(path).read_bytes().startswith(bounded.ZSTD_MAGIC)
     assert packed == name.endswith(".zst")
 
 

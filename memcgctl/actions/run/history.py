@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from memcgctl import utf8
 from memcgctl.actions.run.journal import SCHEMA
 from memcgctl.model import History, PastRun, PastStep
 
@@ -116,7 +117,7 @@ def _steps(entries: list[Entry]) -> Iterator[PastStep]:
 
 
 def _text(entry: Entry, key: str) -> str:
-    value = entry.get(key)
+    value = utf8.value(entry, key)
     return value if isinstance(value, str) else ""
 
 

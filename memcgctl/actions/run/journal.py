@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from memcgctl import utf8
 from memcgctl.actions.host.machine import ActionError
 
 SCHEMA = "memcgctl/journal/1"
@@ -76,7 +77,7 @@ class Journal:
         """Add a line; returns when it is on the disk."""
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         head = {"schema": SCHEMA, "run": self.run, "time": now, "event": event}
-        line = json.dumps(head | facts).encode() + b"\n"
+        line = utf8.dumps(head | facts).encode() + b"\n"
         try:
             if os.write(self._fd, line) != len(line):
                 raise ActionError(f"the journal {self.path}: no room")

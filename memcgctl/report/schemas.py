@@ -1,0 +1,93 @@
+"""What are a memcg and a kernel in each version of the JSON? One function a version.
+
+Version 1 of list, explain and plan stays for one release (``--schema 1``), to the byte:
+in it a byte of a name that is not UTF-8 is a lone surrogate ``\\udcff``. From version 2
+on it is ``\\xff``, and ``path_base64`` (``ancestor_base64`` …) has all bytes. Within a
+version keys are added, never renamed; what is new goes into the function of the last.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from memcgctl import utf8
+from memcgctl.model import Charges, Group, Kernel, Memcg
+
+LATEST = 2
+CLASSES = ("file", "shmem", "anon", "kernel")
+SOURCE = (
+    *("kind", "path", "release", "types", "cgroup_version"),
+    *("page_size", "possible_cpus", "numa_nodes"),
+)
+
+
+def dumper(schema: int) -> Callable[..., str]:
+    """What writes a document of a version, with the arguments of ``json.dumps``."""
+    return json.dumps if schema == 1 else utf8.dumps
+
+
+def source_json(kernel: Kernel, schema: int = LATEST) -> dict[str, Any]:
+    """What was read, by the contract."""
+    return {1: _source_1, 2: _source_2}[schema](kernel)
+
+
+def memcg_json(memcg: Memcg, schema: int = LATEST) -> dict[str, Any]:
+    """One memcg by the contract; the keys after ``overhead`` are additions to it."""
+    return {1: _memcg_1, 2: _memcg_2}[schema](memcg)
+
+
+def costs_json(row: Memcg | Group, schema: int = LATEST) -> dict[str, Any]:
+    """What a memcg, or all below an ancestor, cost."""
+    return {1: _costs_1, 2: _costs_2}[schema](row)
+
+
+def _source_1(kernel: Kernel) -> dict[str, Any]:
+    return {key: getattr(kernel, key) for key in SOURCE}
+
+
+def _source_2(kernel: Kernel) -> dict[str, Any]:
+    return _source_1(kernel)
+
+
+def _memcg_1(memcg: Memcg) -> dict[str, Any]:
+    return {
+        "id": memcg.id,
+        "path": memcg.path,
+        "state": memcg.state,
+        "ancestor": memcg.ancestor,
+        "refs": memcg.refs,
+        "children": memcg.children,
+        **_costs_1(memcg),
+        "parent_id": memcg.parent_id,
+        "private_id": memcg.private_id,
+        "address": f"{memcg.address:#x}",
+    }
+
+
+def _memcg_2(memcg: Memcg) -> dict[str, Any]:
+    return _memcg_1(memcg) | _costs_2(memcg)
+
+
+def _costs_1(row: Memcg | Group) -> dict[str, Any]:
+    return {
+        "charged": row.charges and _by_class(row.charges, "bytes"),
+        "folios": row.charges and _by_class(row.charges, "folios"),
+        "swap": row.swap and asdict(row.swap),
+        "overhead": {
+            "percpu": row.overhead.percpu_bytes,
+            "percpu_accounted": row.overhead.percpu_accounted_bytes,
+            "structs": row.overhead.structs_bytes,
+        },
+        "usage_bytes": row.usage_bytes,
+    }
+
+
+def _costs_2(row: Memcg | Group) -> dict[str, Any]:
+    return _costs_1(row)
+
+
+def _by_class(charges: Charges, unit: str) -> dict[str, int]:
+    return {kind: getattr(charges, f"{kind}_{unit}") for kind in CLASSES}
