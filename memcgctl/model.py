@@ -10,7 +10,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Literal
+
+
+class Topic(str, Enum):
+    """What an answer rests on, and what may not have been read in full."""
+
+    MEMCGS = "cgroup tree"
+    MEMORY_MAP = "memory map"
+    SWAP_MAP = "swap map"
+    SWAP_SPACE = "state of the swap devices"
+    PROCESSES = "process list"
+    AREAS = "memory areas of processes"
+    PAGE_TABLES = "page tables"
+    SHMEM_SWAP = "swapped shmem"
+    FILE_TABLES = "file tables of processes"
+    FILES = "inodes and mounts"
+    SLABS = "slab caches"
+    STOCKS = "charge stocks"
+    CSS_SETS = "css_sets"
+    WRITEBACK = "writeback lists"
+    OBJCGS = "obj_cgroups"
+    SOCKETS = "sockets"
+    EVENTS = "fsnotify groups and events"
+    REFERENCES = "reference counts"
+    OTHER = "kernel's structures"
 
 
 @dataclass(frozen=True)
@@ -333,6 +358,7 @@ class Census:
     kernel: Kernel
     memcgs: tuple[Memcg, ...]
     warnings: tuple[str, ...]
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

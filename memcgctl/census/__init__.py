@@ -110,7 +110,11 @@ def take_census(
             cgroup_mount=cgroup_mount(kernel, tree),
         )
         census = replace(census, kernel=described, memcgs=detailed)
-    return replace(census, warnings=kernel.trouble.about())
+    return replace(
+        census,
+        warnings=(*kernel.trouble.sentences(), *kernel.trouble.consequences()),
+        unread=tuple(topic.value for topic in kernel.trouble.unread),
+    )
 
 
 def _memcgs(

@@ -19,7 +19,7 @@ from memcgctl.kernel.errors import KernelError
 from memcgctl.kernel.layout import dtype_of, has_member, offset_of
 from memcgctl.kernel.memory import Memory
 from memcgctl.kernel.program import OpenedKernel
-from memcgctl.kernel.trouble import Topic
+from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.memmap import PageRange, page_ranges
 from memcgctl.linux.records import first_member, gather_records
 
@@ -207,6 +207,7 @@ class FolioCounts:
     pages: NDArray[np.int64]
 
 
+@reading(Topic.MEMORY_MAP)
 def count_folios(
     kernel: OpenedKernel,
     memcgs: NDArray[np.uint64],
@@ -259,6 +260,7 @@ def count_folios(
     return result
 
 
+@reading(None)  # whoever needs to know counts what comes
 def blocks(
     memory: Memory, ranges: list[PageRange], page_size: int
 ) -> Iterator[tuple[int, bytes]]:
@@ -313,7 +315,8 @@ class Owners:
         """Rows for pointers, which are read as obj_cgroups if they are not known."""
         new = [pointer for pointer in pointers if pointer not in self._rows]
         if len(self._rows) + len(new) <= MAX_POINTERS:
-            objcgs, _ = gather_records(self._memory, new, self._dtype)
+            with self._memory.trouble.reading(None):  # it may be no obj_cgroup's
+                objcgs, _ = gather_records(self._memory, new, self._dtype)
             for pointer, memcg in zip(new, objcgs["memcg"].tolist(), strict=True):
                 self._rows[pointer] = self._rows.get(memcg, self._unknown)
         return [self._rows.get(pointer, self._unknown) for pointer in pointers]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import drgn
 
 from memcgctl.kernel.layout import has_member, offset_of
-from memcgctl.kernel.trouble import Topic
+from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.backing import mount_point
 from memcgctl.linux.lists import list_structs
 from memcgctl.linux.structs import addresses, read_structs
@@ -115,6 +115,7 @@ _SHAPES: dict[str, Callable[[OpenedKernel], bool]] = {
 }
 
 
+@reading(Topic.FILES)
 def cgroup_mount(kernel: OpenedKernel, tree: Tree) -> str | None:
     """Where the host has mounted the hierarchy of the tree; None: not known."""
     try:
@@ -134,7 +135,7 @@ def _mount_of(kernel: OpenedKernel, node: int) -> str | None:
         "struct super_block",
         "s_list",
         {"root": "s_root"},
-        Topic.MOUNTS,
+        Topic.FILES,
     )
     inodes = read_structs(
         kernel, "struct dentry", addresses(rows["root"]), {"inode": "d_inode"}

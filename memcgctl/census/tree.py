@@ -22,7 +22,7 @@ from memcgctl.kernel.errors import KernelError
 from memcgctl.kernel.layout import dtype_of, offset_of
 from memcgctl.kernel.memory import Memory
 from memcgctl.kernel.program import OpenedKernel
-from memcgctl.kernel.trouble import Topic
+from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.records import (
     BATCH,
     Records,
@@ -75,6 +75,7 @@ class Tree:
     cgroup_version: Literal[1, 2]
 
 
+@reading(Topic.MEMCGS)
 def read_tree(
     kernel: OpenedKernel,
     memcg_members: Iterable[str] = (),
@@ -237,6 +238,7 @@ def _root_memcg(kernel: OpenedKernel) -> int:
     return root
 
 
+@reading(None)  # which is followed again, or noted
 def _children(
     kernel: OpenedKernel, read_css: _CssReader, parent: _Css, room: int, tries: int
 ) -> Iterable[tuple[_Css, bytes]]:
@@ -378,6 +380,7 @@ def _kernfs_nodes(
     return known
 
 
+@reading(None)  # what comes behind a name may not be there; who asks counts the rest
 def _read_names(memory: Memory, addresses: Sequence[int]) -> dict[int, bytes]:
     """Kernfs names by address, empty where there is none."""
     # Most names are short, and neighbours in one slab.

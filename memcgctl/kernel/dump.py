@@ -18,7 +18,7 @@ import drgn
 from memcgctl.kernel import compressed, corefile, kdump, vmcoreinfo
 from memcgctl.kernel.corefile import CoreFile, read_file
 from memcgctl.kernel.errors import KernelError, first_line
-from memcgctl.kernel.trouble import Topic, Trouble
+from memcgctl.kernel.trouble import Trouble
 from memcgctl.kernel.vmcoreinfo import NOTE_SIZE, Vmcoreinfo
 
 Progress = Callable[[str, int, int], None]
@@ -82,7 +82,7 @@ def _open_by_itself(core: CoreFile, progress: Progress, notify: Notify) -> Dump:
         except KernelError:
             continue
         dump.trouble.note(
-            Topic.CORE, f"VMCOREINFO was found in memory, since the core {problem}"
+            None, f"VMCOREINFO was found in memory, since the core {problem}"
         )
         return dump
     if core.missing:
@@ -107,9 +107,7 @@ def _open(core: CoreFile, info: Vmcoreinfo | None) -> Dump:
     _check_memory(prog, info)
     trouble = Trouble()
     if core.missing:
-        trouble.note(
-            Topic.CORE, f"the core is truncated: {core.missing} bytes are missing"
-        )
+        trouble.note(None, f"the core is truncated: {core.missing} bytes are missing")
     return Dump(prog, info, core.missing, trouble)
 
 

@@ -2,7 +2,7 @@
 
 drgn translates addresses in C (segments of the core first, then the kernel's page
 tables), as fast as a bare ``pread`` once the blocks are large; what is added here is
-the handling of faults: holes are skipped and counted, and a live kernel, which may
+the handling of faults: holes are skipped and noted, and a live kernel, which may
 have changed underneath, is asked again first.
 """
 
@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 
 import drgn
 import numpy as np
+
+from memcgctl.kernel.trouble import Trouble
 
 # A live kernel's fault may be a race with a free or a remap: ask again.
 _LIVE_TRIES = 3
@@ -23,17 +25,17 @@ _MAX_GROUP = 1 << 20
 
 
 class Memory:
-    """Bulk reads of kernel virtual memory; ``faults`` counts what stayed unreadable.
+    """Bulk reads of kernel virtual memory; ``trouble`` is told what stayed unreadable.
 
     What is read of a ``live`` kernel can be another thing the next time.
     """
 
-    def __init__(self, prog: drgn.Program) -> None:
+    def __init__(self, prog: drgn.Program, trouble: Trouble | None = None) -> None:
+        self.trouble = trouble or Trouble()
         self._prog = prog
         self.live = bool(prog.flags & drgn.ProgramFlags.IS_LIVE)
         self._tries = _LIVE_TRIES if self.live else 1
         self._page_size: int | None = None
-        self.faults = 0
 
     def read(self, address: int, size: int) -> bytes:
         """Read ``size`` bytes; raises drgn.FaultError where there is no memory."""
@@ -57,7 +59,7 @@ class Memory:
         try:
             return self.read(address, size)
         except drgn.FaultError:
-            self.faults += 1
+            self.trouble.fault()
             return None
 
     def chunks(

@@ -75,7 +75,6 @@ class OpenedKernel:
     release: str
     types: Literal["btf", "dwarf"]
     memory: Memory
-    trouble: Trouble = field(default_factory=Trouble)
     _declared: dict[str, str] = field(default_factory=lambda: dict(_DECLARATIONS))
 
     def __enter__(self) -> OpenedKernel:
@@ -88,6 +87,11 @@ class OpenedKernel:
         traceback: TracebackType | None,
     ) -> None:
         pass
+
+    @property
+    def trouble(self) -> Trouble:
+        """What could not be read, matched or understood."""
+        return self.memory.trouble
 
     def symbol(self, name: str) -> int:
         """The symbol's kernel virtual address; raises LookupError if there is none."""
@@ -177,8 +181,7 @@ def _complete(
         None if alive else str(sources.core),
         info.release,
         types,
-        Memory(prog),
-        trouble,
+        Memory(prog, trouble),
     )
     prog.register_object_finder("memcgctl", kernel._find_object, enable_index=-1)
     trouble.settle()

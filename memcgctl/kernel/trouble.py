@@ -1,49 +1,80 @@
 """What of a kernel could not be read, matched or understood?
 
-One object in the opened kernel takes it all, by topic: whoever reads a structure notes
-what it could not read there, and whoever answers from it asks whether all was read.
-"Could not be read" is then never taken for "nobody", "none" or 0.
+One object in the opened kernel takes it all, by topic. A fault of memory counts for the
+topic of the function that was reading (``reading``), so that no zero that stands for
+what could not be read goes unnoticed; whoever answers from a topic asks whether it was
+read in full. "Could not be read" is then never taken for "nobody", "none" or 0.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
+from typing import Any, Protocol, TypeVar, cast
 
+from memcgctl.model import Topic
 
-class Topic(Enum):
-    """What an answer can rest on."""
+__all__ = ["Topic", "Trouble", "reading", "the"]
 
-    CORE = "the core"
-    MEMCGS = "memcgs"
-    MEMORY_MAP = "the memory map"
-    SWAP_MAP = "the swap map"
-    SLABS = "slab caches"
-    PROCESSES = "processes"
-    AREAS = "memory areas"
-    PAGE_TABLES = "page tables"
-    PAGE_CACHE = "page cache trees"
-    CSS_SETS = "css_sets"
-    WRITEBACK = "writeback"
-    OBJCGS = "obj_cgroups"
-    SOCKETS = "sockets"
-    EVENTS = "events"
-    MOUNTS = "mounts"
-    HOLDERS = "holders"
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# What is to be said of the answers that rest on a topic.
+_PROCESSES = "processes that map memory or would read swap may be missing"
+_HOLDERS = "holders of references may be missing"
+CONSEQUENCES: dict[Topic, str] = {
+    Topic.MEMCGS: "memcgs and their names may be missing",
+    Topic.MEMORY_MAP: "charged and folios are lower bounds",
+    Topic.SWAP_MAP: "swap is a lower bound",
+    Topic.PROCESSES: "processes that use memory or hold memcgs may be missing",
+    Topic.AREAS: _PROCESSES,
+    Topic.PAGE_TABLES: _PROCESSES,
+    Topic.SHMEM_SWAP: "files that would read swap may be missing",
+    Topic.FILE_TABLES: "processes that have files open may be missing",
+    Topic.FILES: "files may be missing or without a name",
+    Topic.SLABS: _HOLDERS,
+    Topic.STOCKS: _HOLDERS,
+    Topic.CSS_SETS: _HOLDERS,
+    Topic.WRITEBACK: _HOLDERS,
+    Topic.OBJCGS: _HOLDERS,
+    Topic.SOCKETS: _HOLDERS,
+    Topic.EVENTS: _HOLDERS,
+    Topic.REFERENCES: _HOLDERS,
+}
 
 
 class Trouble:
     """Sentences about trouble, each with its topic and how often it came up."""
 
     def __init__(self) -> None:
-        self._met: Counter[tuple[Topic, str]] = Counter()
-        self._opening: Counter[tuple[Topic, str]] = Counter()
+        self._met: Counter[tuple[Topic | None, str]] = Counter()
+        self._opening: Counter[tuple[Topic | None, str]] = Counter()
+        self._topic: Topic | None = Topic.OTHER
 
-    def note(self, topic: Topic, sentence: str, times: int = 1) -> None:
-        """The same sentence about the same ``topic`` is counted, not repeated."""
+    def note(self, topic: Topic | None, sentence: str, times: int = 1) -> None:
+        """Trouble with ``topic``, or without one what a person should know.
+
+        The same sentence about the same topic is counted, not repeated.
+        """
         self._met[topic, sentence] += times
+
+    def fault(self, times: int = 1) -> None:
+        """A part of what is being read cannot be."""
+        if self._topic:
+            self.note(
+                self._topic, f"a part of {the(self._topic)} cannot be read", times
+            )
+
+    @contextmanager
+    def reading(self, topic: Topic | None) -> Iterator[None]:
+        """Inside, faults are about ``topic``; None: about nothing, for a mere try."""
+        before, self._topic = self._topic, topic
+        try:
+            yield
+        finally:
+            self._topic = before
 
     def settle(self) -> None:
         """What has been noted so far is of the kernel's opening: it stays for good."""
@@ -62,10 +93,64 @@ class Trouble:
         finally:
             self._met = before
 
-    def about(self, *topics: Topic) -> tuple[str, ...]:
-        """The sentences about these topics, or about all, in the order they came up."""
+    @property
+    def unread(self) -> tuple[Topic, ...]:
+        """The topics that were not read in full."""
+        return tuple(dict.fromkeys(topic for topic, _ in self._met if topic))
+
+    def sentences(self) -> tuple[str, ...]:
+        """What came up, in that order."""
         return tuple(
-            f"{sentence} ({times} times)" if times > 1 else sentence
-            for (topic, sentence), times in self._met.items()
-            if not topics or topic in topics
+            f"{sentence} ({times:,} times)" if times > 1 else sentence
+            for (_, sentence), times in self._met.items()
         )
+
+    def consequences(self) -> tuple[str, ...]:
+        """What the answers are to be taken for that rest on it."""
+        topics: dict[str, list[Topic]] = {}
+        for topic in self.unread:
+            if topic in CONSEQUENCES:
+                topics.setdefault(CONSEQUENCES[topic], []).append(topic)
+        return tuple(
+            f"{consequence}: {' and '.join(map(the, its))} could not be read in full"
+            for consequence, its in topics.items()
+        )
+
+
+def the(topic: Topic) -> str:
+    return f"the {topic.value}"
+
+
+class _Troubled(Protocol):
+    """An opened kernel, or its memory."""
+
+    trouble: Trouble
+
+
+def reading(topic: Topic | None) -> Callable[[Function], Function]:
+    """Faults in the function are about ``topic``; its first argument is the kernel.
+
+    Of a generator that is what it does itself, not what is done with what it yields.
+    """
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def generator(kernel: _Troubled, *args: Any, **named: Any) -> Iterator[Any]:
+            items = function(kernel, *args, **named)
+            while True:
+                with kernel.trouble.reading(topic):
+                    try:
+                        item = next(items)
+                    except StopIteration:
+                        return
+                yield item
+
+        @functools.wraps(function)
+        def plain(kernel: _Troubled, *args: Any, **named: Any) -> Any:
+            with kernel.trouble.reading(topic):
+                return function(kernel, *args, **named)
+
+        wrapped = generator if inspect.isgeneratorfunction(function) else plain
+        return cast("Function", wrapped)
+
+    return decorate

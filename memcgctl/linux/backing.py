@@ -16,6 +16,7 @@ import drgn
 import numpy as np
 
 from memcgctl.kernel.layout import has_member, offset_of
+from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.structs import (
     U64,
     Rows,
@@ -117,6 +118,7 @@ class Names:
         return None
 
 
+@reading(Topic.FILES)
 def read_backings(
     kernel: OpenedKernel,
     mappings: U64,
@@ -186,6 +188,7 @@ def read_backings(
     return backings
 
 
+@reading(Topic.FILES)
 def file_paths(kernel: OpenedKernel, files: U64) -> list[str | None]:
     """The path of each ``struct file *`` as the host sees it."""
     rows = read_structs(
@@ -203,6 +206,7 @@ def file_paths(kernel: OpenedKernel, files: U64) -> list[str | None]:
     ]
 
 
+@reading(Topic.FILES)
 def mount_point(kernel: OpenedKernel, super_block: int, root: int) -> str | None:
     """Where the host has mounted the ``struct dentry *`` of a ``super_block``."""
     names = Names()

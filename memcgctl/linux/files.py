@@ -17,7 +17,7 @@ import drgn
 import numpy as np
 
 from memcgctl.kernel.layout import has_member
-from memcgctl.kernel.trouble import Topic
+from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.lists import list_structs
 from memcgctl.linux.slab import Slabs, find_slabs, slab_structs
 from memcgctl.linux.structs import U64, Rows, addresses, read_structs
@@ -131,6 +131,7 @@ class Opened:
         return found
 
 
+@reading(Topic.SLABS)
 def _all_files(kernel: OpenedKernel, slabs: Slabs, tables: U64) -> tuple[U64, U64, U64]:
     """Address, ``f_op`` and ``private_data`` of each ``struct file`` in use."""
     members = {"op": "f_op", "data": "private_data"}
@@ -152,6 +153,7 @@ def _all_files(kernel: OpenedKernel, slabs: Slabs, tables: U64) -> tuple[U64, U6
     )
 
 
+@reading(Topic.SLABS)
 def _file_caches(kernel: OpenedKernel) -> U64:
     """The ``struct kmem_cache *`` of files: by name, since 7.2 has no pointer to it."""
     at, rows = list_structs(

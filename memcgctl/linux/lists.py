@@ -75,7 +75,8 @@ def list_walker(
         # One that is NULL was never set up: b_attached of a device's own wb.
         node = int(read_pointers(kernel, addresses([head]))[0]) or head
         while node != head and node not in found and len(found) < limit:
-            data = kernel.memory.try_read(node - offset + start, span.itemsize)
+            with kernel.trouble.reading(None):  # noted below
+                data = kernel.memory.try_read(node - offset + start, span.itemsize)
             if data is None:
                 break
             found[node] = data

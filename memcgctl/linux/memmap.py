@@ -15,7 +15,7 @@ import numpy as np
 from memcgctl.kernel.errors import KernelError
 from memcgctl.kernel.layout import dtype_of, has_member
 from memcgctl.kernel.program import OpenedKernel
-from memcgctl.kernel.trouble import Topic
+from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.records import Records, gather_records, read_variable
 
 # Flags in section_mem_map, the same since Linux kernel commit 326e1b8f83a4
@@ -41,6 +41,7 @@ class PageRange(NamedTuple):
     address: int
 
 
+@reading(Topic.MEMORY_MAP)
 def page_ranges(kernel: OpenedKernel) -> list[PageRange]:
     """All valid page frames (``pfn_valid()``), in ascending order.
 
@@ -104,9 +105,6 @@ def _sections(kernel: OpenedKernel) -> Records:
     for number, root in zip(numbers.tolist(), roots[numbers].tolist(), strict=True):
         data = memory.try_read(root, per_root * dtype.itemsize)
         if data is None:
-            kernel.trouble.note(
-                Topic.MEMORY_MAP, "a part of the list of memory sections cannot be read"
-            )
             continue
         sections = np.frombuffer(data, dtype)
         (valid,) = np.nonzero(sections["map"] & SECTION_HAS_MEM_MAP)

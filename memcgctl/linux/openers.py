@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcgctl.kernel.layout import has_member, offset_of
+from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.structs import (
     U64,
     addresses,
@@ -55,6 +56,7 @@ class Openers:
     seen: dict[int, Sighting]
 
 
+@reading(Topic.FILES)
 def read_openers(kernel: OpenedKernel, mappings: U64, tasks: Tasks) -> Openers:
     """Who has each of the (sorted) ``struct address_space *`` open."""
     opened = open_files(kernel)
@@ -93,6 +95,7 @@ def read_openers(kernel: OpenedKernel, mappings: U64, tasks: Tasks) -> Openers:
     return Openers({key: sorted(found) for key, found in by_mapping.items()}, seen)
 
 
+@reading(Topic.FILES)
 def user_paths(kernel: OpenedKernel, files: U64) -> dict[int, tuple[int, int]]:
     """The path (mount, dentry) on an overlayfs of each mapped ``struct file *``.
 
@@ -127,6 +130,7 @@ def user_paths(kernel: OpenedKernel, files: U64) -> dict[int, tuple[int, int]]:
     }
 
 
+@reading(Topic.FILES)
 def on_overlay(
     kernel: OpenedKernel, at: U64, type_name: str, member: str
 ) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from memcgctl.kernel.trouble import Topic
+from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.structs import U64, addresses, read_rows, read_structs
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Leaves:
     full: NDArray[np.intp] = field(default_factory=lambda: _NOWHERE)
 
 
+@reading(Topic.PAGE_TABLES)
 def walk(
     kernel: OpenedKernel,
     mms: U64,

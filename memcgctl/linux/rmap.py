@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcgctl.kernel.layout import offset_of
-from memcgctl.kernel.trouble import Topic
+from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.pagetables import Ranges, frames, maps, walk
 from memcgctl.linux.structs import U64, addresses, read_structs, unique
 
@@ -56,6 +56,7 @@ class Frames:
     group: NDArray[np.int64]
 
 
+@reading(Topic.AREAS)
 def file_vmas(kernel: OpenedKernel, mappings: U64) -> Vmas:
     """The areas that map each ``struct address_space *``."""
     roots = read_structs(
@@ -66,6 +67,7 @@ def file_vmas(kernel: OpenedKernel, mappings: U64) -> Vmas:
     return _vmas(kernel, owner, nodes - np.uint64(node))
 
 
+@reading(Topic.AREAS)
 def anon_vmas(kernel: OpenedKernel, anon_vmas: U64) -> Vmas:
     """The areas that may map a page of each ``struct anon_vma *``, by its root.
 

@@ -16,7 +16,7 @@ import numpy as np
 from drgn.helpers.linux.mm import pfn_to_virt
 
 from memcgctl.kernel.layout import dtype_of, has_member, offset_of
-from memcgctl.kernel.trouble import Topic
+from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.memmap import page_ranges
 from memcgctl.linux.records import packed, present
 from memcgctl.linux.structs import U64, Rows, addresses, read_structs, unique
@@ -36,6 +36,7 @@ class Slabs(NamedTuple):
     objects: U64
 
 
+@reading(Topic.SLABS)
 def find_slabs(kernel: OpenedKernel, caches: U64) -> Slabs:
     """All slabs of the ``struct kmem_cache *`` given: one pass over the memory map."""
     known = unique(caches)
@@ -63,6 +64,7 @@ def find_slabs(kernel: OpenedKernel, caches: U64) -> Slabs:
     return Slabs(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
+@reading(Topic.SLABS)
 def slab_structs(
     kernel: OpenedKernel,
     slabs: Slabs,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcgctl.kernel.layout import offset_of
-from memcgctl.kernel.trouble import Topic
+from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.structs import (
     U64,
     addresses,
@@ -63,6 +63,7 @@ class OpenFiles:
     file: U64
 
 
+@reading(Topic.PROCESSES)
 def read_tasks(kernel: OpenedKernel) -> Tasks:
     """Every process of the kernel, zombies and kernel threads included."""
     threads = _threads(kernel)
@@ -98,6 +99,7 @@ def read_tasks(kernel: OpenedKernel) -> Tasks:
     )
 
 
+@reading(Topic.FILE_TABLES)
 def open_files(kernel: OpenedKernel) -> OpenFiles:
     """Every open descriptor of every process; a table shared by threads comes once.
 
@@ -132,6 +134,7 @@ def open_files(kernel: OpenedKernel) -> OpenFiles:
     return OpenFiles(np.concatenate(pids), np.concatenate(fds), np.concatenate(files))
 
 
+@reading(Topic.PROCESSES)
 def _threads(kernel: OpenedKernel) -> U64:
     """``struct task_struct *`` of every thread, from the initial pid namespace."""
     head = kernel.declare("init_pid_ns", "struct pid_namespace").idr.idr_rt.xa_head
@@ -146,6 +149,7 @@ def _threads(kernel: OpenedKernel) -> U64:
     return threads
 
 
+@reading(Topic.PROCESSES)
 def _memcgs(kernel: OpenedKernel, css_sets: U64) -> U64:
     """``struct mem_cgroup *`` of each ``struct css_set *``."""
     ids = enumerators(kernel, "enum cgroup_subsys_id")

@@ -65,7 +65,7 @@ def look(core: Path) -> tuple[dict[int, Found], tuple[str, ...]]:
     return {
         memcg.id: Found(memcg, *held[memcg.address], legacies.get(memcg.address, ()))
         for memcg in memcgs
-    }, kernel.trouble.about()
+    }, kernel.trouble.sentences()
 
 
 look_once = cache(look)

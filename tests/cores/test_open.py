@@ -127,7 +127,7 @@ def test_a_core_is_all_that_is_needed(packed: Path) -> None:
         assert kernel.kind == "vmcore"
         assert kernel.path == str(packed)
         assert kernel.types == "btf"
-        assert kernel.trouble.about() == ()
+        assert kernel.trouble.sentences() == ()
         assert kernel.release.encode() in core_of(packed).notes
     seen = original(packed)
     assert seen.task == b"swapper/0"
@@ -176,7 +176,7 @@ def test_without_the_note(packed: Path, tmp_path: Path) -> None:
     variants.write_elf(core, tmp_path / "core")
     messages: list[str] = []
     kernel = open_kernel(Sources(core=tmp_path / "core"), notify=messages.append)
-    assert "VMCOREINFO was found in memory" in " ".join(kernel.trouble.about())
+    assert "VMCOREINFO was found in memory" in " ".join(kernel.trouble.sentences())
     assert "looking for VMCOREINFO in its memory" in " ".join(messages)
     assert look(kernel) == original(packed)
 
@@ -219,7 +219,7 @@ def test_kdump_compressed(packed: Path, tmp_path: Path, form: str, flat: bool) -
     if flat:
         path.write_bytes(b"".join(variants.flattened(path.read_bytes())))
     kernel = open_kernel(Sources(core=path))
-    assert bool(kernel.trouble.about()) == (form == "no note")
+    assert bool(kernel.trouble.sentences()) == (form == "no note")
     assert look(kernel) == original(packed)
 
 
@@ -286,7 +286,7 @@ def test_help_from_files(packed: Path, tmp_path: Path) -> None:
             vmcoreinfo=tmp_path / "vmcoreinfo",
         )
     )
-    assert kernel.trouble.about() == ()
+    assert kernel.trouble.sentences() == ()
     assert look(kernel) == original(packed)
 
 
@@ -327,7 +327,7 @@ def test_a_truncated_core(packed: Path, tmp_path: Path) -> None:
         variants.write_elf(core_of(packed), path)
     # What is read to open it is in the rest: it opens, with a warning.
     os.truncate(path, whole - 4096)
-    assert open_kernel(Sources(core=path)).trouble.about() == (
+    assert open_kernel(Sources(core=path)).trouble.sentences() == (
         "the core is truncated: 4096 bytes are missing",
     )
 

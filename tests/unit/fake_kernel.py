@@ -14,6 +14,7 @@ import drgn
 from memcgctl.kernel.layout import offset_of
 from memcgctl.kernel.memory import Memory
 from memcgctl.kernel.program import OpenedKernel
+from memcgctl.kernel.trouble import Trouble
 
 PLATFORM = drgn.Platform(
     drgn.Architecture.X86_64,
@@ -26,6 +27,15 @@ PAGE = 4096
 # X, "X *" a pointer to it ("void *" to anything), "u64[3]" an array.
 Members = Mapping[str, str]
 _MEMBER = re.compile(r"(\w+)( \*)?(?:\[(\d+)\])?")
+
+
+_UNREAD = re.compile(r"a part of .* cannot be read(?: \(([\d,]+) times\))?")
+
+
+def faults(trouble: Trouble) -> int:
+    """How many faults a person is told of."""
+    told = map(_UNREAD.fullmatch, trouble.sentences())
+    return sum(int((match[1] or "1").replace(",", "")) for match in told if match)
 
 
 class FakeKernel:

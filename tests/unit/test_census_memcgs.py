@@ -130,7 +130,7 @@ class Forest:
 
     def tree(self) -> tuple[Tree, tuple[str, ...]]:
         tree = read_tree(self.fake.kernel)
-        return tree, self.fake.kernel.trouble.about()
+        return tree, self.fake.kernel.trouble.sentences()
 
 
 @pytest.mark.parametrize("rcu", [False, True])

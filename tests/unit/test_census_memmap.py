@@ -63,7 +63,7 @@ class Sections:
         table = b"".join(root.to_bytes(8, "little") for root in self.roots)
         self.fake.global_variable("mem_section", self.fake.allocate(table))
         ranges = page_ranges(self.fake.kernel)
-        return ranges, self.fake.kernel.trouble.about()
+        return ranges, self.fake.kernel.trouble.sentences()
 
 
 def pages(first: int, count: int, base: int = VMEMMAP) -> PageRange:
@@ -172,7 +172,7 @@ def test_hole_in_the_memory_map() -> None:
         lambda *step: progress.append(step),
     )
     assert found.pages.tolist() == found.folios.tolist() == [[10, 0, 0, 0], [0] * 4]
-    assert fake.kernel.trouble.about() == (
+    assert fake.kernel.trouble.sentences() == (
         f"64 of {SECTION} struct pages cannot be read",
     )
     assert progress[-1] == ("scanning the memory map", SECTION - 64, SECTION)
@@ -184,7 +184,7 @@ def test_unknown_memcg() -> None:
     fake.allocate(struct_pages(0, [5, 6], SECTION), at=VMEMMAP)
     found = count_folios(fake.kernel, np.zeros(0, np.uint64))
     assert found.folios.tolist() == [[2, 0, 0, 0]]
-    assert fake.kernel.trouble.about() == (
+    assert fake.kernel.trouble.sentences() == (
         "a folio is charged to a memcg that is not in the tree (2 times)",
     )
 

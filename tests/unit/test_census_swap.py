@@ -114,7 +114,7 @@ def count(fake: FakeKernel) -> tuple[dict[int, int], tuple[str, ...]]:
     (ids,) = counts.nonzero()
     return {
         int(number): int(counts[number]) for number in ids
-    }, fake.kernel.trouble.about()
+    }, fake.kernel.trouble.sentences()
 
 
 runs = st.tuples(st.sampled_from([0, 1, 2, 255, 256, 65535]), st.integers(1, 3000))
@@ -166,7 +166,7 @@ def test_absurd_size(make: Callable[[Sequence[Device]], FakeKernel]) -> None:
         fake.put(at, "swap_info_struct", {"max": 2**32 - 1})
     _, warnings = count(fake)
     assert warnings == (
-        f"a part of the swap map cannot be read ({maps.MAX_FAULTS} times)",
+        f"a part of the swap map cannot be read ({maps.MAX_FAULTS:,} times)",
     )
 
 

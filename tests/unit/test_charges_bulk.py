@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from memcgctl.kernel.trouble import Topic
 from memcgctl.linux.structs import addresses, find, read_structs, unique, xarray_entries
-from tests.unit.fake_kernel import FakeKernel
+from tests.unit.fake_kernel import FakeKernel, faults
 
 STRUCTS = {
     "thing": {"gap": "u64", "small": "u16", "pad": "u16", "big": "u64", "end": "u64"},
@@ -56,7 +56,7 @@ def entries(
     fake: FakeKernel, *heads: int, values_only: bool = False
 ) -> list[tuple[int, ...]]:
     found = xarray_entries(
-        fake.kernel, addresses(heads), Topic.PAGE_CACHE, values_only=values_only
+        fake.kernel, addresses(heads), Topic.SHMEM_SWAP, values_only=values_only
     )
     columns = (found.owner, found.index, found.count, found.entry)
     return sorted(zip(*(column.tolist() for column in columns), strict=True))
@@ -131,7 +131,7 @@ def test_structures_come_in_the_order_asked_for() -> None:
     assert rows["s"].tolist() == [2, 0, 0, 0, 2]
     assert rows["b"].tolist() == [2 << 40, 0, 0, 0, 2 << 40]
     # Address 0 stands for nothing and is no fault.
-    assert fake.kernel.memory.faults == 1
+    assert faults(fake.kernel.memory.trouble) == 1
 
 
 def test_places_among_the_known_ones() -> None:

@@ -8,7 +8,7 @@ import pytest
 from memcgctl.linux.pagetables import Ranges, frames, swap_entries, walk
 from memcgctl.linux.rmap import Frames, mapped_pages
 from memcgctl.linux.structs import addresses
-from tests.unit.fake_kernel import BASE, PAGE, FakeKernel
+from tests.unit.fake_kernel import BASE, PAGE, FakeKernel, faults
 
 STRUCTS = {"mm_struct": {"gap": "u64[3]", "pgd": "void *"}}
 PRESENT, HUGE, PROTNONE = 1, 1 << 7, 1 << 8
@@ -162,7 +162,7 @@ def test_tables_that_cannot_be_read_are_passed_by() -> None:
     spaces.map(mm, 0x1000, 0x31 << 12 | PRESENT)
     spaces.map(mm, 1 << 30, 0xABCDE000 | PRESENT, 21)
     assert spaces.found([mm, other, 0]) == [(0, 0x31, 1)]
-    assert spaces.fake.kernel.memory.faults == 2
+    assert faults(spaces.fake.kernel.memory.trouble) == 2
 
 
 def test_what_is_mapped_is_counted_by_group() -> None:

@@ -95,7 +95,7 @@ def test_a_chain_without_end_is_cut_short_and_said() -> None:
         fake.put(vma, "vm_area_struct", {"shared.rb.rb_left": below + SHARED})
     mapping = fake.make("address_space", {"i_mmap.rb_root.rb_node": areas[0] + SHARED})
     assert len(file_vmas(fake.kernel, addresses([mapping])).mm) < len(areas)
-    assert any("damaged" in warning for warning in fake.kernel.trouble.about())
+    assert any("damaged" in warning for warning in fake.kernel.trouble.sentences())
 
 
 def test_what_is_no_area_is_left_out() -> None:

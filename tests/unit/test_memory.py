@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memcgctl.kernel.memory import Memory
-from tests.unit.fake_kernel import PLATFORM
+from tests.unit.fake_kernel import PLATFORM, faults
 
 BASE = 0xFFFF888000000000
 PAGE = 4096
@@ -65,7 +65,7 @@ def test_chunks_are_all_that_is_readable(
             assert data == CONTENT[first:last]
         expected = following
     assert expected == BASE + end if end > start else not pieces
-    assert memory.faults == sum(data is None for _, data in pieces)
+    assert faults(memory.trouble) == sum(data is None for _, data in pieces)
 
 
 @settings(deadline=None, max_examples=50)
@@ -87,7 +87,7 @@ def test_gather_gives_each_structure_in_the_order_asked_for(
             assert data is None
         else:
             assert data == CONTENT[offset : offset + size]
-    assert bool(memory.faults) == (None in found)
+    assert bool(faults(memory.trouble)) == (None in found)
 
 
 def test_neighbours_come_with_one_read() -> None:
@@ -118,7 +118,7 @@ def test_a_live_kernels_fault_is_asked_again() -> None:
     assert Memory(FlakyProgram(live, [fault, fault])).try_read(0, 2) == b"xx"
     memory = Memory(FlakyProgram(live, [fault] * 10))
     assert memory.try_read(0, 2) is None
-    assert memory.faults == 1
+    assert faults(memory.trouble) == 1
     # A dump does not change: asking again is only slow.
     assert Memory(FlakyProgram(drgn.ProgramFlags(0), [fault])).try_read(0, 2) is None
 

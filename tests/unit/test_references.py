@@ -95,7 +95,7 @@ def look(
     fake: FakeKernel, memcgs: Sequence[Memcg]
 ) -> tuple[dict[int, tuple[tuple[Holder, ...], int | None]], tuple[str, ...]]:
     held = balance.holders(fake.kernel, memcgs)
-    return held, fake.kernel.trouble.about()
+    return held, fake.kernel.trouble.sentences()
 
 
 FOLIOS = Charges(file_folios=5, shmem_folios=3, anon_folios=2, kernel_folios=7)

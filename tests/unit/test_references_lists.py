@@ -40,11 +40,11 @@ def walk(
         "struct thing",
         "links",
         {"number": "number"},
-        Topic.HOLDERS,
+        Topic.REFERENCES,
         index=index,
         limit=limit,
     )(at)
-    return found.tolist(), rows["number"].tolist(), fake.kernel.trouble.about()
+    return found.tolist(), rows["number"].tolist(), fake.kernel.trouble.sentences()
 
 
 @pytest.mark.parametrize("index", [0, 2])

@@ -114,7 +114,7 @@ class Devices:
 
     def find(self, *memcgs: int) -> tuple[list[tuple[int, Holder]], tuple[str, ...]]:
         found = writeback_holders(self.fake.kernel, frozenset(memcgs))
-        return list(found), self.fake.kernel.trouble.about()
+        return list(found), self.fake.kernel.trouble.sentences()
 
 
 @pytest.mark.parametrize("structs", [OLD, NEW], ids=["until 5.13", "since 5.14"])

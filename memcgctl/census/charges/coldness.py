@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcgctl.kernel.layout import has_member, offset_of
+from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.structs import (
     U64,
     enumerators,
@@ -83,6 +84,7 @@ def _order(count: int) -> int:
     return max(count - 1, 0).bit_length()
 
 
+@reading(Topic.MEMORY_MAP)
 def generation_ages(
     kernel: OpenedKernel,
     generations: Generations,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from memcgctl.census import folios
 from memcgctl.kernel.layout import dtype_of, has_member, offset_of
+from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.memmap import PageRange, page_ranges
 from memcgctl.linux.records import first_member
 from memcgctl.linux.structs import U64, addresses, enumerators
@@ -82,6 +83,7 @@ class Folios(NamedTuple):
         return self._replace(**found | {"folios": np.ones_like(place)})
 
 
+@reading(Topic.MEMORY_MAP)
 def collect_folios(
     kernel: OpenedKernel,
     memcgs: U64,
@@ -327,7 +329,7 @@ def _batch_pages(kernel: OpenedKernel) -> Iterator[int]:
                 try:
                     yield from _batch(per_cpu(variable, cpu).member_(member).read_())
                 except drgn.FaultError:
-                    kernel.memory.faults += 1
+                    kernel.trouble.fault()
 
 
 def _batch(batch: drgn.Object) -> Iterator[int]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from memcgctl.census import folios
 from memcgctl.census.charges.collect import GUP_PIN_COUNTING_BIAS, Folios
+from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.structs import U64, addresses, enumerators, read_structs
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ _SECTOR = 512
 _BH_BUSY = np.uint64(1 << 1 | 1 << 2)
 
 
+@reading(Topic.MEMORY_MAP)
 def obstacles(
     kernel: OpenedKernel,
     tree: Tree,

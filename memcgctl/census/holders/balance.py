@@ -24,7 +24,7 @@ from memcgctl.census.holders.stock import stock_holders
 from memcgctl.census.holders.writeback import writeback_holders
 from memcgctl.census.tree import read_references
 from memcgctl.kernel.layout import has_member
-from memcgctl.kernel.trouble import Topic
+from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.files import Opened
 from memcgctl.linux.structs import addresses, read_pointers, read_structs
 from memcgctl.model import Charges, Holder, Memcg
@@ -43,6 +43,7 @@ Found = tuple[int, Holder]  # by the address of the memcg
 Left = dict[int, int | None]
 
 
+@reading(Topic.REFERENCES)
 def holders(
     kernel: OpenedKernel, wanted: Sequence[Memcg]
 ) -> dict[int, tuple[tuple[Holder, ...], int | None]]:
@@ -65,7 +66,7 @@ def holders(
     there = _still_there(kernel, there)
     if gone := len(wanted) - len(there):
         kernel.trouble.note(
-            Topic.HOLDERS, "a memcg went away before its holders were found", gone
+            None, "a memcg went away before its holders were found", gone
         )
     result: dict[int, tuple[tuple[Holder, ...], int | None]] = {
         memcg.address: ((), 0) for memcg in wanted
@@ -112,7 +113,9 @@ def _look(
             for address, holder in holders_of():
                 found[address].append(holder)
         except (LookupError, ValueError, drgn.FaultError) as error:
-            kernel.trouble.note(Topic.HOLDERS, f"{what} cannot be looked for: {error}")
+            kernel.trouble.note(
+                Topic.REFERENCES, f"{what} cannot be looked for: {error}"
+            )
 
     look_for("stocks", lambda: stock_holders(kernel, here))
     look_for("writeback", lambda: writeback_holders(kernel, here))

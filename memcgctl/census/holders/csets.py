@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcgctl.kernel.layout import has_member, offset_of
-from memcgctl.kernel.trouble import Topic
+from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux import tasks
 from memcgctl.linux.lists import list_walker, occupied
 from memcgctl.linux.structs import U64, Rows, addresses, read_structs
@@ -30,6 +30,7 @@ MEMCG, TASK = "struct mem_cgroup", "struct task_struct"
 NAMED = 4
 
 
+@reading(Topic.CSS_SETS)
 def css_set_holders(kernel: OpenedKernel, wanted: U64) -> Iterator[tuple[int, Holder]]:
     """(``struct mem_cgroup *``, holder) for each ``css_set`` that has its css."""
     found = list(_css_sets(kernel, wanted))
@@ -70,6 +71,7 @@ def css_set_holders(kernel: OpenedKernel, wanted: U64) -> Iterator[tuple[int, Ho
         yield memcg, Holder("other", 1, f"css_set: {detail}")
 
 
+@reading(Topic.CSS_SETS)
 def mm_list_holders(kernel: OpenedKernel, wanted: U64) -> Iterator[tuple[int, Holder]]:
     """(``struct mem_cgroup *``, holder) for each memcg with ``mm_struct``s listed."""
     # 6.1, "mm: multi-gen LRU: support page table walks".
@@ -77,7 +79,7 @@ def mm_list_holders(kernel: OpenedKernel, wanted: U64) -> Iterator[tuple[int, Ho
         return
     heads = wanted + np.uint64(offset_of(kernel.prog, MEMCG, "mm_list.fifo"))
     walk = list_walker(
-        kernel, "struct mm_struct", "lru_gen.list", {"owner": "owner"}, Topic.HOLDERS
+        kernel, "struct mm_struct", "lru_gen.list", {"owner": "owner"}, Topic.REFERENCES
     )
     for place in occupied(kernel, heads).nonzero()[0].tolist():
         _, rows = walk(int(heads[place]))
@@ -89,6 +91,7 @@ def mm_list_holders(kernel: OpenedKernel, wanted: U64) -> Iterator[tuple[int, Ho
             yield int(wanted[place]), Holder("other", len(rows), detail)
 
 
+@reading(Topic.PROCESSES)
 def oom_holders(
     kernel: OpenedKernel, wanted: Collection[int]
 ) -> Iterator[tuple[int, Holder]]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcgctl.kernel.layout import has_member, offset_of
-from memcgctl.kernel.trouble import Topic
+from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.files import Opened
 from memcgctl.linux.lists import list_walker, occupied
 from memcgctl.linux.structs import U64, read_structs
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 EVENT = "struct mem_cgroup_event"
 
 
+@reading(Topic.EVENTS)
 def fsnotify_holders(
     kernel: OpenedKernel, wanted: U64, opened: Opened
 ) -> Iterator[tuple[int, Holder]]:
@@ -46,6 +47,7 @@ def fsnotify_holders(
                 yield memcg, Holder("fsnotify", count, detail)
 
 
+@reading(Topic.EVENTS)
 def event_holders(
     kernel: OpenedKernel, wanted: U64, opened: Opened
 ) -> Iterator[tuple[int, Holder]]:

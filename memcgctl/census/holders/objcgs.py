@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from memcgctl.census import folios
 from memcgctl.census.overhead import read_machine
 from memcgctl.kernel.layout import has_member, offset_of
-from memcgctl.kernel.trouble import Topic
+from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.lists import list_walker, occupied
 from memcgctl.linux.memmap import page_ranges
 from memcgctl.linux.structs import U64, addresses, read_pointers, read_structs
@@ -37,6 +37,7 @@ OBJCG, REF_DATA = "struct obj_cgroup", "struct percpu_ref_data"
 REF_FLAGS = np.uint64(3)
 
 
+@reading(Topic.OBJCGS)
 def objcg_holders(kernel: OpenedKernel, online: U64) -> Iterator[tuple[int, Holder]]:
     """(``struct mem_cgroup *``, holder) for memcgs held by what they inherited.
 
@@ -48,6 +49,7 @@ def objcg_holders(kernel: OpenedKernel, online: U64) -> Iterator[tuple[int, Hold
             yield int(online[place]), Holder("objcg", len(objcgs), "")
 
 
+@reading(Topic.OBJCGS)
 def inherited(
     kernel: OpenedKernel,
     memcgs: Sequence[Memcg],

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.files import Opened
 from memcgctl.linux.slab import slab_structs
 from memcgctl.linux.structs import U64, Rows, addresses, read_structs
@@ -45,6 +46,7 @@ TCP_STATES = (
 )
 
 
+@reading(Topic.SOCKETS)
 def socket_holders(
     kernel: OpenedKernel, wanted: U64, opened: Opened
 ) -> Iterator[tuple[int, Holder]]:

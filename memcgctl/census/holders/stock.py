@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.percpu import per_cpu
 
+from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.structs import addresses, read_structs
 from memcgctl.model import Holder
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from memcgctl.kernel.program import OpenedKernel
 
 
+@reading(Topic.STOCKS)
 def stock_holders(
     kernel: OpenedKernel, wanted: frozenset[int]
 ) -> Iterator[tuple[int, Holder]]:

@@ -16,7 +16,7 @@ import drgn
 import numpy as np
 
 from memcgctl.kernel.layout import has_member, offset_of
-from memcgctl.kernel.trouble import Topic
+from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.backing import read_backings
 from memcgctl.linux.lists import list_structs, list_walker, occupied
 from memcgctl.linux.structs import addresses
@@ -47,6 +47,7 @@ NAME_MAX = 64
 Inodes = dict[int, tuple[int, str]]
 
 
+@reading(Topic.WRITEBACK)
 def writeback_holders(
     kernel: OpenedKernel, wanted: frozenset[int]
 ) -> Iterator[tuple[int, Holder]]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from memcgctl.census.tree import Tree
 from memcgctl.kernel.layout import dtype_of, has_member
 from memcgctl.kernel.program import OpenedKernel
-from memcgctl.kernel.trouble import Topic
+from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.records import (
     BATCH,
     Records,
@@ -45,6 +45,7 @@ MAX_FAULTS = 1024
 Pieces = Iterator["tuple[int, NDArray[np.uint16] | None]"]
 
 
+@reading(Topic.SWAP_MAP)
 def count_swap(kernel: OpenedKernel) -> NDArray[np.int64]:
     """Number of charged swap entries by private memcg id, an array of 65,536."""
     counts = np.zeros(IDS, np.int64)
@@ -53,6 +54,7 @@ def count_swap(kernel: OpenedKernel) -> NDArray[np.int64]:
     return counts
 
 
+@reading(Topic.SWAP_MAP)
 def entries(kernel: OpenedKernel, tree: Tree) -> NDArray[np.int64]:
     """Charged swap entries of each memcg of the tree."""
     counts = count_swap(kernel)
@@ -67,6 +69,7 @@ def entries(kernel: OpenedKernel, tree: Tree) -> NDArray[np.int64]:
     return found
 
 
+@reading(Topic.SWAP_SPACE)
 def at_once_bytes(kernel: OpenedKernel) -> int | None:
     """How much can be swapped out so that it is written before the call returns.
 
@@ -119,6 +122,7 @@ def _begun(kernel: OpenedKernel) -> list[int]:
     return found
 
 
+@reading(Topic.SWAP_MAP)
 def entry_ids(kernel: OpenedKernel) -> Iterator[tuple[int, int, NDArray[np.uint16]]]:
     """The private memcg ids of all swap entries, piece by piece.
 
@@ -135,7 +139,7 @@ def entry_ids(kernel: OpenedKernel) -> Iterator[tuple[int, int, NDArray[np.uint1
     except (LookupError, drgn.FaultError):
         kernel.trouble.note(
             Topic.SWAP_MAP,
-            "the swap devices cannot be read: swap entries are not counted",
+            "the swap devices cannot be found: swap entries are not counted",
         )
         return
     for device, pieces in maps:
@@ -143,9 +147,6 @@ def entry_ids(kernel: OpenedKernel) -> Iterator[tuple[int, int, NDArray[np.uint1
         for offset, ids in pieces:
             if ids is None:
                 faults += 1
-                kernel.trouble.note(
-                    Topic.SWAP_MAP, "a part of the swap map cannot be read"
-                )
                 if faults == MAX_FAULTS:
                     break
             else:
@@ -212,6 +213,7 @@ def _page_ids(kernel: OpenedKernel, address: int, pages: int) -> Pieces:
     try:
         vmemmap = int(prog["vmemmap"])
     except LookupError:  # drgn could not read mem_section
+        kernel.trouble.fault()
         yield 0, None
         return
     direct_map = int(phys_to_virt(prog, 0))

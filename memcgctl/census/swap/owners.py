@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from memcgctl.census.swap.maps import IDS, MAX_DEVICES, entry_ids
 from memcgctl.kernel.layout import has_member, offset_of
-from memcgctl.kernel.trouble import Topic
+from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.backing import file_paths, read_backings
 from memcgctl.linux.pagetables import swap_entries, walk
 from memcgctl.linux.rmap import file_vmas
@@ -159,6 +159,7 @@ def _owner(
     )
 
 
+@reading(Topic.SWAP_MAP)
 def _charged_entries(kernel: OpenedKernel, private_ids: NDArray[np.int64]) -> Charged:
     position = np.full(IDS, -1, np.int64)
     position[private_ids & (IDS - 1)] = np.arange(len(private_ids))
@@ -177,6 +178,7 @@ def _charged_entries(kernel: OpenedKernel, private_ids: NDArray[np.int64]) -> Ch
     return Charged(entry[order], memcg[order])
 
 
+@reading(Topic.SWAP_MAP)
 def _in_parents_cache(kernel: OpenedKernel, entry: U64) -> NDArray[np.bool_]:
     """Which entries have a folio in the swap cache that has gone to the parent.
 
@@ -212,6 +214,7 @@ def _in_parents_cache(kernel: OpenedKernel, entry: U64) -> NDArray[np.bool_]:
     return cached
 
 
+@reading(Topic.PAGE_TABLES)
 def _in_page_tables(
     kernel: OpenedKernel, charged: Charged, tasks: Tasks
 ) -> Counter[Held]:
@@ -259,6 +262,7 @@ def _in_swap_cache(
     return held
 
 
+@reading(Topic.SHMEM_SWAP)
 def _in_shmem(kernel: OpenedKernel, charged: Charged, tasks: Tasks) -> Counter[Held]:
     """Entries in shmem inodes: of the processes that map them there, or the inodes'."""
     mappings = _swapped_mappings(kernel)
@@ -266,7 +270,7 @@ def _in_shmem(kernel: OpenedKernel, charged: Charged, tasks: Tasks) -> Counter[H
         kernel, "struct address_space", mappings, {"head": "i_pages.xa_head"}
     )["head"]
     values = xarray_entries(
-        kernel, addresses(heads), Topic.PAGE_CACHE, values_only=True
+        kernel, addresses(heads), Topic.SHMEM_SWAP, values_only=True
     )
     # A large entry stands for as many entries as it has places.
     run = np.minimum(values.count, np.uint64(_MAX_RUN)).astype(np.int64)
@@ -300,6 +304,7 @@ def _in_shmem(kernel: OpenedKernel, charged: Charged, tasks: Tasks) -> Counter[H
     return held
 
 
+@reading(Topic.SHMEM_SWAP)
 def _swapped_mappings(kernel: OpenedKernel) -> U64:
     """``struct address_space *`` of every shmem inode that has swapped pages."""
     try:
@@ -321,6 +326,7 @@ def _inode_name(backing: Backing) -> str:
     return backing.path or f"{backing.fs} {backing.device} inode {backing.inode}"
 
 
+@reading(Topic.SWAP_MAP)
 def _in_slot_caches(kernel: OpenedKernel, charged: Charged) -> Counter[Held]:
     """Entries that are free but stay charged, in a CPU's cache until it is full.
 
@@ -336,7 +342,7 @@ def _in_slot_caches(kernel: OpenedKernel, charged: Charged) -> Counter[Held]:
             cache = per_cpu(caches, cpu)
             address, count = cache.slots_ret.value_(), int(cache.n_ret)
         except drgn.FaultError:
-            kernel.memory.faults += 1
+            kernel.trouble.fault()
             continue
         if not 0 < count <= _SLOTS:
             continue
@@ -348,6 +354,7 @@ def _in_slot_caches(kernel: OpenedKernel, charged: Charged) -> Counter[Held]:
     return held
 
 
+@reading(Topic.SWAP_SPACE)
 def _device_names(kernel: OpenedKernel) -> dict[int, str]:
     """The path of each swap device, by number."""
     count = min(int(kernel.declare("nr_swapfiles", "unsigned int")), MAX_DEVICES)
