@@ -11,18 +11,22 @@ from typing import NamedTuple
 
 import drgn
 import numpy as np
+from numpy.typing import NDArray
 
 from memcgctl.kernel.errors import KernelError
-from memcgctl.kernel.layout import dtype_of, has_member
+from memcgctl.kernel.layout import dtype_of, has_member, offset_of
 from memcgctl.kernel.program import OpenedKernel
 from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.records import Records, gather_records, read_variable
+from memcgctl.linux.structs import addresses, read_pointers, xarray_entries
 
 # Flags in section_mem_map, the same since Linux kernel commit 326e1b8f83a4
 # ("mm/sparsemem: introduce a SECTION_IS_EARLY flag") (in v5.3). Struct pages of
 # ZONE_DEVICE memory have SECTION_HAS_MEM_MAP and not SECTION_IS_ONLINE; they can be
-# charged as well (device-private memory).
+# charged as well (device-private memory). All others without the latter are of memory
+# that was plugged in and is offline: nobody has initialised them.
 SECTION_HAS_MEM_MAP = 1 << 1
+SECTION_IS_ONLINE = 1 << 2
 SECTION_IS_EARLY = 1 << 3
 # The encoded address is aligned to more than this: a section's memory map is whole
 # pages, and so is its distance from that of frame 0.
@@ -43,9 +47,10 @@ class PageRange(NamedTuple):
 
 @reading(Topic.MEMORY_MAP)
 def page_ranges(kernel: OpenedKernel) -> list[PageRange]:
-    """All valid page frames (``pfn_valid()``), in ascending order.
+    """All page frames whose struct page says something, in ascending order.
 
-    Raises KernelError if the kernel's list of them cannot be read.
+    These are the online ones (``pfn_to_online_page()``) and those of devices. Raises
+    KernelError if the kernel's list of them cannot be read.
     """
     prog = kernel.prog
     try:
@@ -70,6 +75,12 @@ def page_ranges(kernel: OpenedKernel) -> list[PageRange]:
         words = usage["subsection_map"].reshape(len(late), -1).view(np.uint8)
         bits = np.unpackbits(words, axis=1, bitorder="little")
         valid[late] = bits[:, :subsections]
+    offline = np.flatnonzero((sections["map"] & SECTION_IS_ONLINE) == 0)
+    if len(offline):
+        numbers = sections["number"][offline, None] * subsections
+        valid[offline] &= _of_devices(
+            kernel, numbers + np.arange(subsections), 1 << SUBSECTION_SHIFT - page_shift
+        )
     section, subsection = np.nonzero(valid)
     number = sections["number"][section] * subsections + subsection
     base = sections["map"][section] & ~np.uint64(SECTION_FLAGS)
@@ -83,6 +94,27 @@ def page_ranges(kernel: OpenedKernel) -> list[PageRange]:
             address = (int(base[run[0]]) + pfn * size) % 2**64
             ranges.append(PageRange(pfn, len(run) * pages, address))
     return ranges
+
+
+def _of_devices(
+    kernel: OpenedKernel, subsections: NDArray[np.int64], pages: int
+) -> NDArray[np.bool_]:
+    """Which subsections, by number and each of so many pages, are ZONE_DEVICE's."""
+    try:
+        devices = kernel.symbol("pgmap_array")  # by page frame (mm/memremap.c)
+    except LookupError:  # CONFIG_ZONE_DEVICE is off
+        return np.zeros(subsections.shape, np.bool_)
+    root = devices + offset_of(kernel.prog, "struct xarray", "xa_head")
+    found = xarray_entries(
+        kernel, read_pointers(kernel, addresses([root])), Topic.MEMORY_MAP
+    )
+    first = found.index // np.uint64(pages)
+    last = (found.index + found.count - np.uint64(1)) // np.uint64(pages)
+    order = np.argsort(first)
+    place = np.searchsorted(first[order], subsections, "right") - 1
+    known = np.append(last[order], np.uint64(0))  # the last for those before the first
+    of_device: NDArray[np.bool_] = (place >= 0) & (subsections <= known[place])
+    return of_device
 
 
 _SECTION = np.dtype([("number", "<i8"), ("map", "<u8"), ("usage", "<u8")])

@@ -23,6 +23,8 @@ STRUCTS = {
     },
     "folio": {"page": "page", "_flags_1": "u64"},
     "obj_cgroup": {"memcg": "void *"},
+    "xarray": {"gap": "u64", "xa_head": "void *"},
+    "xa_node": {"shift": "u8", "gap": "u8[7]", "slots": "void *[64]"},
 }
 ENUMS = {"pageflags": ["PG_locked", "PG_head", "PG_swapbacked"]}
 PER_ROOT = PAGE // 16
@@ -30,7 +32,7 @@ SECTION = 1 << 15  # pages of 128 MiB
 SUBSECTION = 1 << 9  # pages of 2 MiB
 VMEMMAP = 0xFFFFEA0000000000
 # Flags: present, has a memory map, online, found at boot.
-EARLY, PLUGGED, EMPTY = 0b1111, 0b0111, 0b0001
+EARLY, PLUGGED, OFFLINE, EMPTY = 0b1111, 0b0111, 0b0011, 0b0001
 
 
 class Sections:
@@ -100,6 +102,46 @@ def test_plugged_memory() -> None:
             pages(3 * SECTION, SECTION + 3 * SUBSECTION),
             pages(5 * SECTION + SUBSECTION, SUBSECTION),
             pages(6 * SECTION - SUBSECTION, SUBSECTION + SECTION),
+        ],
+        (),
+    )
+
+
+def test_memory_that_is_not_online() -> None:
+    """Lost: what happened to be in memory that nobody has initialised counts as folios.
+
+    Of what is not online, struct pages of devices alone are set up.
+    """
+    sections = Sections()
+    sections.add(3, EARLY)
+    sections.add(4, EARLY & ~0b100)  # put offline
+    sections.plug(5, 2**64 - 1, OFFLINE)
+    sections.plug(6, 0b1100, OFFLINE)
+    online = pages(3 * SECTION, SECTION)
+    assert sections.ranges() == ([online], ())
+    # struct dev_pagemap by page frame: from the third 2 MiB of section 5 to the third
+    # of section 6. Slots of the middle level are of 16 MiB, of the lowest 256 KiB.
+    fake = sections.fake
+    device = fake.allocate(8)
+    top, middle, first, last = (
+        fake.make("xa_node", {"shift": shift}) for shift in (18, 12, 6, 6)
+    )
+    siblings = dict.fromkeys(range(42, 48), 2 | 41 << 2)
+    for node, slots in (
+        (top, {0: middle | 2}),
+        (middle, {40: first | 2, 41: device, **siblings, 48: last | 2}),
+        (first, dict.fromkeys(range(2 * 8, 64), device)),
+        (last, dict.fromkeys(range(3 * 8), device)),
+    ):
+        for slot, entry in slots.items():
+            at = 8 + 8 * slot
+            fake.memory[node][at : at + 8] = entry.to_bytes(8, "little")
+    fake.symbols["pgmap_array"] = fake.make("xarray", {"xa_head": top | 2})
+    assert sections.ranges() == (
+        [
+            online,
+            pages(5 * SECTION + 2 * SUBSECTION, SECTION - 2 * SUBSECTION),
+            pages(6 * SECTION + 2 * SUBSECTION, SUBSECTION),
         ],
         (),
     )
