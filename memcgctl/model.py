@@ -167,7 +167,8 @@ class Process:
 
     ``start_ticks`` tells a process from a later one of the same pid. ``huge_bytes`` of
     the memory fill as many addresses as a huge page has (2 MiB), in one anonymous
-    mapping, but page by page.
+    mapping, but page by page. ``tid`` is a thread that lives, where the first one has
+    ended (0: it has not); ``memcg`` is that thread's.
     """
 
     pid: int
@@ -177,6 +178,7 @@ class Process:
     bytes: int
     start_ticks: int = 0
     huge_bytes: int = 0
+    tid: int = 0
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,8 @@ class ChargeGroup:
     the bytes it concerns; ``evictable_bytes`` is what nothing stands in the way of.
     ``swap_entry_bytes`` have a swap entry, which somebody is charged for, beside their
     folio in the swap cache (not on cgroup v1, which charges when the folio goes).
+    Of a large folio a process may map a part: ``mapped_bytes`` is what any of the
+    ``mappers`` does, each page once, and so is less than their bytes where they share.
     """
 
     kind: Literal["file", "shmem", "anon", "kernel"]
@@ -239,6 +243,7 @@ class ChargeGroup:
     openers: tuple[Process, ...]
     coldness: Coldness
     swap_entry_bytes: int = 0
+    mapped_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -255,6 +260,7 @@ class SwapOwner:
     entries: int
     start_ticks: int = 0
     file: Backing | None = None
+    tid: int = 0
 
 
 @dataclass(frozen=True)

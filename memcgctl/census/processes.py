@@ -17,6 +17,11 @@ class Processes:
     memcg: list[str]
     memcg_id: list[int]
 
+    def tid(self, place: int) -> int:
+        """A living thread of one whose first thread has ended, else 0."""
+        pid, tid = int(self.tasks.pid[place]), int(self.tasks.tid[place])
+        return 0 if pid == tid else tid
+
     def process(self, place: int, size_bytes: int, huge_bytes: int = 0) -> Process:
         return Process(
             pid=int(self.tasks.pid[place]),
@@ -26,6 +31,7 @@ class Processes:
             bytes=size_bytes,
             start_ticks=int(self.tasks.start_ticks[place]),
             huge_bytes=huge_bytes,
+            tid=self.tid(place),
         )
 
 

@@ -325,6 +325,11 @@ class _Node(NamedTuple):
     name: int
 
 
+def node_paths(kernel: OpenedKernel, nodes: Sequence[int]) -> list[str]:
+    """The path of each ``struct kernfs_node *`` of a cgroup."""
+    return _names(kernel, nodes)[1]
+
+
 def _names(
     kernel: OpenedKernel, nodes: Sequence[int]
 ) -> tuple[NDArray[np.uint64], list[str]]:

@@ -143,11 +143,11 @@ def read_backings(
     supers = _read_super_blocks(kernel, unique(inodes["sb"]))
     aliases = _aliases(kernel, addresses(inodes["alias"]))
     names = Names()
-    mounts = [mount for sb in supers for mount in _mounts_of(kernel, sb)]
-    _read_mounts(kernel, names, [*mounts, *(s.mount for s in seen.values())])
+    mounts = [mount for sb in supers for mount in mounts_of(kernel, sb)]
+    read_mounts(kernel, names, [*mounts, *(s.mount for s in seen.values())])
     mountpoints = [mount.mountpoint for mount in names.mounts.values()]
     dentries = [sighting.dentry for sighting in seen.values()]
-    _read_dentries(kernel, names, [*aliases, *mountpoints, *dentries])
+    read_dentries(kernel, names, [*aliases, *mountpoints, *dentries])
     namespaces = _namespaces(kernel, tasks)
     sizes = spaces["pages"].astype(np.uint64) * np.uint64(kernel.memory.page_size)
     backings: list[Backing | None] = []
@@ -197,9 +197,9 @@ def file_paths(kernel: OpenedKernel, files: U64) -> list[str | None]:
     inside = offset_of(kernel.prog, "struct mount", "mnt")
     mounts = np.where(rows["mnt"], rows["mnt"] - np.uint64(inside), np.uint64(0))
     names = Names()
-    _read_mounts(kernel, names, mounts.tolist())
+    read_mounts(kernel, names, mounts.tolist())
     mountpoints = [mount.mountpoint for mount in names.mounts.values()]
-    _read_dentries(kernel, names, [*rows["dentry"].tolist(), *mountpoints])
+    read_dentries(kernel, names, [*rows["dentry"].tolist(), *mountpoints])
     return [
         names.path(mount, dentry, None)
         for mount, dentry in zip(mounts.tolist(), rows["dentry"].tolist(), strict=True)
@@ -210,9 +210,9 @@ def file_paths(kernel: OpenedKernel, files: U64) -> list[str | None]:
 def mount_point(kernel: OpenedKernel, super_block: int, root: int) -> str | None:
     """Where the host has mounted the ``struct dentry *`` of a ``super_block``."""
     names = Names()
-    _read_mounts(kernel, names, _mounts_of(kernel, super_block))
+    read_mounts(kernel, names, mounts_of(kernel, super_block))
     mountpoints = [mount.mountpoint for mount in names.mounts.values()]
-    _read_dentries(kernel, names, mountpoints)
+    read_dentries(kernel, names, mountpoints)
     host = kernel.declare("init_task", "struct task_struct").nsproxy.mnt_ns
     return names.path_in(host.value_(), super_block, root, None)
 
@@ -428,7 +428,7 @@ def _aliases(kernel: OpenedKernel, first: U64) -> list[int]:
     return dentries
 
 
-def _read_dentries(kernel: OpenedKernel, names: Names, start: Iterable[int]) -> None:
+def read_dentries(kernel: OpenedKernel, names: Names, start: Iterable[int]) -> None:
     """Read dentries and all their ancestors into ``names``, level by level."""
     level = unique(addresses(list(start)))
     for _ in range(_DEPTH_LIMIT):
@@ -455,7 +455,7 @@ def _read_dentries(kernel: OpenedKernel, names: Names, start: Iterable[int]) -> 
         level = addresses([parent for parent in above if parent not in names.dentries])
 
 
-def _read_mounts(kernel: OpenedKernel, names: Names, start: Iterable[int]) -> None:
+def read_mounts(kernel: OpenedKernel, names: Names, start: Iterable[int]) -> None:
     """Read mounts, and the mounts these are on, into ``names``."""
     level = unique(addresses(list(start)))
     while len(level) and len(names.mounts) < _MOUNTS_LIMIT:
@@ -488,7 +488,7 @@ def _read_mounts(kernel: OpenedKernel, names: Names, start: Iterable[int]) -> No
         spaces.setdefault(mount.namespace, []).append(address)
 
 
-def _mounts_of(kernel: OpenedKernel, super_block: int) -> list[int]:
+def mounts_of(kernel: OpenedKernel, super_block: int) -> list[int]:
     """Every ``struct mount *`` of a ``struct super_block *``."""
     prog = kernel.prog
     head = super_block + offset_of(prog, "struct super_block", "s_mounts")

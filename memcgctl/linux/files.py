@@ -28,7 +28,15 @@ if TYPE_CHECKING:
 
 FILE = "struct file"
 CACHE = b"filp"
+# mm/slab_common.c, kmalloc_info: also of the accounted ones, and of the random copies.
+KMALLOC = b"kmalloc-"
 
+# No count of references is as large; 0x6b6b6b6b6b6b6b6b is a freed object that
+# slub_debug has poisoned.
+_MOST_REFERENCES = 1 << 40
+
+# Names of caches that are looked for are shorter.
+_NAME = 32
 # So many descriptors are named in one line; the rest are counted.
 NAMED = 6
 
@@ -62,18 +70,42 @@ class Opened:
         )
 
     @cached_property
+    def caches(self) -> tuple[U64, Rows, list[bytes]]:
+        """All ``struct kmem_cache *``, of each ``object_size``, and their names."""
+        kernel = self.kernel
+        at, rows = list_structs(
+            kernel,
+            kernel.symbol("slab_caches"),
+            "struct kmem_cache",
+            "list",
+            {"name": "name", "size": "object_size"},
+            Topic.SLABS,
+        )
+        return at, rows, [_text(kernel, int(name)) for name in rows["name"]]
+
+    @cached_property
     def slabs(self) -> Slabs:
         """All slabs of files and of sockets."""
-        caches = [
-            _file_caches(self.kernel),
-            addresses(self.protocols[1]["slab"]),
-        ]
+        caches = [self._file_caches, addresses(self.protocols[1]["slab"])]
         return find_slabs(self.kernel, np.concatenate(caches))
+
+    @cached_property
+    def _file_caches(self) -> U64:
+        """Those of files: by name, since 7.2 has no pointer to it."""
+        at, _, names = self.caches
+        return at[[name == CACHE for name in names]]
+
+    def kmalloc_caches(self, least: int) -> U64:
+        """Those that ``kmalloc`` takes objects of ``least`` bytes or more from."""
+        at, rows, names = self.caches
+        named = np.array([name.startswith(KMALLOC) for name in names], np.bool_)
+        return at[named & (rows["size"] >= least)]
 
     @cached_property
     def files(self) -> tuple[U64, U64, U64]:
         """``struct file *``, ``f_op`` and ``private_data`` of all files."""
-        return _all_files(self.kernel, self.slabs, self.descriptors.file)
+        tables = self.descriptors.file
+        return _all_files(self.kernel, self.slabs, self._file_caches, tables)
 
     def of_kind(self, operations: str) -> tuple[U64, U64]:
         """Files with these ``struct file_operations``, and their ``private_data``."""
@@ -132,16 +164,18 @@ class Opened:
 
 
 @reading(Topic.SLABS)
-def _all_files(kernel: OpenedKernel, slabs: Slabs, tables: U64) -> tuple[U64, U64, U64]:
+def _all_files(
+    kernel: OpenedKernel, slabs: Slabs, caches: U64, tables: U64
+) -> tuple[U64, U64, U64]:
     """Address, ``f_op`` and ``private_data`` of each ``struct file`` in use."""
     members = {"op": "f_op", "data": "private_data"}
     # A count of zero, or below it, is that of a free object. Since Linux kernel commit
     # 90ee6ed776c0 ("fs: port files to file_ref") (in v6.13) zero is one reference.
     ref = has_member(kernel.prog, FILE, "f_ref")
     count = {"count": "f_ref.refcnt.counter" if ref else "f_count.counter"}
-    caches = _file_caches(kernel)
     at, rows = slab_structs(kernel, slabs, caches, FILE, members | count)
-    used = rows["count"].astype(np.int64) >= (0 if ref else 1)
+    counts = rows["count"].astype(np.int64)
+    used = (counts >= (0 if ref else 1)) & (counts < _MOST_REFERENCES)
     at, rows = at[used], rows[used]
     # What the slabs do not show: where the cache has been merged with another.
     others = np.setdiff1d(tables, at)
@@ -153,23 +187,9 @@ def _all_files(kernel: OpenedKernel, slabs: Slabs, tables: U64) -> tuple[U64, U6
     )
 
 
-@reading(Topic.SLABS)
-def _file_caches(kernel: OpenedKernel) -> U64:
-    """The ``struct kmem_cache *`` of files: by name, since 7.2 has no pointer to it."""
-    at, rows = list_structs(
-        kernel,
-        kernel.symbol("slab_caches"),
-        "struct kmem_cache",
-        "list",
-        {"name": "name"},
-        Topic.SLABS,
-    )
-    return at[[_text(kernel, int(name)) == CACHE for name in rows["name"]]]
-
-
 def _text(kernel: OpenedKernel, at: int) -> bytes:
     try:
-        text: bytes = kernel.prog.read_c_string(at, max_size=len(CACHE) + 1)
+        text: bytes = kernel.prog.read_c_string(at, max_size=_NAME)
     except drgn.FaultError:
         return b""
     return text

@@ -6,7 +6,7 @@ and values of global variables.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import drgn
 import numpy as np
@@ -22,7 +22,7 @@ BATCH = 1024
 Records = NDArray[np.void]
 
 
-def present(prog: drgn.Program, type_name: str, paths: Iterable[str]) -> dict[str, str]:
+def present(prog: drgn.Program, type_name: str, paths: Sequence[str]) -> dict[str, str]:
     """The pointers and integers among ``paths`` that this kernel's type has.
 
     As ``dtype_of`` takes them: each field has the name of its path.

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _HEIGHT_LIMIT = 96
 # So many counters at once are quicker than sorting.
 _DENSE = 1 << 22
+# 52 bits of physical addresses, less the 12 within a page.
+_PFN_BITS = 40
 # Of a page table of the lowest level.
 _TABLE_PAGES = 512
 
@@ -107,17 +109,16 @@ def mapped_pages(
     wanted: Frames,
     ranges: Ranges | None = None,
     areas: Ranges | None = None,
-) -> list[Mapped]:
-    """How much of each group the page tables map.
+) -> tuple[list[Mapped], dict[int, int]]:
+    """How much of each group the page tables map, of each mm and of all together.
 
-    A page that an address space maps twice counts twice, as in its own smaps.
-    ``ranges`` limits the walk to where these frames can be, ``areas`` are those that
-    full tables count in.
+    A page counts once, however often an address space maps it: where two segments of a
+    program share a page, both map it. ``ranges`` limits the walk to where these frames
+    can be, ``areas`` are those that full tables count in.
     """
     groups = int(wanted.group.max(initial=0)) + 1
     runs = _runs(wanted)
-    keys: list[NDArray[np.int64]] = []
-    pages: list[NDArray[np.int64]] = []
+    parts = [(np.zeros(0, np.int64),) * 4]
     filled: Counter[int] = Counter()
     for leaves in walk(kernel, mms, ranges, areas):
         mm, pfn = frames(kernel, leaves)
@@ -126,26 +127,45 @@ def mapped_pages(
             full = np.searchsorted(maps(leaves).nonzero()[0], full)
         first = _neighbours(mm, pfn, leaves.pages, full)
         size = np.diff(first, append=len(pfn)) * leaves.pages
-        place, hit, count = _overlaps(runs, pfn[first], size.astype(np.uint64))
-        cell = mm[first[hit]] * groups + runs.group[place]
-        filled.update(_filled(full, first[hit], cell, count))
-        if len(mms) * groups <= _DENSE:
-            found = np.bincount(cell, count)
-            (key,) = found.nonzero()
-            found = found[key]
-        else:
-            key, where = np.unique(cell, return_inverse=True)
-            found = np.bincount(where, count, len(key))
-        keys.append(key)
-        pages.append(found.astype(np.int64))
-    if not keys:
-        return []
-    key, where = np.unique(np.concatenate(keys), return_inverse=True)
-    total = np.bincount(where, np.concatenate(pages), len(key)).astype(np.int64)
-    return [
+        place, hit, start, count = _overlaps(runs, pfn[first], size.astype(np.uint64))
+        owner, group = mm[first[hit]], runs.group[place]
+        filled.update(_filled(full, first[hit], owner * groups + group, count))
+        parts.append((owner, group, start, count))
+    owner, group, start, count = (np.concatenate(c) for c in zip(*parts, strict=True))
+    own = _first_time(owner << _PFN_BITS | start, count)
+    cells = _sums(owner * groups + group, own, len(mms) * groups)
+    found = [
         Mapped(cell // groups, cell % groups, pages, _TABLE_PAGES * filled[cell])
-        for cell, pages in zip(key.tolist(), total.tolist(), strict=True)
+        for cell, pages in cells.items()
     ]
+    return found, _sums(group, _first_time(start, count), groups)
+
+
+def _first_time(
+    start: NDArray[np.int64], count: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Of each range [start, start + count), what no range before it has."""
+    order = np.argsort(start, kind="stable")
+    end = start[order] + count[order]
+    before = np.maximum.accumulate(end)
+    before[1:], before[:1] = before[:-1].copy(), 0
+    new = np.zeros_like(count)
+    new[order] = np.maximum(end - np.maximum(start[order], before), 0)
+    return new
+
+
+def _sums(
+    key: NDArray[np.int64], pages: NDArray[np.int64], keys: int
+) -> dict[int, int]:
+    """The sum of the pages of each key that has any; ``keys`` is beyond the last."""
+    if keys <= _DENSE:
+        total = np.bincount(key, pages, keys)
+        (key,) = total.nonzero()
+        total = total[key]
+    else:
+        key, where = np.unique(key, return_inverse=True)
+        total = np.bincount(where, pages, len(key))
+    return dict(zip(key.tolist(), total.astype(np.int64).tolist(), strict=True))
 
 
 def _neighbours(
@@ -193,8 +213,8 @@ def _runs(wanted: Frames) -> Frames:
 
 def _overlaps(
     wanted: Frames, pfn: U64, pages: U64
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int64]]:
-    """Where [pfn, pfn + pages) meets frames of interest: (place, which pfn, pages)."""
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int64], NDArray[np.int64]]:
+    """Where ranges meet frames of interest: (place, which range, first page, pages)."""
     ends = wanted.pfn + wanted.pages
     first = np.searchsorted(ends, pfn, side="right")
     last = np.searchsorted(wanted.pfn, pfn + pages, side="left")
@@ -203,7 +223,7 @@ def _overlaps(
     place = np.repeat(first - np.cumsum(many) + many, many) + np.arange(many.sum())
     start = np.maximum(wanted.pfn[place], pfn[hit])
     end = np.minimum(ends[place], (pfn + pages)[hit])
-    return place, hit, (end - start).astype(np.int64)
+    return place, hit, start.astype(np.int64), (end - start).astype(np.int64)
 
 
 def _tree(kernel: OpenedKernel, roots: U64) -> tuple[NDArray[np.int64], U64]:

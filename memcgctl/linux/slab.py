@@ -79,14 +79,12 @@ def slab_structs(
     """
     lying = dtype_of(kernel.prog, type_name, members)
     # red_left_pad: CONFIG_SLUB_DEBUG.
-    layout = present(
-        kernel.prog, "struct kmem_cache", {"size": "size", "pad": "red_left_pad"}
-    )
+    layout = present(kernel.prog, "struct kmem_cache", ("size", "red_left_pad"))
     wanted = unique(caches)
     known = read_structs(kernel, "struct kmem_cache", wanted, layout)
     places, rows = [], [np.zeros(0, packed(lying))]
     for cache, its in zip(wanted, known, strict=True):
-        size, pad = int(its["size"]), int(its["pad"]) if "pad" in layout else 0
+        size, pad = int(its["size"]), _pad(its)
         (mine,) = (slabs.cache == cache).nonzero()
         for at, objects in zip(
             slabs.address[mine].tolist(), slabs.objects[mine].tolist(), strict=True
@@ -102,6 +100,12 @@ def slab_structs(
                 places.append(np.uint64(at + pad) + addresses(size * used))
                 rows.append(found[used])
     return np.concatenate([addresses([]), *places]), np.concatenate(rows)
+
+
+def _pad(cache: np.void) -> int:
+    """What lies before each object where there are red zones (slub_debug=Z)."""
+    known = cache.dtype.names or ()
+    return int(cache["red_left_pad"]) if "red_left_pad" in known else 0
 
 
 def _slab_layout(prog: drgn.Program) -> tuple[np.dtype[Any], int, int]:

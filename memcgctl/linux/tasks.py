@@ -39,13 +39,15 @@ _FDS_LIMIT = 1 << 20
 class Tasks:
     """All processes: parallel arrays, one element a process, in the order of pids.
 
-    ``address`` is the ``struct task_struct *`` of the group leader (of any thread where
-    the leader is gone), ``mm`` its ``struct mm_struct *`` (0 for kernel threads and
-    exited ones), ``memcg`` its ``struct mem_cgroup *``.
+    ``address`` is the ``struct task_struct *`` of the group leader; where this has
+    ended and other threads live on, of one of these, whose number ``tid`` is. ``mm`` is
+    its ``struct mm_struct *`` (0 for kernel threads and exited ones), ``memcg`` its
+    ``struct mem_cgroup *``; name and start are the process's, so the leader's.
     """
 
     address: U64
     pid: NDArray[np.int64]
+    tid: NDArray[np.int64]
     comm: list[str]
     start_ticks: NDArray[np.int64]
     mm: U64
@@ -76,22 +78,28 @@ def read_tasks(kernel: OpenedKernel) -> Tasks:
             "tgid": "tgid",
             "comm": "comm",
             "start": "start_boottime",
+            "ended": "exit_state",
             "mm": "mm",
             "cgroups": "cgroups",
             "nsproxy": "nsproxy",
             "fs": "fs",
         },
     )
-    # Leaders first in each process; a leader that exited before its threads has no
-    # mm, the threads still do.
-    order = np.lexsort((rows["pid"] != rows["tgid"], rows["tgid"]))
-    threads, rows = threads[order], rows[order]
+    # A leader that ended before its other threads has no mm, and stays in the cgroup
+    # that it was in although the process moves (cgroup_migrate_add_task).
+    other = rows["pid"] != rows["tgid"]
+    order = np.lexsort((other, rows["ended"] != 0, rows["tgid"]))
+    threads, rows, other = threads[order], rows[order], other[order]
     pids, first = np.unique(rows["tgid"], return_index=True)
+    leader = first.copy()
+    (leaders,) = (~other).nonzero()
+    leader[np.searchsorted(pids, rows["tgid"][leaders])] = leaders
     return Tasks(
         threads[first],
         pids.astype(np.int64),
-        [_text(comm) for comm in rows["comm"][first]],
-        rows["start"][first].astype(np.int64) // _NANOSECONDS_PER_TICK,
+        rows["pid"][first].astype(np.int64),
+        [_text(comm) for comm in rows["comm"][leader]],
+        rows["start"][leader].astype(np.int64) // _NANOSECONDS_PER_TICK,
         _first_set(rows["mm"], first),
         _memcgs(kernel, rows["cgroups"][first]),
         _first_set(rows["nsproxy"], first),

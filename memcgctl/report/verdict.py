@@ -160,7 +160,8 @@ def backing_words(backing: Backing) -> str:
 
 def process_words(process: Process | SwapOwner) -> str:
     """``sleep (pid 7) in /a``; a swap owner without a pid is an inode or the like."""
-    pid = "" if process.pid is None else f" (pid {process.pid})"
+    thread = f":{process.tid}" if process.tid else ""
+    pid = "" if process.pid is None else f" (pid {process.pid}{thread})"
     memcg = f" in {process.memcg}" if process.memcg else ""
     return f"{process.comm}{pid}{memcg}"
 

@@ -17,6 +17,9 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/if_packet.h>
+#include <linux/perf_event.h>
+#include <linux/udmabuf.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <sched.h>
@@ -28,6 +31,7 @@
 #include <sys/eventfd.h>
 #include <sys/fanotify.h>
 #include <sys/inotify.h>
+#include <sys/ioctl.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -280,17 +284,38 @@ static void swap_on(char *argument)
 		die(argument);
 }
 
-/* Pin the region's pages as a registered buffer of an io_uring. */
-static void pin(void)
+/* Nobody maps its rings; the descriptor stays open. */
+static int make_ring(int entries)
 {
-	static char params[120]; /* struct io_uring_params, all zero */
-	struct iovec buffer = { region, region_size };
-	int fd = syscall(SYS_io_uring_setup, 1, params);
+	static char params[120]; /* struct io_uring_params */
+	memset(params, 0, sizeof(params));
+	int fd = syscall(SYS_io_uring_setup, entries, params);
 
 	if (fd < 0)
 		die("io_uring_setup");
-	if (syscall(SYS_io_uring_register, fd, 0 /* REGISTER_BUFFERS */, &buffer, 1))
+	return fd;
+}
+
+/* Pin the region's pages as a registered buffer of an io_uring. */
+static void pin(void)
+{
+	struct iovec buffer = { region, region_size };
+
+	if (syscall(SYS_io_uring_register, make_ring(1), 0 /* REGISTER_BUFFERS */,
+		    &buffer, 1))
 		die("io_uring_register");
+}
+
+/* An inotify group that only an io_uring has: as a file registered with it. */
+static void fix_inotify(const char *path)
+{
+	int fd = inotify_init();
+
+	if (inotify_add_watch(fd, path, IN_CREATE) < 0)
+		die(path);
+	if (syscall(SYS_io_uring_register, make_ring(1), 2 /* REGISTER_FILES */, &fd, 1))
+		die("io_uring_register");
+	close(fd);
 }
 
 /* A child that is dead and that nobody waits for. */
@@ -303,6 +328,19 @@ static void corpse(void)
 		_exit(0);
 	if (waitid(P_PID, pid, &info, WEXITED | WNOWAIT))
 		die("waitid");
+}
+
+/* A packet socket that only a mapping of its ring keeps. */
+static void map_packet(void)
+{
+	struct tpacket_req ring = { .tp_block_size = PAGE, .tp_block_nr = 1,
+				    .tp_frame_size = PAGE, .tp_frame_nr = 1 };
+	int fd = socket(AF_PACKET, SOCK_RAW, 0);
+
+	if (fd < 0 || setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &ring, sizeof(ring)) ||
+	    mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0) == MAP_FAILED)
+		die("packet");
+	close(fd);
 }
 
 static void make_socket(const char *kind)
@@ -366,10 +404,10 @@ static void orphan(void)
 	close(client);
 }
 
-/* An inotify group that is open nowhere: sent to a socket that nobody reads. */
-static void send_inotify(const char *path)
+/* Open nowhere any more: sent to a socket that nobody reads. */
+static void send_away(int fd)
 {
-	int pair[2], fd = inotify_init();
+	int pair[2];
 	char room[CMSG_SPACE(sizeof(int))] = { 0 };
 	struct iovec data = { "x", 1 };
 	struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1,
@@ -381,10 +419,98 @@ static void send_inotify(const char *path)
 	rights->cmsg_type = SCM_RIGHTS;
 	rights->cmsg_len = CMSG_LEN(sizeof(int));
 	memcpy(CMSG_DATA(rights), &fd, sizeof(fd));
-	if (inotify_add_watch(fd, path, IN_CREATE) < 0 ||
-	    socketpair(AF_UNIX, SOCK_STREAM, 0, pair) ||
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) ||
 	    sendmsg(pair[0], &message, 0) != 1)
+		die("sendmsg");
+	close(fd);
+}
+
+static void send_inotify(const char *path)
+{
+	int fd = inotify_init();
+
+	if (inotify_add_watch(fd, path, IN_CREATE) < 0)
 		die(path);
+	send_away(fd);
+}
+
+/* A memfd of this size, all of it written, that nobody maps. */
+static int fill_memfd(size_t size, int flags)
+{
+	static char page[PAGE] = { 1 };
+	int fd = memfd_create("object", flags);
+
+	for (size_t done = 0; done < size; done += PAGE)
+		write_all(fd, page, PAGE);
+	return fd;
+}
+
+/* The pages of a memfd, which is closed, are a DMA buffer's. */
+static void make_udmabuf(size_t size)
+{
+	struct udmabuf_create create = { .memfd = fill_memfd(size, MFD_ALLOW_SEALING),
+					 .size = size };
+	int fd = open("/dev/udmabuf", O_RDWR | O_CLOEXEC);
+
+	if (fcntl(create.memfd, F_ADD_SEALS, F_SEAL_SHRINK) ||
+	    ioctl(fd, UDMABUF_CREATE, &create) < 0)
+		die("udmabuf");
+	close(create.memfd);
+	close(fd);
+}
+
+/* A pipe with this much in it that nobody reads. */
+static void fill_pipe(size_t size)
+{
+	static char page[PAGE] = { 1 };
+	int fds[2];
+
+	if (pipe(fds))
+		die("pipe");
+	for (size_t done = 0; done < size; done += PAGE)
+		write_all(fds[1], page, PAGE);
+}
+
+static void make_aio(int events)
+{
+	static unsigned long context;
+
+	if (syscall(SYS_io_setup, events, &context))
+		die("io_setup");
+}
+
+/* A perf event of a cgroup, which holds the cgroup and not its memcg. */
+static void watch(const char *directory)
+{
+	struct perf_event_attr attr = { .type = PERF_TYPE_SOFTWARE,
+					.config = PERF_COUNT_SW_CPU_CLOCK,
+					.size = sizeof(attr) };
+	int fd = open(directory, O_RDONLY);
+
+	if (syscall(SYS_perf_event_open, &attr, fd, 0, -1, PERF_FLAG_PID_CGROUP) < 0)
+		die(directory);
+	close(fd);
+}
+
+/* argument: NAME:PATH, the namespace of this name (of /proc/self/ns) and a new file */
+static void keep_namespace(char *argument)
+{
+	char from[64], *path = strchr(argument, ':');
+
+	*path++ = 0;
+	snprintf(from, sizeof(from), "/proc/self/ns/%s", argument);
+	close(open(path, O_WRONLY | O_CREAT, 0600));
+	if (mount(from, path, NULL, MS_BIND, NULL))
+		die(path);
+}
+
+/* Into the network namespace of process 1, while the one it was in is kept open. */
+static void leave_network(void)
+{
+	int fd = open("/proc/1/ns/net", O_RDONLY);
+
+	if (open("/proc/self/ns/net", O_RDONLY) < 0 || setns(fd, CLONE_NEWNET))
+		die("setns");
 	close(fd);
 }
 
@@ -506,6 +632,37 @@ static int stay(void *nothing)
 	return 0;
 }
 
+static void perform(char *word);
+static char **rest; /* words to come */
+
+static int held; /* where to write that all words are performed */
+
+static void *perform_rest(void *nothing)
+{
+	while (*rest)
+		perform(*rest++);
+	write_all(held, "", 1);
+	close(held);
+	int null = open("/dev/null", O_RDWR);
+	for (int i = 0; i < 3; i++)
+		dup2(null, i);
+	if (leaderless) {
+		start_threads(1);
+		syscall(SYS_exit, 0);
+	}
+	return wait_forever(nothing);
+}
+
+/* The first thread of the process ends; another one performs the words to come. */
+static void end_leader(void)
+{
+	pthread_t thread;
+
+	if (pthread_create(&thread, NULL, perform_rest, NULL))
+		die("pthread_create");
+	syscall(SYS_exit, 0);
+}
+
 /* Another process with the same memory. */
 static void share_memory(void)
 {
@@ -523,6 +680,21 @@ static void splice_region(void)
 
 	if (pipe(fds) || vmsplice(fds[1], &data, 1, 0) != (ssize_t)region_size)
 		die("vmsplice");
+}
+
+/* argument: OFFSET:SIZE:PATH */
+static void map_part(char *argument)
+{
+	char *size = strchr(argument, ':') + 1, *path = strchr(size, ':') + 1;
+	int fd = open(path, O_RDWR);
+
+	if (fd < 0)
+		die(path);
+	region_size = size_of(size);
+	region = mmap(NULL, region_size, PROT_READ, MAP_SHARED, fd, size_of(argument));
+	if (region == MAP_FAILED)
+		die(path);
+	close(fd);
 }
 
 /* argument: FROM:TO */
@@ -569,6 +741,8 @@ static void perform(char *word)
 		map_file(arg, MAP_SHARED);
 	else if (IS("private"))
 		map_file(arg, MAP_PRIVATE);
+	else if (IS("map-part"))
+		map_part(arg);
 	else if (IS("touch"))
 		touch(1);
 	else if (IS("look"))
@@ -624,6 +798,22 @@ static void perform(char *word)
 			die(arg);
 	} else if (IS("send-inotify"))
 		send_inotify(arg);
+	else if (IS("send-memfd"))
+		send_away(fill_memfd(size_of(arg), 0));
+	else if (IS("fix-inotify"))
+		fix_inotify(arg);
+	else if (IS("map-packet"))
+		map_packet();
+	else if (IS("udmabuf"))
+		make_udmabuf(size_of(arg));
+	else if (IS("pipe"))
+		fill_pipe(size_of(arg));
+	else if (IS("ring"))
+		make_ring(atoi(arg));
+	else if (IS("aio"))
+		make_aio(atoi(arg));
+	else if (IS("watch"))
+		watch(arg);
 	else if (IS("fanotify")) {
 		if (fanotify_init(FAN_CLASS_NOTIF, 0) < 0)
 			die("fanotify_init");
@@ -634,7 +824,16 @@ static void perform(char *word)
 	else if (IS("cgroupns")) {
 		if (unshare(CLONE_NEWCGROUP))
 			die("unshare");
-	} else if (IS("pin"))
+	} else if (IS("netns")) {
+		if (unshare(CLONE_NEWNET))
+			die("unshare");
+	} else if (IS("leave-netns"))
+		leave_network();
+	else if (IS("keep-ns"))
+		keep_namespace(arg);
+	else if (IS("end-leader"))
+		end_leader();
+	else if (IS("pin"))
 		pin();
 	else if (IS("open")) {
 		if (open(arg, O_RDONLY | O_NOATIME) < 0)
@@ -711,19 +910,11 @@ static int perform_all(int argc, char **argv)
 		return 0;
 	}
 	setsid();
-	for (int i = 0; i < argc - 1; i++)
-		perform(argv[i]);
-	write_all(fds[1], "", 1);
-	close(fds[1]);
-	int null = open("/dev/null", O_RDWR);
-	for (int i = 0; i < 3; i++)
-		dup2(null, i);
-	if (leaderless) {
-		start_threads(1);
-		syscall(SYS_exit, 0);
-	}
-	for (;;)
-		pause();
+	held = fds[1];
+	argv[argc - 1] = NULL;
+	rest = argv;
+	perform_rest(NULL);
+	return 0;
 }
 
 /* --- count ------------------------------------------------------------- */

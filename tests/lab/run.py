@@ -268,6 +268,7 @@ def run(scenario: Scenario, guest: Guest, shape: Shape) -> dict[str, Any]:
     memcgs, gone = [], []
     for made in scene.made:
         holders = set(made.held_by) - ({"folio"} if shape.reparents else set())
+        holders -= set() if shape.keeps_kernel_pages else {"kernel"}
         if not made.online and not holders:
             gone.append(made.path)
             continue
@@ -291,13 +292,14 @@ def run(scenario: Scenario, guest: Guest, shape: Shape) -> dict[str, Any]:
             }
         )
     expected = sum(memcg["state"] == "offline" for memcg in memcgs)
-    if expected != offline:
+    if expected + scene.bare != offline:
         raise GuestError(f"{expected} memcgs should be offline, {offline} are")
     last = truth.read_files(guest, [CGROUPS + path for path in online])
     return {
         "cgroup_version": scenario.version,
         "possible_cpus": possible_cpus(guest),
-        "offline": offline,
+        "offline": expected,
+        "bare": scene.bare,
         "memcgs": memcgs,
         "gone": gone,
         # The online ones after the removal of the others, with all below them.

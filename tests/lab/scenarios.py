@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tests.lab.guest import Guest, Machine
 from tests.lab.users import Frame
@@ -54,6 +54,8 @@ class Scene:
     made: list[Made] = field(default_factory=list)
     held: list[Held] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
+    # Cgroups that were removed and are held, though they have no memcg.
+    bare: int = 0
     # Whom each page frame is charged to while all is online.
     frames: dict[int, Frame] = field(default_factory=dict)
     # Work that remains when all memcgs are removed, with the memcg that it is for.
@@ -660,6 +662,94 @@ def services(scene: Scene) -> None:
             scene.hold(f"join={memcg}", "anon=128K", "touch")
 
 
+def network_namespace(scene: Scene) -> None:
+    """Its kernel sockets are its maker's: ``ip netns add``, PrivateNetwork=.
+
+    One is a process's, one mounted, one only open.
+    """
+    how = "a network namespace made in it"
+    for name, words in (
+        ("process", ()),
+        ("mount", ("keep-ns=net:/tmp/netns",)),
+        ("open", ("leave-netns",)),
+    ):
+        memcg = scene.memcg(f"app/netns-{name}", how, ("folio", "socket"))
+        words = (f"join={account_sockets(scene, memcg)}", "netns", *words)
+        if name == "mount":
+            scene.do(*words)
+        else:
+            scene.hold(*words)
+
+
+def tunnel(scene: Scene) -> None:
+    memcg = scene.memcg("app/tun", "/dev/net/tun, open", ("folio", "socket"))
+    scene.hold(f"join={account_sockets(scene, memcg)}", "open=/dev/net/tun")
+
+
+def kept_without_descriptor(scene: Scene) -> None:
+    """Files that are in no descriptor table."""
+    memcg = scene.memcg("app/fixed", "an io_uring's file", ("folio", "fsnotify"))
+    scene.hold(f"join={memcg}", f"fix-inotify={TMPFS}")
+    memcg = scene.memcg("app/packet", "a mapped packet socket", ("folio", "socket"))
+    scene.hold(f"join={account_sockets(scene, memcg)}", "map-packet")
+
+
+def kept_namespace(scene: Scene) -> None:
+    how = "a cgroup namespace that only a mount keeps"
+    memcg = scene.memcg("app/namespace-mount", how, ("folio", "other"))
+    scene.do(f"join={memcg}", "cgroupns", "keep-ns=cgroup:/tmp/cgroupns")
+
+
+def without_leader(scene: Scene) -> None:
+    how = "a process whose first thread ended before it moved"
+    memcg = scene.memcg("app/leader", how, ("folio", "other"))
+    scene.hold(f"join={memcg}", "anon=64K", "touch", "end-leader")
+
+
+def untouched(scene: Scene) -> None:
+    """Mapped, without a page in any page table."""
+    path = scene.file("100K", f"{EXT4}/untouched")
+    memcg = scene.memcg("app/untouched", "page cache mapped whole, touched by nobody")
+    scene.do(f"join={memcg}", f"read={path}")
+    scene.hold(f"join={CGROUPS}/holder", f"map={path}")
+    memcg = scene.memcg("app/aio", "the ring of asynchronous I/O")
+    scene.hold(f"join={memcg}", "aio=500")
+
+
+def in_kernels_hands(scene: Scene) -> None:
+    """Pages and files that a process has by a descriptor of another kind."""
+    how = "a memfd in flight over a socket"
+    memcg = scene.memcg("app/sent-memfd", how, ("folio", "socket"))
+    scene.hold(f"join={memcg}", "send-memfd=48K")
+    if scene.guest.call("test", "-e", "/dev/udmabuf")[0] == 0:
+        memcg = scene.memcg("app/udmabuf", "a memfd that is a DMA buffer")
+        scene.hold(f"join={memcg}", "udmabuf=40K")
+    memcg = scene.memcg("app/pipe", "what waits in a pipe", ("folio", "kernel"))
+    scene.hold(f"join={memcg}", "anon=4K", "touch", "pipe=32K")
+    memcg = scene.memcg("app/ring", "rings of an io_uring", ("folio", "kernel"))
+    scene.hold(f"join={memcg}", "anon=4K", "touch", "ring=256")
+
+
+def in_parts(scene: Scene) -> None:
+    """Of a huge page of tmpfs two processes map a part each, with a hole between."""
+    path = f"{HUGE}/parts"
+    memcg = scene.memcg("app/huge-mapped", "a huge page of tmpfs mapped in parts")
+    scene.do(f"join={memcg}", scene.write("2M", path))
+    for part in ("0:512K", "256K:512K", "1M:256K"):
+        scene.hold(f"join={CGROUPS}/holder", f"map-part={part}:{path}", "look")
+
+
+def without_memcg(scene: Scene) -> None:
+    """Removed cgroups that no memcg belongs to: their parent has no controllers."""
+    plain = f"{CGROUPS}/plain"
+    scene.guest.sh(f"mkdir -p {plain}/watched {plain}/socket")
+    holder = f"join={CGROUPS}/holder"
+    scene.hold(holder, f"watch={plain}/watched")
+    scene.hold(f"join={plain}/socket", "socket=udp")
+    scene.guest.sh(f"rmdir {plain}/watched {plain}/socket")
+    scene.bare += 2
+
+
 BASIC: list[Step] = [
     *(read_file, tmpfs, mapped_file, moved_process, huge_pages),
     *(swapped, swap_cached, swapped_shmem),
@@ -686,6 +776,13 @@ USERS: list[Step] = [
     *(second_swap, dirty, under_writeback),
 ]
 
+# What holds a memcg, or its memory, in ways that no descriptor or page table shows.
+HOLDERS: list[Step] = [
+    *(network_namespace, tunnel, kept_without_descriptor, kept_namespace),
+    *(without_leader, untouched, in_kernels_hands, in_parts, mapped_twice),
+    *(socket, sockets, in_flight, corpse, namespace, spliced, without_memcg),
+]
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -700,6 +797,7 @@ class Scenario:
     stop_by: str = ""
 
 
+MODULES = Machine(modules=("overlay", "tun"))
 # Two nodes, and as many possible CPUs as a large machine has.
 WIDE = Machine(
     memory="224M",
@@ -721,6 +819,10 @@ SCENARIOS = {
     "users": Scenario(USERS, machine=Machine(modules=("overlay",)), stock=False),
     # Names, attributes and times as kubelet, containerd, docker and systemd give them.
     "named": Scenario([pods, services], stock=False),
+    "holders": Scenario(HOLDERS, machine=MODULES, stock=False),
+    "holders-debug": Scenario(
+        HOLDERS, machine=replace(MODULES, cmdline="slub_debug=FZPU"), stock=False
+    ),
     # The removal of a memcg takes events off its list and leaves the rest to a worker.
     "event-v1": Scenario(
         [tmpfs, event],

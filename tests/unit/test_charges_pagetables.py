@@ -182,12 +182,27 @@ def test_what_is_mapped_is_counted_by_group() -> None:
         np.array([5, 2, 0, 0]),
     )
     mms = addresses([first, second])
-    assert mapped_pages(spaces.fake.kernel, mms, wanted) == [
+    by_mm, by_anybody = mapped_pages(spaces.fake.kernel, mms, wanted)
+    assert by_mm == [
         (0, 2, 1, 0),
         (0, 5, 1, 0),
         (1, 0, 1 + 16, 0),
-        (1, 2, 2, 0),
+        (1, 2, 1, 0),  # twice
     ]
+    assert by_anybody == {0: 17, 2: 1, 5: 1}
+
+
+def test_parts_that_overlap_are_counted_once() -> None:
+    """Lost: whether all of a huge page is mapped, or what several map is all of it."""
+    spaces = Spaces()
+    mms = [spaces.mm() for _ in range(3)]
+    for mm, first, pages in zip(mms, (0, 64, 256), (128, 128, 16), strict=True):
+        for page in range(first, first + pages):
+            spaces.map(mm, page << 12, (0x200 + page) << 12 | PRESENT)
+    wanted = Frames(addresses([0x200]), addresses([512]), np.array([0]))
+    by_mm, by_anybody = mapped_pages(spaces.fake.kernel, addresses(mms), wanted)
+    assert [one.pages for one in by_mm] == [128, 128, 16]
+    assert by_anybody == {0: 192 + 16}
 
 
 def test_what_fills_a_page_table() -> None:
@@ -208,7 +223,7 @@ def test_what_fills_a_page_table() -> None:
         starts, ends = zip(*areas, strict=True)
         places = np.zeros(len(areas), np.int64)
         ranges = Ranges(places, addresses(starts), addresses(ends))
-        found = mapped_pages(spaces.fake.kernel, mms, wanted, None, ranges)
+        found, _ = mapped_pages(spaces.fake.kernel, mms, wanted, None, ranges)
         return [one.full_pages for one in found]
 
     assert full((0x200000, 0x800000)) == [512, 512, 0]

@@ -68,6 +68,19 @@ class Groups:
     mapping: U64
 
 
+class Mappings(NamedTuple):
+    """Who maps how many pages: of each group, and of each folio looked at apart.
+
+    ``huge`` is what of each group fills page tables of an anonymous area, ``pages``
+    how many of each group somebody maps.
+    """
+
+    by_group: dict[int, Sharers]
+    by_folio: dict[int, Sharers]
+    huge: dict[int, Sharers]
+    pages: Counter[int]
+
+
 def details_for(
     kernel: OpenedKernel,
     tree: Tree,
@@ -89,13 +102,9 @@ def details_for(
     vmas = file_vmas(kernel, np.where(is_mapped, mappings, np.uint64(0)))
     # A swap entry whose folio is in the swap cache belongs to those who map this.
     cached = _flag(kernel, found.flags, "PG_swapcache") & (found.kind == _ANON_KIND)
-    mappers, of_cached, huge = _map(
-        kernel, found, vmas, cached, groups.of, processes.tasks
-    )
-    lists = _charge_groups(
-        kernel, tree, memcgs, processes, found, groups, vmas, mappers, huge
-    )
-    entries = {int(found.private[folio]): users for folio, users in of_cached.items()}
+    mapped = _map(kernel, found, vmas, cached, groups.of, processes.tasks)
+    lists = _charge_groups(kernel, tree, memcgs, processes, found, groups, vmas, mapped)
+    entries = {int(found.private[one]): who for one, who in mapped.by_folio.items()}
     row = {address: row for row, address in enumerate(tree.address.tolist())}
     ids = tree.memcg["id.id"].astype(np.int64)[[row[address] for address in wanted]]
     devices = swap_devices(kernel, ids, entries, processes)
@@ -113,15 +122,14 @@ def _charge_groups(
     found: Folios,
     groups: Groups,
     vmas: Vmas,
-    mappers: dict[int, Sharers],
-    huge: dict[int, Sharers],
+    mapped: Mappings,
 ) -> list[list[ChargeGroup]]:
     """The charge groups of each memcg in ``wanted``, largest first."""
     tasks, page_size = processes.tasks, kernel.memory.page_size
     mappings, which = np.unique(groups.mapping, return_inverse=True)
     openers = read_openers(kernel, mappings, tasks)
     users = [set(openers.tasks.get(place, ())) for place in range(len(mappings))]
-    for group, sharers in mappers.items():
+    for group, sharers in mapped.by_group.items():
         users[which[group]].update(sharers)
     seen = {**_seen_mapped(kernel, vmas, tasks), **openers.seen}
     backings = read_backings(kernel, mappings, tasks, users, seen)
@@ -166,9 +174,11 @@ def _charge_groups(
                     processes.process(
                         position,
                         pages * page_size,
-                        huge.get(group, _NOBODY)[position] * page_size,
+                        mapped.huge.get(group, _NOBODY)[position] * page_size,
                     )
-                    for position, pages in mappers.get(group, Counter()).most_common()
+                    for position, pages in mapped.by_group.get(
+                        group, _NOBODY
+                    ).most_common()
                 ),
                 openers=tuple(
                     processes.process(position, every[group])
@@ -176,6 +186,7 @@ def _charge_groups(
                 ),
                 coldness=cold[group],
                 swap_entry_bytes=in_swap[group],
+                mapped_bytes=mapped.pages[group] * page_size,
             )
         )
     return result
@@ -251,10 +262,9 @@ def _map(
     apart: NDArray[np.bool_],
     of: NDArray[np.int64],
     tasks: Tasks,
-) -> tuple[dict[int, Sharers], dict[int, Sharers], dict[int, Sharers]]:
+) -> Mappings:
     """Who maps each group, and who maps each folio that is looked at ``apart``.
 
-    The third is what of each group fills page tables of an anonymous area.
     The reverse map says where to look, page tables how much is there. KSM pages have
     a reverse map of their own; for these all address spaces are looked at. ``of`` is
     the group of each folio.
@@ -292,9 +302,8 @@ def _map(
     by_group: dict[int, Sharers] = {}
     by_folio: dict[int, Sharers] = {}
     huge: dict[int, Sharers] = {}
-    for place, group, pages, full in mapped_pages(
-        kernel, mms, frames, ranges, anonymous
-    ):
+    by_mm, by_anybody = mapped_pages(kernel, mms, frames, ranges, anonymous)
+    for place, group, pages, full in by_mm:
         sharers = positions.get(int(mms[place]), ())
         if not sharers:
             kernel.trouble.note(
@@ -307,7 +316,10 @@ def _map(
         elif full:
             huge.setdefault(group, Counter()).update(dict.fromkeys(sharers, full))
         by_group.setdefault(group, Counter()).update(dict.fromkeys(sharers, pages))
-    return by_group, by_folio, huge
+    together: Sharers = Counter()
+    for group, pages in by_anybody.items():
+        together[group if group < groups else int(of[group - groups])] += pages
+    return Mappings(by_group, by_folio, huge, together)
 
 
 def _everything(tasks: Tasks) -> Vmas:

@@ -19,14 +19,15 @@ from memcgctl.census import folios
 from memcgctl.census.holders.csets import css_set_holders, mm_list_holders, oom_holders
 from memcgctl.census.holders.fsnotify import event_holders, fsnotify_holders
 from memcgctl.census.holders.objcgs import objcg_holders
-from memcgctl.census.holders.sockets import socket_holders
+from memcgctl.census.holders.sockets import Sockets, kmalloc_holders, socket_holders
 from memcgctl.census.holders.stock import stock_holders
-from memcgctl.census.holders.writeback import writeback_holders
+from memcgctl.census.holders.writeback import unlisted_holders, writeback_holders
 from memcgctl.census.tree import read_references
 from memcgctl.kernel.layout import has_member
 from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.files import Opened
-from memcgctl.linux.structs import addresses, read_pointers, read_structs
+from memcgctl.linux.namespaces import Namespaces
+from memcgctl.linux.structs import U64, addresses, read_pointers, read_structs
 from memcgctl.model import Charges, Holder, Memcg
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ def _look(
     }
     online = addresses([memcg.address for memcg in wanted if memcg.state == "online"])
     opened = Opened(kernel)
+    namespaces = Namespaces(kernel, opened)
+    sockets = Sockets(kernel, opened, namespaces)
     here = frozenset(found)
 
     def look_for(what: str, holders_of: Callable[[], Iterable[Found]]) -> None:
@@ -119,20 +122,37 @@ def _look(
 
     look_for("stocks", lambda: stock_holders(kernel, here))
     look_for("writeback", lambda: writeback_holders(kernel, here))
-    look_for("css_sets", lambda: css_set_holders(kernel, at))
+    look_for("css_sets", lambda: css_set_holders(kernel, at, namespaces))
     look_for("MGLRU's lists", lambda: mm_list_holders(kernel, at))
     look_for("tasks in OOM", lambda: oom_holders(kernel, here))
     look_for("obj_cgroups", lambda: objcg_holders(kernel, online))
     look_for("zswap", lambda: _zswap_holders(kernel, here))
-    left = _left_over(kernel, wanted, refs, found)
-    missing = addresses(
-        [address for address, count in left.items() if (count or 0) > 0]
-    )
-    if len(missing):
-        look_for("fsnotify", lambda: fsnotify_holders(kernel, missing, opened))
-        look_for("events", lambda: event_holders(kernel, missing, opened))
-        look_for("sockets", lambda: socket_holders(kernel, missing, opened))
+
+    def missing() -> U64:
+        left = _left_over(kernel, wanted, refs, found)
+        return addresses([address for address, n in left.items() if (n or 0) > 0])
+
+    if len(short := missing()):
+        look_for("fsnotify", lambda: fsnotify_holders(kernel, short, opened))
+        look_for("events", lambda: event_holders(kernel, short, opened))
+        look_for("sockets", lambda: socket_holders(kernel, short, sockets))
+    # What costs more: all objects of a size, all inodes.
+    if len(short := missing()):
+        look_for("other sockets", lambda: kmalloc_holders(kernel, short, sockets))
+    if len(short := missing()):
+        look_for("inodes", lambda: unlisted_holders(kernel, short))
+    found = {address: _summed(its) for address, its in found.items()}
     return found, _left_over(kernel, wanted, refs, found)
+
+
+def _summed(holders: Iterable[Holder]) -> list[Holder]:
+    """Holders that differ in nothing but their count as one."""
+    alike: dict[tuple[str, str], Holder] = {}
+    for one in holders:
+        key = one.kind, one.detail
+        count = one.count + (alike[key].count if key in alike else 0)
+        alike[key] = replace(one, count=count)
+    return list(alike.values())
 
 
 def _counted(

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from memcgctl.census.tree import node_paths
 from memcgctl.kernel.layout import has_member, offset_of
 from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux import tasks
 from memcgctl.linux.lists import list_walker, occupied
-from memcgctl.linux.structs import U64, Rows, addresses, read_structs
+from memcgctl.linux.namespaces import Namespaces
+from memcgctl.linux.structs import U64, Rows, addresses, read_pointers, read_structs
 from memcgctl.model import Holder
 
 if TYPE_CHECKING:
@@ -31,7 +33,9 @@ NAMED = 4
 
 
 @reading(Topic.CSS_SETS)
-def css_set_holders(kernel: OpenedKernel, wanted: U64) -> Iterator[tuple[int, Holder]]:
+def css_set_holders(
+    kernel: OpenedKernel, wanted: U64, namespaces: Namespaces
+) -> Iterator[tuple[int, Holder]]:
     """(``struct mem_cgroup *``, holder) for each ``css_set`` that has its css."""
     found = list(_css_sets(kernel, wanted))
     if not found:
@@ -42,6 +46,7 @@ def css_set_holders(kernel: OpenedKernel, wanted: U64) -> Iterator[tuple[int, Ho
         tasks._threads(kernel),
         {
             "pid": "tgid",
+            "tid": "pid",
             "comm": "comm",
             "cset": "cgroups",
             "dead": "exit_state",
@@ -55,10 +60,12 @@ def css_set_holders(kernel: OpenedKernel, wanted: U64) -> Iterator[tuple[int, Ho
         kernel, "struct cgroup_namespace", spaces["cgroup_ns"], {"root": "root_cset"}
     )["root"]
     dead = threads["dead"] != 0
+    lives_on = dead & np.isin(threads["pid"], threads["pid"][~dead])
     for memcg, cset, refs in found:
         here = threads["cset"] == cset
         users = {
-            "{}, dead but not reaped": here & dead,
+            "{}, dead but not reaped": here & dead & ~lives_on,
+            "ended threads of {}": here & lives_on,
             "{}": here & ~dead,
             "the cgroup namespace of {}": roots == cset,
         }
@@ -67,8 +74,49 @@ def css_set_holders(kernel: OpenedKernel, wanted: U64) -> Iterator[tuple[int, Ho
             for what, who in users.items()
             if who.any()
         ]
+        if (here & lives_on).any():
+            its = threads["pid"][here & lives_on]
+            named.append(_living(kernel, threads[~dead], its))
+        if not (roots == cset).any():
+            named += _kept_namespaces(namespaces, cset)
         detail = "; ".join(named) or f"{refs} references, none a process has"
         yield memcg, Holder("other", 1, f"css_set: {detail}")
+
+
+def _kept_namespaces(namespaces: Namespaces, cset: int) -> list[str]:
+    """What keeps cgroup namespaces that no process is in and have the css_set."""
+    commons, roots = namespaces.cgroup_roots()
+    return [
+        f"a cgroup namespace, {namespaces.kept_by(common)}"
+        for common in commons[roots == np.uint64(cset)].tolist()
+    ]
+
+
+def _living(kernel: OpenedKernel, living: Rows, pids: U64) -> str:
+    """Where a thread is that lives on of each process, by its pid and tid."""
+    places = [int((living["pid"] == pid).argmax()) for pid in np.unique(pids)]
+    named = [
+        f"{row['pid']}:{row['tid']} lives in {path}"
+        for row, path in zip(
+            living[places[:NAMED]],
+            _memory_paths(kernel, living["cset"][places[:NAMED]]),
+            strict=True,
+        )
+    ]
+    return f"thread {', '.join(named)}"
+
+
+def _memory_paths(kernel: OpenedKernel, csets: U64) -> list[str]:
+    """The path of the memory cgroup of each ``struct css_set *``."""
+    prog = kernel.prog
+    slot = offset_of(prog, "struct css_set", "subsys") + 8 * int(prog["memory_cgrp_id"])
+    at = read_pointers(kernel, csets + np.uint64(slot))
+    for type_name, member in (
+        ("struct cgroup_subsys_state", "cgroup"),
+        ("struct cgroup", "kn"),
+    ):
+        at = addresses(read_structs(kernel, type_name, at, {"to": member})["to"])
+    return node_paths(kernel, at.tolist())
 
 
 @reading(Topic.CSS_SETS)
@@ -85,7 +133,7 @@ def mm_list_holders(kernel: OpenedKernel, wanted: U64) -> Iterator[tuple[int, Ho
         _, rows = walk(int(heads[place]))
         if len(rows):
             owners = read_structs(
-                kernel, TASK, addresses(rows["owner"]), {"pid": "pid", "comm": "comm"}
+                kernel, TASK, addresses(rows["owner"]), {"pid": "tgid", "comm": "comm"}
             )
             detail = f"address space: {_names(owners[owners['pid'] != 0]) or 'nobody'}"
             yield int(wanted[place]), Holder("other", len(rows), detail)

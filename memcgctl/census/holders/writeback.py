@@ -9,7 +9,8 @@ lists, and on 5.10, which does not list clean ones, those of the super blocks.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import drgn
@@ -19,7 +20,7 @@ from memcgctl.kernel.layout import has_member, offset_of
 from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.backing import read_backings
 from memcgctl.linux.lists import list_structs, list_walker, occupied
-from memcgctl.linux.structs import addresses
+from memcgctl.linux.structs import U64, Rows, addresses, read_structs, unique
 from memcgctl.linux.tasks import read_tasks
 from memcgctl.model import Holder
 
@@ -51,13 +52,46 @@ Inodes = dict[int, tuple[int, str]]
 def writeback_holders(
     kernel: OpenedKernel, wanted: frozenset[int]
 ) -> Iterator[tuple[int, Holder]]:
-    """(``struct mem_cgroup *``, holder) for each ``struct bdi_writeback``."""
-    if not has_member(kernel.prog, WB, "memcg_css"):  # no CONFIG_CGROUP_WRITEBACK
+    """(``struct mem_cgroup *``, holder) for each listed ``struct bdi_writeback``."""
+    if has_member(kernel.prog, WB, "memcg_css"):  # CONFIG_CGROUP_WRITEBACK
+        yield from _described(kernel, wanted, _writebacks(kernel))
+
+
+@reading(Topic.WRITEBACK)
+def unlisted_holders(kernel: OpenedKernel, wanted: U64) -> Iterator[tuple[int, Holder]]:
+    """The same for those of a device that is gone, up to 5.13.
+
+    ``bdi_unregister`` (mm/backing-dev.c) takes them off all lists; the inodes that are
+    attached to them stay until their file system is unmounted. Reads all inodes.
+    """
+    if not has_member(kernel.prog, WB, "memcg_css") or has_member(
+        kernel.prog, WB, "offline_node"
+    ):
         return
+    walked = [rows["wb"] for _, rows in _inodes_of_all(kernel)]
+    wbs = unique(np.concatenate([addresses([]), *walked]))
+    rows = read_structs(kernel, WB, wbs, {"css": "memcg_css", "bdi": "bdi"})
+    listed = _writebacks(kernel)
+    unlisted = {
+        wb: (css, bdi)
+        for wb, (css, bdi) in zip(wbs.tolist(), rows.tolist(), strict=True)
+        if css and wb not in listed
+    }
+    here = frozenset(wanted.tolist())
+    for memcg, holder in _described(kernel, here, unlisted):
+        yield memcg, replace(holder, detail=f"{holder.detail}; the device is gone")
+
+
+def _described(
+    kernel: OpenedKernel,
+    wanted: frozenset[int],
+    writebacks: Mapping[int, tuple[int, int]],
+) -> Iterator[tuple[int, Holder]]:
+    """The holders among some ``struct bdi_writeback *``, with their inodes."""
     css = offset_of(kernel.prog, "struct mem_cgroup", "css")
     found = [
         (wb, memcg - css, bdi)
-        for wb, (memcg, bdi) in _writebacks(kernel).items()
+        for wb, (memcg, bdi) in writebacks.items()
         if memcg - css in wanted
     ]
     inodes = _listed_inodes(kernel, [wb for wb, _, _ in found])
@@ -115,6 +149,14 @@ def _listed_inodes(kernel: OpenedKernel, wbs: Sequence[int]) -> dict[int, Inodes
 
 def _add_attached_inodes(kernel: OpenedKernel, found: dict[int, Inodes]) -> None:
     """Add the inodes of all super blocks whose ``i_wb`` is one of the wbs ``found``."""
+    for at, rows in _inodes_of_all(kernel):
+        for place in np.isin(rows["wb"], addresses(list(found))).nonzero()[0].tolist():
+            inode = int(rows["ino"][place]), LISTS["b_attached"]
+            found[int(rows["wb"][place])].setdefault(int(at[place]), inode)
+
+
+def _inodes_of_all(kernel: OpenedKernel) -> Iterator[tuple[U64, Rows]]:
+    """The ``struct inode *`` of each super block, their numbers and ``i_wb``."""
     offset = offset_of(kernel.prog, "struct super_block", "s_inodes")
     supers, _ = list_structs(
         kernel,
@@ -127,10 +169,7 @@ def _add_attached_inodes(kernel: OpenedKernel, found: dict[int, Inodes]) -> None
     members = {"ino": "i_ino", "wb": "i_wb"}
     walk = list_walker(kernel, "struct inode", "i_sb_list", members, Topic.WRITEBACK)
     for head in (supers + np.uint64(offset)).tolist():
-        at, rows = walk(head)
-        for place in np.isin(rows["wb"], addresses(list(found))).nonzero()[0].tolist():
-            inode = int(rows["ino"][place]), LISTS["b_attached"]
-            found[int(rows["wb"][place])].setdefault(int(at[place]), inode)
+        yield walk(head)
 
 
 def _named(inodes: Inodes) -> list[tuple[int, int, str]]:

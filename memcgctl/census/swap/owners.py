@@ -156,6 +156,7 @@ def _owner(
         memcg_id=process.memcg_id,
         entries=entries,
         start_ticks=process.start_ticks,
+        tid=process.tid,
     )
 
 
