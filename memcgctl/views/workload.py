@@ -120,13 +120,12 @@ class Rules:
         # Siblings have all but their last directory in common.
         self._known = lru_cache(1 << 12)(self._workload)
 
-    def __call__(self, path: str, xattrs: dict[str, bytes] | None = None) -> Workload:
-        """What the cgroup at ``path`` was, from the hierarchy's root."""
+    def __call__(self, path: str, xattrs: Iterable[tuple[str, str]] = ()) -> Workload:
+        """What the cgroup at ``path``, from the hierarchy's root, was."""
         above, _, name = path.rpartition("/")
         found = self._named(self._known(above), path) if name else Workload()
         found = replace(found, family=family(name))
-        value = (xattrs or {}).get("trusted.invocation_id", b"")
-        invocation = value.decode("ascii", "replace").strip("\0")
+        invocation = dict(xattrs).get("trusted.invocation_id", "")
         if re.fullmatch(r"[0-9a-f]{32}", invocation):
             found = replace(found, invocation=invocation)
         return found

@@ -164,10 +164,12 @@ def test_family(name: str, right: str) -> None:
 
 def test_invocation() -> None:
     """systemd's attribute is shown only if it is one: it ends in a command line."""
-    good = workload("/a.service", {"trusted.invocation_id": INVOCATION.encode()})
+    good = workload("/a.service", [("trusted.invocation_id", INVOCATION)])
     assert good.invocation == INVOCATION
-    for bad in (b"", b"$(reboot)", b"\xff" * 16, INVOCATION.encode() + b"0"):
-        assert workload("/a.service", {"trusted.invocation_id": bad}).invocation is None
+    for bad in ("", "$(reboot)", "\udcff" * 16, f"{INVOCATION}0", f"{INVOCATION}\n"):
+        assert (
+            workload("/a.service", [("trusted.invocation_id", bad)]).invocation is None
+        )
 
 
 def test_own_rules() -> None:
