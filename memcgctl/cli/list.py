@@ -221,21 +221,24 @@ def list_memcgs(
         tuple(held_by or ()), freeable, older, min_size, who, match
     )
     filtered = filters != overview.Filters()
-    plain = online or as_csv or output is Output.wide or no_scan
-    plain |= as_json and not filtered
-    if sort in (Sort.age, Sort.who):
-        if plain or as_json:
-            raise typer.BadParameter(f"--sort {sort.value} is for the short list.")
-    elif sort.value not in (keys := sort_keys(by_ancestor=grouped and plain)):
+    plain = online or as_csv or as_json or output is Output.wide or no_scan
+    if grouped and not plain:
+        keys = ["cost", "memcgs"]
+    elif plain:
+        keys = sort_keys(by_ancestor=grouped)
+    else:
+        keys = ["age", "who", *sort_keys(by_ancestor=False)]
+    if sort.value not in keys:
         raise typer.BadParameter(f"--sort takes here one of {', '.join(keys)}.")
-    detailed = not no_scan and (filtered or not plain)
+    detailed = not no_scan and (filtered or not plain or (as_json and schema > 1))
     paths = (core, vmlinux, btf, system_map, vmcoreinfo)
     taken = read_census(
         paths, census, scan=not no_scan, details="offline" if detailed else None
     )
     warn(taken)
     within = [m for m in taken.memcgs if under is None or is_under(m.path, under)]
-    key = "cost" if sort in (Sort.age, Sort.who) else sort.value
+    of_rows = sort in (Sort.age, Sort.who) or (grouped and not plain)
+    key = "cost" if of_rows else sort.value
     found = overview.overview(
         taken, within, planned(taken) if detailed else None, filters
     )
@@ -247,19 +250,24 @@ def list_memcgs(
         replace(taken, memcgs=tuple(within)),
         online=online,
         sort=key,
-        limit=several if plain or as_json else None,
+        limit=several if plain else None,
         by_ancestor=grouped and plain,
     )
     if reverse:
         listing = replace(listing, memcgs=listing.memcgs[::-1])
-    if not plain and not as_json:
-        rows = {row.memcg.address: row for row in found.rows}
+    rows = {row.memcg.address: row for row in found.rows}
+    if not plain:
         ordered = [rows[memcg.address] for memcg in listing.memcgs]
         if sort in (Sort.age, Sort.who):
             ordered = overview.ordered(ordered, sort.value, reverse=reverse)
-        _short(found, ordered, output, names, group_by, limit)
+        _short(found, ordered, output, names, group_by, limit, sort)
         return
-    _plain(listing, online=online, as_json=as_json, as_csv=as_csv)
+    if as_json:
+        from memcgctl.report.listing import to_json
+
+        write(to_json(listing, schema, rows))
+        return
+    _plain(listing, online=online, as_csv=as_csv)
 
 
 def planned(taken: Census) -> Plan:
@@ -277,6 +285,7 @@ def _short(
     columns: list[str] | None,
     group_by: GroupBy | None,
     limit: int | None,
+    sort: Sort,
 ) -> None:
     """Names alone, or the overview: on a terminal a screenful that fits it."""
     from memcgctl.report.overview import screen
@@ -290,6 +299,9 @@ def _short(
         text = "".join(f"{name}\n" for name in names)
         write(text.encode("utf-8", "surrogateescape"))
         return
+    groups = sums(rows, group_key(group_by.value)) if group_by else None
+    if groups and sort is Sort.memcgs:
+        groups = tuple(sorted(groups, key=lambda one: -len(one.rows)))
     width, encoding = shape()
     terminal = sys.stdout is not None and sys.stdout.isatty()
     if limit is None and terminal:
@@ -302,20 +314,18 @@ def _short(
             width=width if terminal else None,
             encoding=encoding,
             columns=columns,
-            groups=sums(rows, group_key(group_by.value)) if group_by else None,
+            groups=groups,
             group=group_by.value if group_by else "",
         )
     )
 
 
-def _plain(listing: Listing, *, online: bool, as_json: bool, as_csv: bool) -> None:
-    """Numbers and paths: JSON, CSV or the wide table."""
-    from memcgctl.report.listing import screen, to_csv, to_json
+def _plain(listing: Listing, *, online: bool, as_csv: bool) -> None:
+    """Numbers and paths: CSV, or the wide table."""
+    from memcgctl.report.listing import screen, to_csv
 
-    if as_json:
-        write(to_json(listing, schema))
-    elif as_csv:
+    if as_csv:
         write(to_csv(listing))
-    else:
-        width, encoding = shape()
-        write(screen(listing, width=width, encoding=encoding, online=online))
+        return
+    width, encoding = shape()
+    write(screen(listing, width=width, encoding=encoding, online=online))

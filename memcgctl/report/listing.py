@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from memcgctl.report.text import (
     shorten,
     size,
 )
+from memcgctl.views.overview import Row
 
 SCHEMA = "memcgctl/list/"
 HOLDERS = {
@@ -177,8 +178,13 @@ def _class_column(kind: str) -> Column:
     )
 
 
-def to_json(listing: Listing, schema: int = LATEST) -> str:
-    """``memcgctl/list``, one memcg a line; ASCII, see ``schemas`` for its versions."""
+def to_json(
+    listing: Listing, schema: int = LATEST, rows: Mapping[int, Row] | None = None
+) -> str:
+    """``memcgctl/list``, one memcg a line; ASCII, see ``schemas`` for its versions.
+
+    ``rows`` are by the address of their memcg.
+    """
     total, dumps = listing.total, dumper(schema)
     document: dict[str, Any] = {
         "schema": f"{SCHEMA}{schema}",
@@ -189,7 +195,10 @@ def to_json(listing: Listing, schema: int = LATEST) -> str:
             "swap_bytes": total.swap and total.swap.bytes,
             "overhead_bytes": total.overhead.total_bytes,
         },
-        "memcgs": [memcg_json(memcg, schema) for memcg in listing.memcgs],
+        "memcgs": [
+            memcg_json(memcg, schema, (rows or {}).get(memcg.address))
+            for memcg in listing.memcgs
+        ],
         "warnings": listing.warnings,
     }
     if listing.groups is not None:

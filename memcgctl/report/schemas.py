@@ -9,12 +9,15 @@ version keys are added, never renamed; what is new goes into the function of the
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
 from memcgctl import utf8
-from memcgctl.model import Charges, Group, Kernel, Memcg
+from memcgctl.model import Charges, Group, Holder, Kernel, Memcg
+from memcgctl.views.overview import Row
+from memcgctl.views.workload import workload
 
 LATEST = 2
 CLASSES = ("file", "shmem", "anon", "kernel")
@@ -34,9 +37,14 @@ def source_json(kernel: Kernel, schema: int = LATEST) -> dict[str, Any]:
     return {1: _source_1, 2: _source_2}[schema](kernel)
 
 
-def memcg_json(memcg: Memcg, schema: int = LATEST) -> dict[str, Any]:
-    """One memcg by the contract; the keys after ``overhead`` are additions to it."""
-    return {1: _memcg_1, 2: _memcg_2}[schema](memcg)
+def memcg_json(
+    memcg: Memcg, schema: int = LATEST, row: Row | None = None
+) -> dict[str, Any]:
+    """One memcg by the contract; the keys after ``overhead`` are additions to it.
+
+    ``row`` adds what a plan says of it, from version 2 on.
+    """
+    return _memcg_1(memcg) if schema == 1 else _memcg_2(memcg, row)
 
 
 def costs_json(row: Memcg | Group, schema: int = LATEST) -> dict[str, Any]:
@@ -49,7 +57,12 @@ def _source_1(kernel: Kernel) -> dict[str, Any]:
 
 
 def _source_2(kernel: Kernel) -> dict[str, Any]:
-    return _source_1(kernel)
+    return _source_1(kernel) | {
+        "host": kernel.host,
+        "boot_id": kernel.boot_id,
+        "machine_id": kernel.machine_id,
+        "taken_at": kernel.taken_at,
+    }
 
 
 def _memcg_1(memcg: Memcg) -> dict[str, Any]:
@@ -67,8 +80,28 @@ def _memcg_1(memcg: Memcg) -> dict[str, Any]:
     }
 
 
-def _memcg_2(memcg: Memcg) -> dict[str, Any]:
-    return _memcg_1(memcg) | _costs_2(memcg)
+def _memcg_2(memcg: Memcg, row: Row | None) -> dict[str, Any]:
+    holders = memcg.details.holders if memcg.details else None
+    return (
+        _memcg_1(memcg)
+        | _costs_2(memcg)
+        | {
+            "workload": asdict(workload(memcg.path, memcg.xattrs)),
+            "created_at": memcg.created_at,
+            "removed_at": memcg.removed_at,
+            "held_by": None if holders is None else _by_kind(holders),
+            "freeable": row.freeable if row else "unknown",
+            "why_not": (row.why_not or None) if row else None,
+        }
+    )
+
+
+def _by_kind(holders: Iterable[Holder]) -> dict[str, int]:
+    """How many references each kind of holder has."""
+    found: Counter[str] = Counter()
+    for holder in holders:
+        found[holder.kind] += holder.count
+    return dict(found)
 
 
 def _costs_1(row: Memcg | Group) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def test_help_and_completion_are_light(
     "arguments",
     [
         ["list", "--sort", "colour"],
-        ["list", "--limit", "0"],
+        ["list", "--limit", "-1"],
         ["list", "--json", "--csv"],
         ["list", "--group-by", "parent"],
         ["list", "--group-by", "ancestor", "--all"],

@@ -159,6 +159,7 @@ def test_json_is_the_contract() -> None:
             "page_size": 4096,
             "possible_cpus": 2,
             "numa_nodes": 1,
+            **dict.fromkeys(["host", "boot_id", "machine_id", "taken_at"]),
         },
         "totals": {
             "offline": 1,
@@ -187,6 +188,20 @@ def test_json_is_the_contract() -> None:
                 "parent_id": 5,
                 "private_id": 11,
                 "address": "0xffff888000007000",
+                "workload": {
+                    **dict.fromkeys(
+                        ["runtime", "pod_uid", "container_id", "unit", "session"]
+                    ),
+                    "name": None,
+                    "family": "a\x1b\\xff\u202e[b]",
+                    "family_base64": "YRv/4oCuW2Jd",
+                    "invocation": None,
+                },
+                "created_at": None,
+                "removed_at": None,
+                "held_by": None,
+                "freeable": "unknown",
+                "why_not": None,
             }
         ],
         "warnings": ["w"],
