@@ -1,0 +1,360 @@
+"""What a kernel's memcgs are: a census, from the kernel down to a group of folios."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+
+class Topic(str, Enum):
+    """What an answer rests on, and what may not have been read in full."""
+
+    MEMCGS = "cgroup tree"
+    MEMORY_MAP = "memory map"
+    SWAP_MAP = "swap map"
+    SWAP_SPACE = "state of the swap devices"
+    PROCESSES = "process list"
+    AREAS = "memory areas of processes"
+    PAGE_TABLES = "page tables"
+    SHMEM_SWAP = "swapped shmem"
+    FILE_TABLES = "file tables of processes"
+    FILES = "inodes and mounts"
+    SLABS = "slab caches"
+    STOCKS = "charge stocks"
+    CSS_SETS = "css_sets"
+    WRITEBACK = "writeback lists"
+    OBJCGS = "obj_cgroups"
+    SOCKETS = "sockets"
+    EVENTS = "fsnotify groups and events"
+    REFERENCES = "reference counts"
+    OTHER = "kernel's structures"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The kernel a census was taken of, and how it was read.
+
+    ``interfaces`` are those of user space by which memory can be moved, as this kernel
+    was built (``census.traits`` has the names); ``cgroup_mount`` is where its
+    memcgs' hierarchy is mounted. Swap is None where it was not looked at;
+    ``swaps_at_once``: the device that is swapped to next writes without delay, as zram;
+    ``at_once_bytes`` is the room on such devices before one comes that does not.
+    ``host`` is the machine's name, ``taken_at`` the moment by its clock (of a core,
+    when it was taken) in seconds since the epoch; they and the IDs are None where the
+    kernel does not tell.
+    """
+
+    kind: Literal["live", "vmcore", "census"]
+    path: str | None
+    release: str
+    types: Literal["btf", "dwarf"]
+    cgroup_version: Literal[1, 2]
+    page_size: int
+    possible_cpus: int
+    numa_nodes: int
+    interfaces: tuple[str, ...] = ()
+    cgroup_mount: str | None = None
+    swap_total_bytes: int | None = None
+    swap_free_bytes: int | None = None
+    swaps_at_once: bool | None = None
+    at_once_bytes: int | None = None
+    host: str | None = None
+    boot_id: str | None = None
+    machine_id: str | None = None
+    taken_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Charges:
+    """Folios charged to one memcg; ``file`` excludes ``shmem``.
+
+    ``kernel`` counts whole kernel pages that are charged to the memcg (page
+    tables, stacks), never slab objects.
+    """
+
+    file_bytes: int = 0
+    shmem_bytes: int = 0
+    anon_bytes: int = 0
+    kernel_bytes: int = 0
+    file_folios: int = 0
+    shmem_folios: int = 0
+    anon_folios: int = 0
+    kernel_folios: int = 0
+
+    @property
+    def total_bytes(self) -> int:
+        return self.file_bytes + self.shmem_bytes + self.anon_bytes + self.kernel_bytes
+
+
+@dataclass(frozen=True)
+class SwapUse:
+    """Swap entries charged to one memcg, over all swap devices."""
+
+    entries: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a memcg may use, that of all memcgs below it included; None: no limit.
+
+    ``swap`` is of cgroup v2, ``memsw``, which counts memory and swap together, of v1.
+    """
+
+    max_bytes: int | None = None
+    high_bytes: int | None = None
+    min_bytes: int = 0
+    low_bytes: int = 0
+    swap_max_bytes: int | None = None
+    swap_usage_bytes: int = 0
+    memsw_max_bytes: int | None = None
+    memsw_usage_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What the kernel allocates for one memcg, whether it is used or not.
+
+    ``percpu_accounted_bytes`` is the part that the parent's ``percpu`` line in
+    ``memory.stat`` shows; ``percpu_bytes`` adds what is allocated unaccounted.
+    """
+
+    percpu_bytes: int
+    percpu_accounted_bytes: int
+    structs_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.percpu_bytes + self.structs_bytes
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Css references of one kind that one memcg is held by, and by what.
+
+    ``transient``: on a live kernel, not yet there at the first of two looks.
+    """
+
+    kind: Literal[
+        "folio",
+        "kernel",
+        "swap",
+        "child",
+        "writeback",
+        "stock",
+        "socket",
+        "fsnotify",
+        "event",
+        "objcg",
+        "other",
+    ]
+    count: int
+    detail: str
+    transient: bool = False
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that uses charged memory; ``bytes`` is how much of it.
+
+    ``start_ticks`` tells a process from a later one of the same pid. ``huge_bytes`` of
+    the memory fill as many addresses as a huge page has (2 MiB), in one anonymous
+    mapping, but page by page. ``tid`` is a thread that lives, where the first one has
+    ended (0: it has not); ``memcg`` is that thread's.
+    """
+
+    pid: int
+    comm: str
+    memcg: str
+    memcg_id: int
+    bytes: int
+    start_ticks: int = 0
+    huge_bytes: int = 0
+    tid: int = 0
+
+
+@dataclass(frozen=True)
+class Backing:
+    """The object that folios belong to: an inode of some file system.
+
+    ``device`` is ``major:minor``, or the block device's name for its own metadata.
+    ``path`` is as the host sees it, ``container_path`` as the container's own mount
+    namespace does where the two differ, and ``container_pid`` a process in that one;
+    None where no dentry is left. ``cached_bytes`` is all its page cache, whoever is
+    charged for it.
+    """
+
+    kind: Literal["file", "tmpfs", "memfd", "sysv", "shared-anon", "bdev", "hugetlb"]
+    fs: str
+    device: str
+    inode: int
+    generation: int
+    path: str | None
+    container_path: str | None
+    deleted: bool
+    size_bytes: int
+    cached_bytes: int | None = None
+    container_pid: int | None = None
+
+
+@dataclass(frozen=True)
+class Coldness:
+    """How recently a group of folios was used, in bytes, by the kernel's own marks.
+
+    ``generations`` pairs an MGLRU generation's age in seconds (None: unknown) with the
+    bytes in it; empty without MGLRU.
+    """
+
+    active_bytes: int = 0
+    referenced_bytes: int = 0
+    workingset_bytes: int = 0
+    generations: tuple[tuple[float | None, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class ChargeGroup:
+    """Folios of one memcg that share class, backing object and being mapped or not.
+
+    ``obstacles`` names what stands in the way of eviction for some of them, with
+    the bytes it concerns; ``evictable_bytes`` is what nothing stands in the way of.
+    ``swap_entry_bytes`` have a swap entry, which somebody is charged for, beside their
+    folio in the swap cache (not on cgroup v1, which charges when the folio goes).
+    Of a large folio a process may map a part: ``mapped_bytes`` is what any of the
+    ``mappers`` does, each page once, and so is less than their bytes where they share.
+    """
+
+    kind: Literal["file", "shmem", "anon", "kernel"]
+    mapped: bool
+    folios: int
+    bytes: int
+    evictable_bytes: int
+    obstacles: tuple[tuple[str, int], ...]
+    dirty_bytes: int
+    backing: Backing | None
+    mappers: tuple[Process, ...]
+    openers: tuple[Process, ...]
+    coldness: Coldness
+    swap_entry_bytes: int = 0
+    mapped_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class SwapOwner:
+    """Who would fault a swap entry in again; ``pid`` None: an inode, not a process.
+
+    ``file`` is the inode, if it is one of shmem that nobody maps there.
+    """
+
+    pid: int | None
+    comm: str
+    memcg: str
+    memcg_id: int
+    entries: int
+    start_ticks: int = 0
+    file: Backing | None = None
+    tid: int = 0
+
+
+@dataclass(frozen=True)
+class SwapDeviceUse:
+    """Entries of one memcg on one swap device, by owner; the rest is unowned.
+
+    Of these, ``parents_entries`` have a folio in the swap cache that is charged to the
+    nearest online ancestor (from 7.1 on, where folios go to the parent).
+    """
+
+    device: str
+    entries: int
+    owners: tuple[SwapOwner, ...]
+    parents_entries: int = 0
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """What a memcg has from one dead descendant: its ``obj_cgroup``s and their charges.
+
+    ``path`` and ``id`` are the descendant's, None and 0 where its memcg is gone.
+    ``refs`` counts the references to the obj_cgroups (folios, slab objects, stocks),
+    ``structs_bytes`` what they themselves take.
+    """
+
+    path: str | None
+    id: int
+    objcgs: int
+    refs: int
+    structs_bytes: int
+    folios: int
+    charged_bytes: int
+
+
+@dataclass(frozen=True)
+class Details:
+    """What ``explain`` adds to one memcg.
+
+    ``unexplained`` is the css references that no holder accounts for, None where
+    the kernel does not tell the total.
+    """
+
+    holders: tuple[Holder, ...]
+    unexplained: int | None
+    charge_groups: tuple[ChargeGroup, ...]
+    swap_devices: tuple[SwapDeviceUse, ...]
+
+
+def cost_bytes(
+    charges: Charges | None, swap: SwapUse | None, overhead: Overhead
+) -> int:
+    """Memory and swap together; only the overhead where nothing was scanned."""
+    charged = charges.total_bytes if charges else 0
+    return charged + (swap.bytes if swap else 0) + overhead.total_bytes
+
+
+@dataclass(frozen=True)
+class Memcg:
+    """One memory cgroup. ``charges`` and ``swap`` are None where nothing was scanned.
+
+    ``id`` is the cgroup id (``cgroup->kn->id``), ``private_id`` the 16-bit one
+    (``memcg->id.id``, 0 for an offline memcg without swap entries), ``refs`` the css
+    references, None where the kernel keeps them per CPU. ``ancestor`` is the path of
+    the nearest online ancestor, ``parent_id`` the parent's cgroup id (0: the root has
+    none), since a path may have been used more than once. ``details`` and
+    ``inherited``, which only an online memcg has, are there where they were asked for;
+    ``limits`` are None in a census that an older memcgctl saved. ``created_at`` and
+    ``removed_at`` are seconds since the epoch, and ``xattrs`` what its manager marked
+    it with, of offline ones; None and none where the kernel does not tell.
+    """
+
+    id: int
+    path: str
+    state: Literal["offline", "online"]
+    ancestor: str
+    refs: int | None
+    children: int
+    usage_bytes: int
+    overhead: Overhead
+    address: int
+    private_id: int
+    charges: Charges | None
+    swap: SwapUse | None
+    details: Details | None = None
+    parent_id: int = 0
+    inherited: tuple[Inherited, ...] = ()
+    limits: Limits | None = None
+    created_at: float | None = None
+    removed_at: float | None = None
+    xattrs: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def cost_bytes(self) -> int:
+        return cost_bytes(self.charges, self.swap, self.overhead)
+
+
+@dataclass(frozen=True)
+class Census:
+    """All memcgs of one kernel, parents before children, and what went wrong."""
+
+    kernel: Kernel
+    memcgs: tuple[Memcg, ...]
+    warnings: tuple[str, ...]
+    unread: tuple[str, ...] = ()

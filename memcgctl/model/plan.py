@@ -1,0 +1,152 @@
+"""What is to be done: targets, steps, plans, and what a policy would come to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memcgctl.model.census import Backing, Kernel, Process
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """An offline memcg that would still be there, and why.
+
+    ``kinds`` are the reasons again, without names and numbers.
+    """
+
+    id: int
+    why: str
+    kinds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a step acts on, by what it is: no name that may come to mean another thing.
+
+    ``file`` is an inode, ``processes`` those that are acted on or, with a ``file``,
+    those that have it open or map it. ``memcg_id`` and ``memcg_path`` are the online
+    memcg that is asked to give memory back, or in which to act, ``shown_ids`` the
+    online memcgs under whose id /proc/kpagecgroup shows the pages that are meant.
+    ``device`` is the name of a block device. ``private_id`` is an offline memcg's own
+    (the other two are its as well then), of which ``swappiness`` says what to evict: 0
+    files, 200 what is swap-backed first. ``page_out``: what was read goes out again.
+    ``unaimed``: memory.reclaim may be asked although it takes files as well.
+    """
+
+    file: Backing | None = None
+    processes: tuple[Process, ...] = ()
+    memcg_id: int | None = None
+    memcg_path: str | None = None
+    shown_ids: tuple[int, ...] = ()
+    cpu: int | None = None
+    device: str | None = None
+    private_id: int | None = None
+    swappiness: int | None = None
+    page_out: bool = False
+    unaimed: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """One action of a plan, for all offline memcgs that it serves.
+
+    ``bytes`` is what it moves of theirs, ``collateral_bytes`` what it can move of
+    others'. ``charged_to`` names who is charged afterwards, if anybody, and
+    ``charged_bytes`` each one's part. ``frees`` are the memcgs that are gone after it.
+    ``over_limit`` are the memcgs that it could push over a limit.
+    """
+
+    memcgs: tuple[int, ...]
+    action: str
+    option: str
+    target: str
+    command: str
+    bytes: int
+    charged_to: tuple[str, ...]
+    collateral_bytes: int
+    risk: str
+    aim: Aim = Aim()
+    frees: tuple[int, ...] = ()
+    over_limit: tuple[str, ...] = ()
+    charged_bytes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do, in this order, and what would be left.
+
+    ``left_out`` are steps that would push a memcg over a limit, or that there was no
+    budget for. Of what ``steps`` move, ``recharged_bytes`` are charged to whoever uses
+    them, ``returned_bytes`` come back.
+    """
+
+    kernel: Kernel
+    policy: str
+    steps: Sequence[Step]
+    left_out: Sequence[Step]
+    freed: tuple[int, ...]
+    remaining: tuple[Remaining, ...]
+    warnings: tuple[str, ...]
+    returned_bytes: int
+    recharged_bytes: int
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a memcg is charged more; ``room_bytes`` it has left, None: no limit."""
+
+    path: str
+    bytes: int
+    room_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """What would be left for one reason, and of how many memcgs."""
+
+    why: str
+    memcgs: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What one policy would do to all offline memcgs if a kernel followed it.
+
+    All bytes of theirs are evicted (``written_bytes`` of these after they are written
+    to a file), swapped out, charged to parents or to mappers, or left. Of what parents
+    get for the time being (``deferred_bytes``), ``likely_bytes`` are likely touched by
+    somebody. ``freed_here`` are the memcgs that user space can free on this kernel.
+    """
+
+    policy: str
+    offline: int
+    freed: int
+    freed_here: int
+    freed_overhead_bytes: int
+    evicted_bytes: int
+    written_bytes: int
+    swapped_bytes: int
+    parent_bytes: int
+    mapper_bytes: int
+    deferred_bytes: int
+    likely_bytes: int
+    left_bytes: int
+    leftovers: tuple[Leftover, ...]
+    over_limit: tuple[str, ...]
+    gains: tuple[Gain, ...]
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """What one option comes to for one memcg, on this kernel if it is ``supported``.
+
+    ``how`` names the interfaces and what these leave, ``effect`` says who is charged.
+    """
+
+    option: str
+    bytes: int
+    supported: bool
+    how: str
+    effect: str

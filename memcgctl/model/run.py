@@ -1,0 +1,183 @@
+"""What became of it: what a machine allows, each step's result, and past runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from memcgctl.model.census import Kernel
+from memcgctl.model.plan import Plan, Remaining, Step
+
+
+@dataclass(frozen=True)
+class Ability:
+    """An action, and why it cannot be carried out on this machine; None: it can.
+
+    ``lack`` says what that is due to: the kernel's build or its cgroup version, the
+    machine as it is set up, or that nothing here needs the action. ``ask`` is the word
+    for ``--allow`` without which it is not carried out.
+    """
+
+    action: str
+    why: str | None
+    lack: Literal["kernel", "machine", "needless"] | None
+    ask: str | None
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """What the running machine allows, as far as this user may see.
+
+    ``kernel`` is None where the kernel cannot be read, for the reason ``unread``, and
+    ``offline`` with it: the zombies in its memory. ``zombies`` is how many the kernel
+    counts by ``zombies_source``, None where it does not tell; ``overhead_bytes`` is an
+    estimate, of the least that these take. ``cgroups`` are version and mount point,
+    those of the memory controller first; ``missing`` the capabilities that some action
+    needs.
+    """
+
+    release: str
+    kernel: Kernel | None
+    unread: str | None
+    lockdown: str | None
+    cgroups: tuple[tuple[Literal[1, 2], str], ...]
+    memory_controller: bool
+    swap_total_bytes: int
+    swap_free_bytes: int
+    euid: int
+    missing: tuple[str, ...]
+    abilities: tuple[Ability, ...]
+    zombies: int | None
+    zombies_source: str
+    overhead_bytes: int | None
+    offline: int | None
+
+    @property
+    def refused(self) -> tuple[Ability, ...]:
+        """Actions that would be taken unasked, and that the machine does not allow."""
+        return tuple(
+            one for one in self.abilities if one.lack == "machine" and not one.ask
+        )
+
+    @property
+    def verdict(self) -> Literal["works", "part", "unread"]:
+        if self.kernel is None:
+            return "unread"
+        return "part" if self.refused or not self.memory_controller else "works"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What became of the ``n``-th step of a plan, counted from 1.
+
+    ``moved_bytes`` is None where the action cannot tell; ``why`` says why it was
+    skipped, failed or done in part. ``freed`` are those of ``step.frees`` that went.
+    """
+
+    n: int
+    step: Step
+    status: Literal["done", "part", "failed", "skipped"]
+    why: str
+    moved_bytes: int | None
+    seconds: float
+    freed: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an online memcg was charged for before and after, swap apart."""
+
+    path: str
+    before_bytes: int
+    after_bytes: int
+    swap_before_bytes: int
+    swap_after_bytes: int
+
+
+@dataclass(frozen=True)
+class Harm:
+    """What others lost: refaulted pages meanwhile, and page cache of living memcgs.
+
+    ``file`` is what the kernel's statistics have of memcgs without any below them.
+    """
+
+    refaulted_file_pages: int
+    refaulted_anon_pages: int
+    file_before_bytes: int
+    file_after_bytes: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What carrying out a plan came to; ``stopped`` says why it ended early, if so.
+
+    ``freed`` are the wanted memcgs that are gone, ``remaining`` those still there.
+    ``dying_before`` and ``dying_after`` are the kernel's own counts, None where it has
+    none. ``usages`` are of the memcgs that steps charge.
+    """
+
+    plan: Plan
+    steps: tuple[StepResult, ...]
+    freed: tuple[int, ...]
+    remaining: tuple[Remaining, ...]
+    usages: tuple[Usage, ...]
+    harm: Harm
+    dying_before: int | None
+    dying_after: int | None
+    moved_bytes: int
+    seconds: float
+    stopped: str
+    journal: str
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that the plan promised is gone."""
+        return not self.stopped and set(self.plan.freed) <= set(self.freed)
+
+
+@dataclass(frozen=True)
+class PastStep:
+    """What the journal says of one step; None where the line does not tell.
+
+    ``status`` is that of ``StepResult``, or ``unfinished``: it began and the journal
+    does not say how it ended.
+    """
+
+    n: int | None
+    action: str
+    target: str
+    status: str
+    why: str
+    moved_bytes: int | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """One run of reclaim by its journal; ``time`` is its first line's, ISO 8601.
+
+    ``planned`` is how many steps it was to take, ``ended`` whether it came to its end;
+    ``freed`` and ``left`` count memcgs, None where it did not.
+    """
+
+    run: str
+    time: str
+    pid: int | None
+    policy: str
+    release: str
+    planned: int | None
+    steps: tuple[PastStep, ...]
+    ended: bool
+    stopped: str
+    moved_bytes: int
+    freed: int | None
+    left: int | None
+
+
+@dataclass(frozen=True)
+class History:
+    """A journal's runs, oldest first; ``damaged`` lines of it could not be read."""
+
+    path: str
+    runs: tuple[PastRun, ...]
+    damaged: int
