@@ -15,15 +15,13 @@ from memcgctl.actions.host.machine import (
     Guard,
     Machine,
     Outcome,
-    predict,
+    aim,
     read_text,
 )
 from memcgctl.actions.host.pages import U64
 from memcgctl.actions.host.target import hold
 from memcgctl.actions.pageout import Found, find, gone
-from memcgctl.model import Step
-
-__all__ = ["apply", "predict", "probe"]
+from memcgctl.model import ProcessTarget, Step
 
 # Other than MADV_PAGEOUT it takes what is locked, and leaves what wants no huge pages.
 _REFUSED = frozenset({"ht", "pf", "io", "nh"})
@@ -45,11 +43,12 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
 
     Holes would be filled with zeros, and what others are charged for moved as well.
     """
-    (process,) = step.aim.processes
+    target = aim(step, ProcessTarget)
+    process = target.process
     size = _huge_size(machine)
     why = ""
     with hold(process, machine) as pidfd:
-        meant = _full(find(process.pid, step.aim, machine, _REFUSED), size, machine)
+        meant = _full(find(target, machine, _REFUSED), size, machine)
         for start in np.unique(_start(meant.addresses, size)).tolist():
             if not guard.allows(size):
                 why = ENDED
@@ -58,7 +57,7 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
             if error is not None:
                 why = error.strerror or str(error)
         lru.drain(machine)  # of what was locked, the last are in a batch
-        moved = gone(meant, step, machine)
+        moved = gone(meant, target, machine)
     short = min(step.bytes, len(meant.frames) * machine.page_size) - moved
     if short > 0:
         why = f"{short} bytes stay{f': {why}' if why else ''}"

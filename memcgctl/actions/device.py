@@ -6,10 +6,8 @@ import fcntl
 import os
 import stat
 
-from memcgctl.actions.host.machine import ActionError, Guard, Machine, Outcome, predict
-from memcgctl.model import Step
-
-__all__ = ["apply", "predict", "probe"]
+from memcgctl.actions.host.machine import ActionError, Guard, Machine, Outcome, aim
+from memcgctl.model import DeviceTarget, Step
 
 _BLKFLSBUF = 0x1261
 # include/uapi/linux/major.h. Old kernels' RAM disks lose their contents by it.
@@ -22,7 +20,7 @@ def probe(machine: Machine) -> str | None:
 
 def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     """Open the device for reading, only if it has the number that the plan means."""
-    name = step.aim.device or ""
+    name = aim(step, DeviceTarget).device
     path = machine.dev / name
     number = _number(name, machine)
     try:

@@ -8,12 +8,9 @@ from memcgctl.actions.host.machine import (
     Machine,
     Outcome,
     meminfo,
-    predict,
 )
 from memcgctl.actions.host.sync import sync_disks
 from memcgctl.model import Step
-
-__all__ = ["apply", "predict", "probe"]
 
 
 def probe(machine: Machine) -> str | None:

@@ -15,12 +15,10 @@ from memcgctl.actions.host.machine import (
     Guard,
     Machine,
     Outcome,
-    predict,
+    aim,
 )
 from memcgctl.actions.host.target import open_file, windows, words
-from memcgctl.model import Step
-
-__all__ = ["apply", "predict", "probe"]
+from memcgctl.model import FileTarget, Step
 
 _WINDOW = 64 << 20
 # Of a larger file, holes are not looked at one by one.
@@ -33,10 +31,10 @@ def probe(machine: Machine) -> str | None:
 
 def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     """Write and forget the file, window by window; what is mapped stays."""
-    file = step.aim.file
-    assert file
+    target = aim(step, FileTarget)
+    file = target.file
     moved = left = 0
-    with open_file(file, step.aim.processes, machine) as fd:
+    with open_file(file, target.users, machine) as fd:
         # A read that met the end of the file can have left a page beyond it.
         size = os.fstat(fd).st_size + machine.page_size
         try:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from memcgctl.actions.host.machine import ActionError, Guard, Machine, Outcome, predict
+from memcgctl.actions.host.machine import ActionError, Guard, Machine, Outcome, aim
 from memcgctl.actions.host.target import open_cgroup, write_at
-from memcgctl.model import Step
-
-__all__ = ["apply", "predict", "probe"]
+from memcgctl.model import CgroupTarget, Step
 
 
 def probe(machine: Machine) -> str | None:
@@ -19,12 +17,12 @@ def probe(machine: Machine) -> str | None:
 
 def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     """Write to the file, once."""
-    aim = step.aim
-    with open_cgroup(aim.memcg_id or 0, aim.memcg_path or "", machine) as directory:
+    target = aim(step, CgroupTarget)
+    with open_cgroup(target.memcg_id, target.memcg_path, machine) as directory:
         try:
             write_at(directory, "memory.force_empty", "0")
         except OSError as error:
             raise ActionError(
-                f"{aim.memcg_path}: memory.force_empty: {error.strerror}"
+                f"{target.memcg_path}: memory.force_empty: {error.strerror}"
             ) from error
     return Outcome(None)

@@ -20,12 +20,10 @@ from memcgctl.actions.host.machine import (
     Guard,
     Machine,
     Outcome,
-    predict,
+    aim,
     read_text,
 )
-from memcgctl.model import Step
-
-__all__ = ["apply", "predict", "probe"]
+from memcgctl.model import GenerationTarget, Step
 
 _FILE = "kernel/debug/lru_gen"
 # What was used since it was last looked at is taken at the next try only.
@@ -54,10 +52,11 @@ def probe(machine: Machine) -> str | None:
 
 def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     """Make all generations old, then evict: files, or what is swap-backed first."""
-    swappiness = step.aim.swappiness or 0
+    target = aim(step, GenerationTarget)
+    swappiness = target.swappiness
     guard.afford(step.bytes, step.target)
     lru.drain(machine)
-    before = left = _pages(_lists(step, machine), swappiness)
+    before = left = _pages(_lists(target, machine), swappiness)
     wanted = min(before, step.bytes // machine.page_size)
     for _ in range(_ROUNDS):
         if before - left >= wanted:
@@ -66,9 +65,9 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
             return Outcome((before - left) * machine.page_size, ENDED)
         # Other swap-backed memory would become swap of the same memcg's.
         most = f" {wanted - before + left}" if swappiness else ""
-        for node, (youngest, *_) in _lists(step, machine).items():
-            _evict(node, youngest, f"{swappiness}{most}", step, machine)
-        left = _pages(_lists(step, machine), swappiness)
+        for node, (youngest, *_) in _lists(target, machine).items():
+            _evict(node, youngest, f"{swappiness}{most}", target, machine)
+        left = _pages(_lists(target, machine), swappiness)
     moved = max(0, before - left)
     short = (wanted - moved) * machine.page_size
     why = f"{short} bytes stay in memory" if short > 0 else ""
@@ -79,16 +78,16 @@ def _pages(lists: Lists, swappiness: int) -> int:
     return sum(anon if swappiness else file for _, anon, file in lists.values())
 
 
-def _lists(step: Step, machine: Machine) -> Lists:
+def _lists(target: GenerationTarget, machine: Machine) -> Lists:
     """What the kernel shows of the memcg; ActionError unless it is the one meant.
 
     A private id may be another memcg's by now, whose path is another.
     """
-    name = rf"{step.aim.private_id} {re.escape(step.aim.memcg_path or '')}"
+    name = rf"{target.private_id} {re.escape(target.memcg_path)}"
     text = read_text(machine.sys / _FILE)
     found = re.findall(rf"^memcg +{name}\n((?: .*\n)+)", text, re.M)
     if len(found) != 1:
-        raise ActionError(f"{step.target}: lru_gen does not show it any more")
+        raise ActionError(f"{target.memcg_path}: lru_gen does not show it any more")
     lists = {}
     for node, rows in re.findall(r"^ node +(\d+)\n((?: +\d+ .*\n)+)", found[0], re.M):
         # Generation, age in milliseconds, pages of anonymous memory, of files.
@@ -101,16 +100,18 @@ def _lists(step: Step, machine: Machine) -> Lists:
     return lists
 
 
-def _evict(node: int, youngest: int, how: str, step: Step, machine: Machine) -> None:
+def _evict(
+    node: int, youngest: int, how: str, target: GenerationTarget, machine: Machine
+) -> None:
     """Begin two generations, even if there are as many as can be; evict the others."""
-    target = f"{step.aim.private_id} {node}"
+    whose = f"{target.private_id} {node}"
     for generation in (youngest, youngest + 1):
         with suppress(OSError):  # somebody else did it meanwhile
-            _write(f"+ {target} {generation} 1 1", machine)
+            _write(f"+ {whose} {generation} 1 1", machine)
     try:
-        _write(f"- {target} {youngest} {how}", machine)
+        _write(f"- {whose} {youngest} {how}", machine)
     except OSError as error:
-        raise ActionError(f"{step.target}: lru_gen: {error.strerror}") from error
+        raise ActionError(f"{target.memcg_path}: lru_gen: {error.strerror}") from error
 
 
 def _write(command: str, machine: Machine) -> None:

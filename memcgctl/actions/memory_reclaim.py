@@ -13,12 +13,10 @@ from memcgctl.actions.host.machine import (
     Guard,
     Machine,
     Outcome,
-    predict,
+    aim,
 )
 from memcgctl.actions.host.target import open_cgroup, write_at
-from memcgctl.model import Step
-
-__all__ = ["apply", "predict", "probe"]
+from memcgctl.model import CgroupTarget, Step
 
 _WINDOW = 16 << 20
 
@@ -33,9 +31,9 @@ def probe(machine: Machine) -> str | None:
 
 def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     """Ask for the step's bytes and no more, in windows, until the kernel gives up."""
-    aim = step.aim
+    target = aim(step, CgroupTarget)
     asked, why = 0, ""
-    with open_cgroup(aim.memcg_id or 0, aim.memcg_path or "", machine) as directory:
+    with open_cgroup(target.memcg_id, target.memcg_path, machine) as directory:
         while asked < step.bytes:
             size = min(_WINDOW, step.bytes - asked)
             if not guard.allows(size):
@@ -46,7 +44,7 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
             except OSError as error:
                 if error.errno != errno.EAGAIN:
                     raise ActionError(
-                        f"{aim.memcg_path}: memory.reclaim: {error.strerror}"
+                        f"{target.memcg_path}: memory.reclaim: {error.strerror}"
                     ) from error
                 why = "the kernel found less to reclaim than asked"
                 break

@@ -24,15 +24,13 @@ from memcgctl.actions.host.machine import (
     Guard,
     Machine,
     Outcome,
+    aim,
     meminfo,
-    predict,
     read_mounts,
 )
 from memcgctl.actions.host.pages import U64, Bools
 from memcgctl.actions.host.target import hold, words
-from memcgctl.model import Aim, Backing, Step
-
-__all__ = ["apply", "predict", "probe"]
+from memcgctl.model import Backing, ProcessTarget, Step
 
 _WINDOW = 16 << 20
 _VECTOR = 512
@@ -62,9 +60,10 @@ class Found:
 
 def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     """Page out, then drop what is left in the swap cache."""
-    (process,) = step.aim.processes
+    target = aim(step, ProcessTarget)
+    process = target.process
     with hold(process, machine) as pidfd:
-        meant = left = find(process.pid, step.aim, machine)
+        meant = left = find(target, machine)
         guard.afford(len(meant.frames) * machine.page_size, step.target)
         # What is in the swap cache has an entry already.
         new = ~meant.shared & ~pages.flagged(meant.frames, pages.SWAPCACHE, machine)
@@ -75,29 +74,30 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
             if number:
                 lru.drain(machine)
                 shared = left.frames[left.shared]
-                swapcache.let_go(shared, machine, unaimed=step.aim.unaimed)
+                swapcache.let_go(shared, machine, unaimed=target.unaimed)
                 _touch_swap_cache(process.pid, left, machine)
             if not _advise(pidfd, left.addresses, machine, guard):
-                return Outcome(gone(meant, step, machine), ENDED)
-            left = _still(meant, step, machine)
+                return Outcome(gone(meant, target, machine), ENDED)
+            left = _still(meant, target, machine)
             if not len(left.frames):
                 break
     rest = (len(left.frames) + meant.refused) * machine.page_size
     return Outcome(
-        gone(meant, step, machine), f"{rest} bytes stay in memory" if rest else ""
+        gone(meant, target, machine), f"{rest} bytes stay in memory" if rest else ""
     )
 
 
 def find(
-    pid: int, aim: Aim, machine: Machine, refused_flags: Set[str] = _REFUSED
+    target: ProcessTarget, machine: Machine, refused_flags: Set[str] = _REFUSED
 ) -> Found:
     """What of the memcgs' the process maps, that of some mappings only counted.
 
     ActionError if it does not even map the file.
     """
-    found = _areas(pid, aim.file, machine)
-    if aim.file and not found:
-        raise ActionError(f"pid {pid} does not map {words(aim.file)}")
+    pid, file = target.process.pid, target.file
+    found = _areas(pid, file, machine)
+    if file and not found:
+        raise ActionError(f"pid {pid} does not map {words(file)}")
     addresses: list[U64] = [pages.NONE]
     frames: list[U64] = [pages.NONE]
     shared: list[Bools] = [pages.NONE != 0]
@@ -107,7 +107,7 @@ def find(
             continue
         for at, values in pages.entries(pid, area, machine):
             pfns = pages.frames(values)
-            here = pages.of_memcgs(pfns, aim.shown_ids, machine)
+            here = pages.of_memcgs(pfns, target.shown_ids, machine)
             if area.flags & refused_flags:
                 refused += int(here.sum())
                 continue
@@ -134,18 +134,18 @@ def _areas(pid: int, file: Backing | None, machine: Machine) -> list[pages.Area]
     return [a for a in pages.areas(pid, machine) if a.maps(file, overlays)]
 
 
-def _still(meant: Found, step: Step, machine: Machine) -> Found:
+def _still(meant: Found, target: ProcessTarget, machine: Machine) -> Found:
     """What is charged as before, in memory or in the swap cache.
 
     A frame can have got a new user of the same memcg meanwhile: then it counts as
     still there, which only costs another round.
     """
-    here = pages.of_memcgs(meant.frames, step.aim.shown_ids, machine)
+    here = pages.of_memcgs(meant.frames, target.shown_ids, machine)
     return Found(meant.addresses[here], meant.frames[here], meant.shared[here])
 
 
-def gone(meant: Found, step: Step, machine: Machine) -> int:
-    left = _still(meant, step, machine)
+def gone(meant: Found, target: ProcessTarget, machine: Machine) -> int:
+    left = _still(meant, target, machine)
     return (len(meant.frames) - len(left.frames)) * machine.page_size
 
 

@@ -18,14 +18,12 @@ from memcgctl.actions.host.machine import (
     Guard,
     Machine,
     Outcome,
+    aim,
     meminfo,
-    predict,
 )
 from memcgctl.actions.host.pages import U64
 from memcgctl.actions.host.target import open_file, windows
-from memcgctl.model import Step
-
-__all__ = ["apply", "predict", "probe"]
+from memcgctl.model import FileTarget, Step
 
 _WINDOW = 16 << 20
 
@@ -38,11 +36,10 @@ def probe(machine: Machine) -> str | None:
 
 def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     """Page the file out, window by window; what stays is what others map or lock."""
-    file = step.aim.file
-    assert file
+    target = aim(step, FileTarget)
     moved, left, why = 0, 0, ""
     waiting: list[int] = []
-    with open_file(file, step.aim.processes, machine) as fd:
+    with open_file(target.file, target.users, machine) as fd:
         size = os.fstat(fd).st_size
         for offset in windows(fd, size, _WINDOW):
             with Mapping(fd, offset, min(_WINDOW, size - offset)) as mapping:
@@ -58,7 +55,7 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
                     break
                 cached = _page_out(mapping, frames, machine)
                 if len(cached) and not swapcache.can_be_asked(
-                    machine, unaimed=step.aim.unaimed
+                    machine, unaimed=target.unaimed
                 ):
                     swapcache.use_up_slots(machine)
                     cached = _page_out(mapping, _touch(mapping, machine), machine)

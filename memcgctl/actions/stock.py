@@ -16,12 +16,10 @@ from memcgctl.actions.host.machine import (
     Guard,
     Machine,
     Outcome,
-    predict,
+    aim,
 )
 from memcgctl.actions.host.thresholds import count_zombies
-from memcgctl.model import Step
-
-__all__ = ["apply", "predict", "probe"]
+from memcgctl.model import CpuTarget, Step
 
 _TRIES = 3
 _GONE_WITHIN = 1.0
@@ -33,7 +31,7 @@ def probe(machine: Machine) -> str | None:
 
 def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     """Charge a megabyte on the CPU, in a memcg that is gone afterwards."""
-    cpu = step.aim.cpu
+    cpu = aim(step, CpuTarget).cpu
     if cpu not in machine.cpus:
         raise ActionError(f"CPU {cpu} is offline")
     for _ in range(_TRIES):

@@ -20,15 +20,13 @@ from memcgctl.actions.host.machine import (
     Guard,
     Machine,
     Outcome,
+    aim,
     meminfo,
-    predict,
 )
 from memcgctl.actions.host.pages import U64
 from memcgctl.actions.host.reader import reader
 from memcgctl.actions.host.target import cgroup_of, hold
-from memcgctl.model import Step
-
-__all__ = ["apply", "predict", "probe"]
+from memcgctl.model import ProcessTarget, Step
 
 _WINDOW = 256
 
@@ -41,7 +39,7 @@ def probe(machine: Machine) -> str | None:
 
 def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     """Fault in all addresses in swap, a megabyte between two looks at the guard."""
-    (process,) = step.aim.processes
+    process = aim(step, ProcessTarget).process
     with hold(process, machine):
         at = _swapped(process.pid, machine)
         directory = cgroup_of(process.pid, machine)

@@ -24,14 +24,12 @@ from memcgctl.actions.host.machine import (
     Guard,
     Machine,
     Outcome,
+    aim,
     meminfo,
-    predict,
 )
 from memcgctl.actions.host.reader import reader
 from memcgctl.actions.host.target import open_cgroup, open_file, windows
-from memcgctl.model import Step
-
-__all__ = ["apply", "predict", "probe"]
+from memcgctl.model import Step, SwappedFileTarget
 
 _WINDOW = 4 << 20
 
@@ -42,13 +40,12 @@ def probe(machine: Machine) -> str | None:
 
 def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     """Read the file from within the memcg, and page it out if it is to go again."""
-    file, aim = step.aim.file, step.aim
-    assert file
-    _must_fit(step, machine)
-    helper.remove_stale(machine, aim.memcg_path or "/")
+    target = aim(step, SwappedFileTarget)
+    _must_fit(step, target, machine)
+    helper.remove_stale(machine, target.memcg_path)
     with (
-        open_file(file, aim.processes, machine) as fd,
-        open_cgroup(aim.memcg_id or 0, aim.memcg_path, machine) as directory,
+        open_file(target.file, target.users, machine) as fd,
+        open_cgroup(target.memcg_id, target.memcg_path, machine) as directory,
     ):
         guard.afford(step.bytes, step.target)
         before = _resident(fd, machine)
@@ -57,18 +54,18 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
         # mincore had what was in the swap cache as well.
         moved = max(there - before, min(there, step.bytes))
     short = "" if moved >= step.bytes else f"{step.bytes - moved} bytes stay in swap"
-    if ended or not aim.page_out:
+    if ended or not target.page_out:
         return Outcome(moved, ENDED if ended else short)
     out = pageout_file.apply(step, machine, replace(guard, most=None))
     waiting = len(out.waiting) * machine.page_size  # told of when they are let go of
     return Outcome(max(0, moved - waiting), short or out.left, out.waiting)
 
 
-def _must_fit(step: Step, machine: Machine) -> None:
+def _must_fit(step: Step, target: SwappedFileTarget, machine: Machine) -> None:
     """For a moment it is in memory, where the ancestor has to have room for it."""
     if meminfo(machine.proc).get("MemAvailable", step.bytes) < step.bytes:
         raise ActionError(f"{step.target}: {step.bytes} bytes, no room in memory")
-    left = measure.room(step.aim.memcg_path or "/", machine, swap=False)
+    left = measure.room(target.memcg_path, machine, swap=False)
     if left is not None and left[0] < step.bytes and not step.over_limit:
         raise ActionError(f"{step.target}: {left[1]} would be pushed over a limit")
 

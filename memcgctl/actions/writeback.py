@@ -7,11 +7,9 @@ inodes of dead writebacks to living ones (``cleanup_offline_cgwbs_workfn``, 5.14
 from __future__ import annotations
 
 from memcgctl.actions.host import helper
-from memcgctl.actions.host.machine import Guard, Machine, Outcome, predict
+from memcgctl.actions.host.machine import Guard, Machine, Outcome
 from memcgctl.actions.host.sync import sync_disks
 from memcgctl.model import Step
-
-__all__ = ["apply", "predict", "probe"]
 
 
 def probe(machine: Machine) -> str | None:

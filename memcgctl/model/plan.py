@@ -21,30 +21,92 @@ class Remaining:
 
 
 @dataclass(frozen=True)
-class Aim:
-    """What a step acts on, by what it is: no name that may come to mean another thing.
+class FileTarget:
+    """An inode; ``users`` have it open or map it.
 
-    ``file`` is an inode, ``processes`` those that are acted on or, with a ``file``,
-    those that have it open or map it. ``memcg_id`` and ``memcg_path`` are the online
-    memcg that is asked to give memory back, or in which to act, ``shown_ids`` the
-    online memcgs under whose id /proc/kpagecgroup shows the pages that are meant.
-    ``device`` is the name of a block device. ``private_id`` is an offline memcg's own
-    (the other two are its as well then), of which ``swappiness`` says what to evict: 0
-    files, 200 what is swap-backed first. ``page_out``: what was read goes out again.
     ``unaimed``: memory.reclaim may be asked although it takes files as well.
     """
 
-    file: Backing | None = None
-    processes: tuple[Process, ...] = ()
-    memcg_id: int | None = None
-    memcg_path: str | None = None
-    shown_ids: tuple[int, ...] = ()
-    cpu: int | None = None
-    device: str | None = None
-    private_id: int | None = None
-    swappiness: int | None = None
-    page_out: bool = False
+    file: Backing
+    users: tuple[Process, ...] = ()
     unaimed: bool = False
+
+
+@dataclass(frozen=True)
+class SwappedFileTarget(FileTarget):
+    """A file of shmem, to be read from within a memcg; ``page_out``: it goes again."""
+
+    memcg_id: int = 0
+    memcg_path: str = ""
+    page_out: bool = False
+
+
+@dataclass(frozen=True)
+class ProcessTarget:
+    """What one process maps, or has in swap.
+
+    ``shown_ids`` are the online memcgs under whose ids /proc/kpagecgroup shows the
+    pages that are meant; with a ``file`` only what it maps of that. ``unaimed``:
+    memory.reclaim may be asked although it takes files as well.
+    """
+
+    process: Process
+    shown_ids: tuple[int, ...] = ()
+    file: Backing | None = None
+    unaimed: bool = False
+
+
+@dataclass(frozen=True)
+class CgroupTarget:
+    """An online memcg that is asked to give memory back."""
+
+    memcg_id: int
+    memcg_path: str
+
+
+@dataclass(frozen=True)
+class GenerationTarget:
+    """The MGLRU generations of an offline memcg, which has ``private_id`` there.
+
+    ``swappiness`` says what to evict: 0 files, 200 what is swap-backed first.
+    """
+
+    memcg_id: int
+    memcg_path: str
+    private_id: int
+    swappiness: int
+
+
+@dataclass(frozen=True)
+class CpuTarget:
+    """A CPU's stock of charges."""
+
+    cpu: int
+
+
+@dataclass(frozen=True)
+class DeviceTarget:
+    """The page cache of a block device, by its name; ``file`` is its inode."""
+
+    device: str
+    file: Backing | None = None
+
+
+@dataclass(frozen=True)
+class HostTarget:
+    """All file systems of the machine."""
+
+
+# What a step acts on, by what it is: no name that may come to mean another thing.
+Target = (
+    FileTarget
+    | ProcessTarget
+    | CgroupTarget
+    | GenerationTarget
+    | CpuTarget
+    | DeviceTarget
+    | HostTarget
+)
 
 
 @dataclass(frozen=True)
@@ -66,10 +128,16 @@ class Step:
     charged_to: tuple[str, ...]
     collateral_bytes: int
     risk: str
-    aim: Aim = Aim()
+    aim: Target = HostTarget()
     frees: tuple[int, ...] = ()
     over_limit: tuple[str, ...] = ()
     charged_bytes: tuple[int, ...] = ()
+
+    @property
+    def unaimed(self) -> bool:
+        """Whether memory.reclaim may be asked although it takes files as well."""
+        aim = self.aim
+        return isinstance(aim, (FileTarget, ProcessTarget)) and aim.unaimed
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from memcgctl.model import Backing, Memcg
+from memcgctl.model import Backing, FileTarget, Memcg
 from memcgctl.policy.cases import Case, Part
 from memcgctl.policy.choice import Chooser
 from memcgctl.policy.headroom import Move
-from memcgctl.policy.interfaces.base import Interface
+from memcgctl.policy.interfaces.base import AnyInterface
 from memcgctl.policy.interfaces.world import World, identity
 from memcgctl.policy.policies import Option
 
@@ -37,7 +37,7 @@ class Kind(NamedTuple):
     """
 
     case: Case
-    interface: Interface
+    interface: AnyInterface
     option: Option
     is_shmem: bool
     numbers: dict[Hashable, int]
@@ -54,6 +54,7 @@ class Whole:
 
     def __init__(self, memcgs: Sequence[Memcg], chooser: Chooser, world: World) -> None:
         self._memcgs = memcgs
+        self._world = world
         self._above = [world.room.ancestor(memcg) for memcg in memcgs]
         self.keys: list[Hashable] = []
         self.kinds: list[Kind] = []
@@ -163,6 +164,9 @@ class Whole:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def target(self, number: int) -> FileTarget:
+        return self._world.file(self._backings[number])
+
     @cached_property
     def _by_number(self) -> list[list[tuple[int, int]]]:
         found: list[list[tuple[int, int]]] = [[] for _ in self.keys]
@@ -202,7 +206,7 @@ class Whole:
         return found
 
 
-def _reach(interface: Interface, world: World) -> Callable[[tuple[int, ...]], int]:
+def _reach(interface: AnyInterface, world: World) -> Callable[[tuple[int, ...]], int]:
     whole = interface.whole
     assert whole
     return cache(lambda ancestors: whole(ancestors, world))

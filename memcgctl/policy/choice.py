@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from memcgctl.policy.cases import CASES, Case, Part
 from memcgctl.policy.effects import NO_RULE, left, moves
 from memcgctl.policy.interfaces import INTERFACES
-from memcgctl.policy.interfaces.base import Interface, Reach
+from memcgctl.policy.interfaces.base import AnyInterface, Reach
 from memcgctl.policy.interfaces.world import World
 from memcgctl.policy.policies import Option, Policy
 
@@ -27,7 +27,7 @@ class Chooser:
         self._world = world
         self._allow = allow
         self._only = only
-        self._usable: dict[Case, list[Interface]] = {}
+        self._usable: dict[Case, list[AnyInterface]] = {}
         self._without: dict[Case, str] = {}
         self._options: dict[tuple[Case, str], Option] = {}
         for case in CASES:
@@ -41,20 +41,20 @@ class Chooser:
             whys = [f"{name} {why}" for name, why in (absent | barred).items() if why]
             self._without[case] = "; ".join(whys) or _nothing(case, options)
 
-    def usable(self, case: Case) -> list[Interface]:
+    def usable(self, case: Case) -> list[AnyInterface]:
         """Those to try in a case, in this order."""
         return self._usable[case]
 
-    def option(self, interface: Interface, case: Case) -> Option:
+    def option(self, interface: AnyInterface, case: Case) -> Option:
         """Which of the policy's options it carries out in a case."""
         return self._options[case, interface.name]
 
-    def choose(self, part: Part) -> tuple[Interface | None, Reach]:
+    def choose(self, part: Part) -> tuple[AnyInterface | None, Reach]:
         """The first interface that leaves nothing, or else the one that leaves least.
 
         Without any, the effect says why there is none.
         """
-        best: tuple[Interface | None, Reach] | None = None
+        best: tuple[AnyInterface | None, Reach] | None = None
         whys = []
         for interface in self._usable[part.case]:
             reach = interface.reach(part, self._world)
@@ -91,7 +91,7 @@ class Chooser:
             if one.name in self._only and case in one.cases and not here >= {*one.needs}
         }
 
-    def _bar(self, interface: Interface) -> str:
+    def _bar(self, interface: AnyInterface) -> str:
         """Why it is not used although the kernel has it."""
         if self._only and interface.name not in self._only:
             return "is not among --only"
@@ -108,7 +108,7 @@ class Chooser:
 
 def interfaces_for(
     case: Case, options: Sequence[Option], world: World, least_harm: bool = False
-) -> list[Interface]:
+) -> list[AnyInterface]:
     """Those of this kernel for a case: in the order of the options, or of harm."""
     here = world.census.kernel.interfaces
     found = [
@@ -123,7 +123,7 @@ def interfaces_for(
     return [interface for _, interface in found]
 
 
-def place_of(interface: Interface, options: Sequence[Option]) -> int | None:
+def place_of(interface: AnyInterface, options: Sequence[Option]) -> int | None:
     """Which of the options an interface carries out: the first one's place."""
     places = (n for n, option in enumerate(options) if option in interface.options)
     return next(places, None)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from memcgctl.model import Memcg
+from memcgctl.model import Memcg, Target
 from memcgctl.policy.bulk import Whole
 from memcgctl.policy.cases import Part, placed_parts
 from memcgctl.policy.choice import Chooser
 from memcgctl.policy.effects import Effect
 from memcgctl.policy.headroom import Move
-from memcgctl.policy.interfaces.base import Deed, Interface, Served
-from memcgctl.policy.interfaces.common import evicted_whole
+from memcgctl.policy.interfaces.base import AnyInterface, Deed, Served
+from memcgctl.policy.interfaces.common import whole_deeds, whole_eviction
 from memcgctl.policy.interfaces.world import World
 from memcgctl.policy.outcome import IN_VAIN
 from memcgctl.policy.policies import Option
@@ -31,8 +31,8 @@ class Share(NamedTuple):
 class Draft(NamedTuple):
     """A step in the making."""
 
-    interface: Interface
-    key: Hashable
+    interface: AnyInterface
+    target: Target
     option: Option
     shares: list[Share]
 
@@ -70,7 +70,7 @@ class Drafts:
         self.bytes = [one.bytes for one in drafts]
         self.bytes += whole.bytes
         self.collateral = [
-            one.interface.collateral(one.key, one.served, world) for one in drafts
+            one.interface.collateral(one.target, one.served, world) for one in drafts
         ]
         self.collateral += whole.collateral
         numbers = np.concatenate([served[:, 0], whole.numbers + self.whole_from])
@@ -88,7 +88,7 @@ class Drafts:
 
         Yields each share's draft, its memcg's position and its part's place.
         """
-        numbers: dict[tuple[str, Hashable], int] = {}
+        numbers: dict[tuple[int, Target], int] = {}
         room, page_size = self.world.room, self.world.page_size
         swapped = self._whole.swapped() if room.bounded else {}
         for position, memcg in enumerate(self._memcgs):
@@ -101,11 +101,11 @@ class Drafts:
                 mine[place] = reach.effect
                 for deed in reach.deeds if interface else ():
                     assert interface
-                    key = interface.name, deed.key
+                    key = id(interface), deed.target
                     number = numbers.setdefault(key, len(numbers))
                     if number == len(self._drafts):
                         option = chooser.option(interface, part.case)
-                        self._drafts.append(Draft(interface, deed.key, option, []))
+                        self._drafts.append(Draft(interface, deed.target, option, []))
                     self._drafts[number].shares.append(Share(place, part, deed))
                     yield number, position, place
 
@@ -116,13 +116,13 @@ class Drafts:
         if number < self.whole_from:
             return self._drafts[number]
         n = number - self.whole_from
-        kind, key = self._whole.kinds[n], self._whole.keys[n]
+        kind, target = self._whole.kinds[n], self._whole.target(n)
         shares = [
             Share(place, part, deed)
             for place, part in self._whole.parts(n)
-            for deed in evicted_whole(part, key, self.world).deeds
+            for deed in whole_deeds(part, target, self.world)
         ]
-        return Draft(kind.interface, key, kind.option, shares)
+        return Draft(kind.interface, target, kind.option, shares)
 
     def recharged_bytes(self, number: int) -> int:
         """What a step charges at once to those who use it, or have it in swap."""
@@ -163,7 +163,7 @@ class Drafts:
         """Take back what a step that is left out would have done."""
         for place, part, deed in self.draft(number).shares:
             mine = self.effects[part.memcg.id]
-            effect = mine.get(place) or evicted_whole(part, None, self.world).effect
+            effect = mine.get(place) or whole_eviction(part)
             mine[place] = _without(effect, deed, why)
 
     def looked_at(self) -> dict[int, list[Effect]]:
@@ -175,7 +175,7 @@ class Drafts:
         found = {memcg_id: dict(mine) for memcg_id, mine in self.effects.items()}
         for n in range(len(self._whole)):
             for place, part in self._whole.parts(n):
-                effect = evicted_whole(part, None, self.world).effect
+                effect = whole_eviction(part)
                 found[part.memcg.id].setdefault(place, effect)
         return {memcg_id: _sorted(mine) for memcg_id, mine in found.items()}
 

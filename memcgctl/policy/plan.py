@@ -8,7 +8,7 @@ they disturb.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from memcgctl.model import Census, Memcg, Plan
+from memcgctl.model import Census, Memcg, Plan, ProcessTarget
 from memcgctl.policy.choice import Chooser
 from memcgctl.policy.drafts import Draft, Drafts
 from memcgctl.policy.effects import Effect
@@ -220,7 +220,7 @@ def _select(
     ``at_once`` is the room on swap devices for shmem, None if there is enough.
     """
     found = _Selection([], [], {})
-    done: set[tuple[str, Hashable]] = set()
+    done: set[tuple[str, int]] = set()  # to which processes
     uncharged: list[Move] = []  # of files that go whole: these are over no limit
     closely = room.bounded or budget is not None or at_once is not None
     for number in order:
@@ -238,7 +238,7 @@ def _select(
                 found.over_limit[number] = tuple(map(room.path, over))
             if over and "over-limit" not in allow:
                 why = f"{room.path(over[0])} would be pushed over a limit"
-            elif draft.interface.after and _first(draft) not in done:
+            elif not _after(draft, done):
                 why = "it has to be read from swap first"
             elif hopeful is not None and _in_vain(draft, hopeful):
                 why = IN_VAIN
@@ -260,10 +260,10 @@ def _select(
         found.taken.append(number)
         if at_once is not None:
             at_once = max(0, at_once - swapped)
-        if draft:
-            done.add((draft.interface.name, draft.key))
-        else:
+        if draft is None:
             uncharged += moves
+        elif isinstance(draft.target, ProcessTarget):
+            done.add((draft.interface.name, draft.target.process.pid))
     return found
 
 
@@ -273,10 +273,12 @@ def _in_vain(draft: Draft, hopeful: Collection[int]) -> bool:
     return draft.interface.disturbs and served.isdisjoint(hopeful)
 
 
-def _first(draft: Draft) -> tuple[str | None, Hashable]:
-    """The step that has to be done before; its key is the process."""
-    process = draft.key[0] if isinstance(draft.key, tuple) else None
-    return draft.interface.after, process
+def _after(draft: Draft, done: Container[tuple[str, int]]) -> bool:
+    """Whether the step that has to be done to its process before is done."""
+    before, target = draft.interface.after, draft.target
+    if before is None or not isinstance(target, ProcessTarget):
+        return before is None
+    return (before, target.process.pid) in done
 
 
 def _frees(

@@ -87,7 +87,7 @@ def _step(
         if deed.charged is not None:
             path = world.room.path(deed.charged)
             charged[path] = charged.get(path, 0) + deed.bytes
-    action = draft.interface.action(draft.key, draft.served, world)
+    action = draft.interface.action(draft.target, draft.served, world)
     charged_to = tuple(sorted(charged))
     return Step(
         memcgs=tuple(memcgs),

@@ -13,7 +13,17 @@ from typing import Any
 
 from rich.text import Text
 
-from memcgctl.model import Aim, Census, Memcg, Plan, Remaining, Step
+from memcgctl.model import (
+    Census,
+    FileTarget,
+    Memcg,
+    Plan,
+    Process,
+    ProcessTarget,
+    Remaining,
+    Step,
+    Target,
+)
 from memcgctl.report.schemas import LATEST, dumper, source_json
 from memcgctl.report.text import counted, escape, filled, shorten, size
 
@@ -214,6 +224,25 @@ def _step_json(number: int | None, step: Step) -> dict[str, Any]:
     }
 
 
-def _aim_json(aim: Aim) -> dict[str, Any]:
+def _aim_json(target: Target) -> dict[str, Any]:
     """What it aims at, without what doesn't matter to it."""
-    return {key: value for key, value in asdict(aim).items() if value not in (None, ())}
+    file = getattr(target, "file", None)
+    processes: tuple[Process, ...] = ()
+    if isinstance(target, FileTarget):
+        processes = target.users
+    elif isinstance(target, ProcessTarget):
+        processes = (target.process,)
+    found = {
+        "file": file and asdict(file),
+        "processes": [asdict(process) for process in processes],
+        "memcg_id": getattr(target, "memcg_id", None),
+        "memcg_path": getattr(target, "memcg_path", None),
+        "shown_ids": getattr(target, "shown_ids", ()),
+        "cpu": getattr(target, "cpu", None),
+        "device": getattr(target, "device", None),
+        "private_id": getattr(target, "private_id", None),
+        "swappiness": getattr(target, "swappiness", None),
+        "page_out": getattr(target, "page_out", False),
+        "unaimed": getattr(target, "unaimed", False),
+    }
+    return {key: value for key, value in found.items() if value not in (None, (), [])}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from memcgctl.model import (
     Backing,
@@ -19,6 +19,7 @@ from memcgctl.model import (
     SwapDeviceUse,
     SwapOwner,
     SwapUse,
+    Target,
 )
 from memcgctl.policy.effects import Effect
 from memcgctl.policy.outcome import IN_VAIN
@@ -27,6 +28,7 @@ from tests.unit import zombies
 from tests.unit.zombies import KERNEL
 
 PAGE = 4096
+T = TypeVar("T", bound=Target)
 ROOT, APP, HOLDER = 1, 5, 9
 TMPFS = Backing("tmpfs", "tmpfs", "0:24", 5, 0, "/mnt/t", None, False, 8192)
 DISK = Backing("bdev", "bdev", "vda", 266338304, 0, None, None, False, 1 << 30)
@@ -190,3 +192,9 @@ def _reduced(memcg: Memcg, effects: list[Effect]) -> Memcg:
             holders=(*kept, *holders),
         ),
     )
+
+
+def aim(step: Step, kind: type[T]) -> T:
+    """What a step acts on, which is of that kind."""
+    assert isinstance(step.aim, kind)
+    return step.aim

@@ -24,14 +24,12 @@ from memcgctl.actions.host.machine import (
     Machine,
     Mount,
     Outcome,
-    Prediction,
-    predict,
 )
 from memcgctl.actions.host.pages import U64
 from memcgctl.actions.run import journal
 from memcgctl.actions.run.executor import Limits, carry_out
 from memcgctl.actions.run.lock import Locked
-from memcgctl.model import Kernel, Plan, Remaining, Result, Step
+from memcgctl.model import FileTarget, Kernel, Plan, Remaining, Result, Step
 from tests.unit import plans
 
 KERNEL = Kernel("live", None, "6.12", "btf", 2, 4096, 2, 1)
@@ -50,9 +48,6 @@ class Pretend:
 
     def probe(self, machine: Machine) -> str | None:
         return self.unable
-
-    def predict(self, step: Step) -> Prediction:
-        return predict(step)
 
     def apply(self, step: Step, machine: Machine, guard: Guard) -> Outcome:
         self.done += step.memcgs
@@ -258,7 +253,7 @@ def test_reclaim_without_a_preference_is_only_for_steps_that_may(
     bench.frames({5: 40})
     bench.action.outcome = Outcome(0, waiting=(5,))
     one = step(1)
-    aim = replace(one.aim, unaimed=unaimed)
+    aim = FileTarget(plans.TMPFS, unaimed=unaimed)
     bench.run(plan(replace(one, aim=aim, collateral_bytes=collateral)))
     assert asked == [{"unaimed": unaimed, "among_zombies": not collateral}]
 
@@ -280,7 +275,9 @@ def test_each_steps_frames_are_let_go_of_in_its_own_way(
         bench.action, "outcome", Outcome(0, waiting=next(waiting))
     )
     unaimed = step(2)
-    bench.run(plan(step(1), replace(unaimed, aim=replace(unaimed.aim, unaimed=True))))
+    bench.run(
+        plan(step(1), replace(unaimed, aim=FileTarget(plans.TMPFS, unaimed=True)))
+    )
     assert asked == {False: [5, 6], True: [7, 8]}
 
 

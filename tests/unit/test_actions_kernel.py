@@ -39,7 +39,7 @@ from memcgctl.actions.host.machine import (
     Mount,
     read_machine,
 )
-from memcgctl.model import Aim
+from memcgctl.model import CgroupTarget, CpuTarget, DeviceTarget, ProcessTarget
 from tests.unit.plans import USER, step
 
 PAGE = 4096
@@ -156,7 +156,7 @@ def test_no_more_is_reclaimed_than_the_step_says(
     machine: Machine, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Living memcgs would lose more than the plan told."""
-    wanted = step("memory.reclaim", bytes=40 << 20, aim=Aim(memcg_id=5))
+    wanted = step("memory.reclaim", bytes=40 << 20, aim=CgroupTarget(5, "/app"))
     outcome = memory_reclaim.apply(wanted, machine, Guard())
     assert asked == [str(16 << 20), str(16 << 20), str(8 << 20)]
     assert (outcome.bytes, outcome.left) == (40 << 20, "")
@@ -212,10 +212,10 @@ def mapped(machine: Machine) -> Machine:
 
 def test_what_the_kernel_refuses_is_counted_not_asked_for(mapped: Machine) -> None:
     """Locked memory would be called paged out, or never be collapsed."""
-    aim = Aim(processes=(USER,), shown_ids=(5,))
-    found = pageout.find(77, aim, mapped)
+    aim = ProcessTarget(USER, (5,))
+    found = pageout.find(aim, mapped)
     assert (found.frames.tolist(), found.refused) == ([1, 3], 2)
-    found = pageout.find(77, aim, mapped, collapse._REFUSED)
+    found = pageout.find(aim, mapped, collapse._REFUSED)
     assert (found.frames.tolist(), found.refused) == ([1, 2], 2)
 
 
@@ -225,7 +225,7 @@ def test_a_process_that_maps_more_by_now(
     """More would be paged out than --max-bytes allows."""
     monkeypatch.setattr(pageout, "hold", lambda *_: nullcontext(3))
     monkeypatch.setattr(pageout, "_advise", lambda *_: pytest.fail("advised"))
-    out = step("pageout", aim=Aim(processes=(USER,), shown_ids=(5,)))
+    out = step("pageout", aim=ProcessTarget(USER, (5,)))
     with pytest.raises(ActionError, match="8192 bytes are more than --max-bytes"):
         pageout.apply(out, mapped, Guard(most=PAGE))
 
@@ -281,7 +281,9 @@ def test_only_the_device_that_is_meant_is_flushed(
         patch.setattr(os, "fstat", lambda fd: told)
         patch.setattr(fcntl, "ioctl", lambda fd, what, _: flushed.append(what))
         with pytest.raises(ActionError, match=why) if why else nullcontext():
-            device.apply(step("flush-device", aim=Aim(device="vda")), machine, Guard())
+            device.apply(
+                step("flush-device", aim=DeviceTarget("vda")), machine, Guard()
+            )
     # include/uapi/linux/fs.h: BLKFLSBUF, _IO(0x12, 97)
     assert flushed == ([] if why else [0x12 << 8 | 97])
 
@@ -316,7 +318,7 @@ def test_a_stock_is_taken_again_until_its_zombie_goes(
         stock, "count_zombies", lambda _: SimpleNamespace(count=next(zombies))
     )
     one = replace(machine, cpus=frozenset({0, 1}))
-    drain = step("charge-on-cpu", frees=(100,), aim=Aim(cpu=1))
+    drain = step("charge-on-cpu", frees=(100,), aim=CpuTarget(cpu=1))
     zombies = iter([5, 4])
     stock.apply(drain, one, Guard())
     assert cpus == [1]
@@ -324,7 +326,7 @@ def test_a_stock_is_taken_again_until_its_zombie_goes(
     stock.apply(drain, one, Guard())
     assert cpus == [1] * 4
     with pytest.raises(ActionError, match="CPU 2 is offline"):
-        stock.apply(replace(drain, aim=Aim(cpu=2)), one, Guard())
+        stock.apply(replace(drain, aim=CpuTarget(cpu=2)), one, Guard())
     assert len(cpus) == 4
 
 
@@ -338,7 +340,7 @@ def test_what_stays_in_swap_is_told(
     monkeypatch.setattr(swapin, "_touch", lambda *_: True)
     monkeypatch.setattr(swapin, "hold", lambda *_: nullcontext(3))
     monkeypatch.setattr(swapin, "cgroup_of", lambda *_: Path("/"))
-    outcome = swapin.apply(step("swapin", aim=Aim(processes=(USER,))), machine, Guard())
+    outcome = swapin.apply(step("swapin", aim=ProcessTarget(USER)), machine, Guard())
     assert outcome.bytes == (3 - left) * PAGE
     assert outcome.left == ("4096 bytes stay in swap" if left else "")
 

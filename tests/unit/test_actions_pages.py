@@ -16,7 +16,7 @@ from memcgctl.actions import pageout
 from memcgctl.actions.host import helper, pages
 from memcgctl.actions.host.libc import Mapping
 from memcgctl.actions.host.machine import ActionError, Machine, Mount, read_machine
-from memcgctl.model import Aim, Backing
+from memcgctl.model import Backing, Process, ProcessTarget
 
 SMAPS = """\
 55d0c0000000-55d0c0002000 rw-p 00000000 fd:01 77                         /a [b] (c)
@@ -69,10 +69,11 @@ def test_a_file_that_is_mapped_through_an_overlay(machine: Machine) -> None:
     mounts = "9 1 0:{} / / rw - overlay overlay rw,lowerdir=/l\n"
     file = Backing("file", "ext4", "253:1", 77, 0, "/l/a", None, False, 0)
     (machine.proc / "7/mountinfo").write_text(mounts.format(33))
-    assert not pageout.find(7, Aim(file=file), machine).refused
+    target = ProcessTarget(Process(7, "user", "/", 1, 4096), file=file)
+    assert not pageout.find(target, machine).refused
     (machine.proc / "7/mountinfo").write_text(mounts.format(34))
     with pytest.raises(ActionError, match="pid 7 does not map /l/a"):
-        pageout.find(7, Aim(file=file), machine)
+        pageout.find(target, machine)
 
 
 def test_a_process_that_has_just_exited(machine: Machine) -> None:

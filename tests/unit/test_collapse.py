@@ -14,7 +14,7 @@ from memcgctl.actions import collapse
 from memcgctl.actions.host import lru
 from memcgctl.actions.host.machine import Guard, Machine, read_machine
 from memcgctl.actions.pageout import Found
-from memcgctl.model import Aim, Step
+from memcgctl.model import ProcessTarget, Step
 from tests.unit.plans import USER, step
 
 HUGE, PAGE = 2 << 20, 4096
@@ -24,7 +24,7 @@ STEP = step(
     target="pid 77 (user)",
     bytes=2 * HUGE,
     charged_to=("/holder",),
-    aim=Aim(processes=(USER,), shown_ids=(5,)),
+    aim=ProcessTarget(USER, (5,)),
 )
 
 

@@ -11,7 +11,7 @@ import pytest
 from memcgctl.actions import lru_gen
 from memcgctl.actions.host import lru
 from memcgctl.actions.host.machine import ActionError, Guard, Machine, read_machine
-from memcgctl.model import Aim
+from memcgctl.model import GenerationTarget
 from tests.unit.plans import PAGE, step
 
 # As 6.12 prints it: two nodes for the one that is meant, and one that has its id's
@@ -35,7 +35,7 @@ STEP = step(
     "lru_gen",
     target="/app/z1",
     bytes=128 * PAGE,
-    aim=Aim(memcg_id=100, memcg_path="/app/z1", private_id=4, swappiness=0),
+    aim=GenerationTarget(100, "/app/z1", private_id=4, swappiness=0),
 )
 
 
@@ -84,7 +84,7 @@ def test_what_stays_is_said(machine: Machine, monkeypatch: pytest.MonkeyPatch) -
 def test_an_id_that_is_another_memcgs_by_now(machine: Machine) -> None:
     """Lost: a living cgroup's memory, evicted for a dead one's."""
     for path, number in (("/app/z2", 4), ("/app/z1", 5), ("/app", 4)):
-        aim = replace(STEP.aim, memcg_path=path, private_id=number)
+        aim = GenerationTarget(100, path, number, 0)
         with pytest.raises(ActionError, match="does not show it"):
             lru_gen.apply(replace(STEP, aim=aim), machine, Guard())
 

@@ -15,10 +15,10 @@ import pytest
 from memcgctl.actions import pageout_file
 from memcgctl.actions.host import swapcache
 from memcgctl.actions.host.machine import Guard, Mount, Outcome, read_machine
-from memcgctl.model import Aim
+from memcgctl.model import FileTarget
 from tests.unit.plans import PAGE, TMPFS, step
 
-STEP = step("pageout-file", bytes=2 * PAGE, charged_to=("/app",), aim=Aim(file=TMPFS))
+STEP = step("pageout-file", bytes=2 * PAGE, charged_to=("/app",), aim=FileTarget(TMPFS))
 
 
 @pytest.mark.parametrize(("asked", "tries", "waiting"), [(True, 1, 2), (False, 2, 0)])

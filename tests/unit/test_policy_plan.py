@@ -9,12 +9,17 @@ import pytest
 
 from memcgctl.model import (
     Census,
+    CgroupTarget,
     Charges,
+    FileTarget,
+    GenerationTarget,
     Holder,
     Limits,
     Memcg,
     Process,
+    ProcessTarget,
     Step,
+    SwappedFileTarget,
     SwapUse,
 )
 from memcgctl.policy.interfaces import INTERFACES
@@ -30,6 +35,7 @@ from tests.unit.plans import (
     ROOT,
     TMPFS,
     USER,
+    aim,
     held_by,
     online,
     swapped,
@@ -101,7 +107,7 @@ def test_files_of_the_same_number_on_other_devices_are_others() -> None:
             zombie(101, group("file-unmapped", backing=other)),
         )
     )
-    assert {step.aim.file for step in made} == {FILE, other}
+    assert {aim(step, FileTarget).file for step in made} == {FILE, other}
 
 
 def test_children_come_before_their_parents() -> None:
@@ -303,7 +309,7 @@ class TestUnaimed:
         """Lost: zombies that can go at nobody's cost."""
         (step,) = steps(self.census(0))
         assert (step.action, step.collateral_bytes) == ("memory.reclaim", 0)
-        assert step.aim.memcg_path == "/app"
+        assert aim(step, CgroupTarget).memcg_path == "/app"
 
     def test_left_where_living_memcgs_are_in_its_reach(self) -> None:
         """Lost: other people's page cache."""
@@ -340,9 +346,7 @@ def test_what_a_process_maps_of_the_ancestors_own_is_collateral() -> None:
     app = online(APP, "/app", ROOT, charges=Charges(anon_bytes=5 * PAGE))
     (step,) = steps(world(app, held_by("file-mapped")))
     assert step.collateral_bytes == 5 * PAGE
-    assert step.aim.shown_ids == (APP,)
-    assert step.aim.processes == (replace(USER, bytes=PAGE),)
-    assert step.aim.file == FILE
+    assert step.aim == ProcessTarget(replace(USER, bytes=PAGE), (APP,), FILE)
 
 
 def test_pages_that_several_map_are_not_promised() -> None:
@@ -424,7 +428,7 @@ def test_a_file_without_a_path_is_reached_by_who_uses_it() -> None:
     held = zombie(100, group("file-unmapped", backing=hidden, openers=(USER,)))
     (step,) = steps(world(held))
     assert "/proc/77/fd /proc/77/map_files -maxdepth 1 -inum 12" in step.command
-    assert step.aim.processes == (USER,)
+    assert aim(step, FileTarget).users == (USER,)
     alone = zombie(100, group("file-unmapped", backing=hidden))
     made = plan(world(alone, interfaces=AIMED), LEAST)
     assert not made.steps
@@ -524,7 +528,7 @@ def test_what_there_is_no_room_for_on_zram_may_be_reclaimed() -> None:
     for room, unaimed in ((5, False), (4, True)):
         census = world(*held, at_once_bytes=room * PAGE)
         steps = plan(census, LEAST, allow=["unaimed"]).steps
-        assert [step.aim.unaimed for step in steps] == [unaimed] * 2
+        assert [step.unaimed for step in steps] == [unaimed] * 2
     assert len(plan(census, LEAST).steps) == 1
 
 
@@ -556,7 +560,7 @@ def test_a_swap_entry_is_charged_once(cached: int, charged: tuple[int, ...]) -> 
     assert (step.action, step.bytes) == ("pageout", 10 * PAGE)
     assert step.charged_to == ("/app",) * len(charged)
     assert step.charged_bytes == tuple(n * PAGE for n in charged)
-    assert step.aim.processes == (replace(USER, bytes=10 * PAGE),)
+    assert aim(step, ProcessTarget).process == replace(USER, bytes=10 * PAGE)
     assert made.plan.freed == (100,)
     (one, *_) = made.effects[100]
     assert one.swapped_bytes == sum(charged) * PAGE
@@ -592,7 +596,7 @@ def test_what_two_map_of_the_swap_cache_adds_up() -> None:
     made = [one for one in steps(world(held)) if one.action == "pageout"]
     assert [one.bytes for one in made] == [5 * PAGE] * 2
     assert sum(sum(one.charged_bytes) for one in made) == 4 * PAGE
-    assert {one.aim.processes for one in made} == {(mapper,) for mapper in mappers}
+    assert {aim(one, ProcessTarget).process for one in made} == {*mappers}
 
 
 def test_an_entry_that_was_read_has_to_be_charged_again() -> None:
@@ -615,8 +619,7 @@ def test_what_several_map_goes_by_the_memcgs_private_id() -> None:
     held = zombie(100, shared, swap=swapped(), private_id=7)
     first, *_ = made = steps(world(held, interfaces=NAMED))
     assert [step.action for step in made] == ["lru_gen", "swapin"]
-    assert (first.aim.private_id, first.aim.swappiness) == (7, 0)
-    assert first.aim.memcg_path == held.path
+    assert first.aim == GenerationTarget(held.id, held.path, 7, 0)
     assert first.collateral_bytes == 0
     assert made[-1].frees == (100,)
     nameless = replace(held, private_id=0)
@@ -633,7 +636,7 @@ def test_a_swap_cache_of_several_goes_before_its_entries_are_read() -> None:
     held = replace(held, private_id=7)
     made = plan(world(held, interfaces=NAMED), LEAST)
     assert [step.action for step in made.steps] == ["lru_gen", "swapin", "swapin"]
-    assert made.steps[0].aim.swappiness == 200
+    assert aim(made.steps[0], GenerationTarget).swappiness == 200
     assert made.freed == (100,)
     assert not plan(world(held, interfaces=AIMED), LEAST).freed
 
@@ -764,16 +767,16 @@ def test_reclaim_that_prefers_nothing_is_kept_from_the_living() -> None:
     disk: dict[str, Any] = {"interfaces": reclaiming, "swaps_at_once": False}
     held = held_by("swap-backed-unmapped")
     alone = plan(world(held, **disk), LEAST)
-    assert [step.aim.unaimed for step in alone.steps] == [True]
+    assert [step.unaimed for step in alone.steps] == [True]
     busy = online(6, "/app/busy", APP, charges=Charges(file_bytes=1 << 30))
     made = plan(world(busy, held, **disk), LEAST)
     assert not made.steps
     assert "memory.reclaim would take living cgroups' memory" in made.remaining[0].why
     (step,) = plan(world(busy, held, **disk), LEAST, allow=["unaimed"]).steps
-    assert (step.aim.unaimed, step.collateral_bytes) == (True, 1 << 30)
+    assert (step.unaimed, step.collateral_bytes) == (True, 1 << 30)
     zram = {**disk, "swaps_at_once": True}
     (step,) = plan(world(busy, held, **zram), LEAST).steps
-    assert (step.aim.unaimed, step.collateral_bytes) == (False, 0)
+    assert (step.unaimed, step.collateral_bytes) == (False, 0)
     assert "memory.reclaim" not in step.command
 
 
@@ -783,9 +786,9 @@ def test_all_who_share_swap_entries_read_them() -> None:
     other = replace(device.owners[0], pid=78)
     held = zombie(100, swap=(replace(device, owners=(*device.owners, other)),))
     made = steps(world(held))
-    assert sorted((step.aim.processes[0].pid, step.bytes) for step in made) == [
-        *[(77, 5 * PAGE), (78, 0)]
-    ]
+    assert sorted(
+        (aim(step, ProcessTarget).process.pid, step.bytes) for step in made
+    ) == [*[(77, 5 * PAGE), (78, 0)]]
     assert [step.frees for step in made] == [(), (100,)]
 
 
@@ -795,9 +798,8 @@ def test_swap_entries_of_a_file_are_read_from_within_the_ancestor() -> None:
     (step,) = steps(world(held))
     assert (step.action, step.bytes, step.frees) == ("swapin-file", 3 * PAGE, (100,))
     assert step.charged_to == ("/app",)
-    assert (step.aim.file, step.aim.memcg_id, step.aim.memcg_path) == (
-        *(TMPFS, APP, "/app"),
-    )
+    target = aim(step, SwappedFileTarget)
+    assert (target.file, target.memcg_id, target.memcg_path) == (TMPFS, APP, "/app")
     assert "/sys/fs/cgroup/app" in step.command
     hidden = replace(TMPFS, path=None)
     made = plan(world(zombie(100, swap=swapped(3, file=hidden))), LEAST)
@@ -832,13 +834,13 @@ def test_who_pays_for_a_file_is_the_kernels_rule() -> None:
     )
     assert v1.steps[0].charged_to == ("/app",)
     assert "mkdir" not in v1.steps[0].command
-    assert not v1.steps[0].aim.page_out
+    assert not aim(v1.steps[0], SwappedFileTarget).page_out
     new = (*INTERFACES_HERE, "folios go to the parent")
     for interfaces, again in ((INTERFACES_HERE, True), (new, False)):
         (step,) = steps(world(held, interfaces=interfaces))
         assert "mkdir" in step.command
         assert (" && " in step.command) is again
-        assert step.aim.page_out is again
+        assert aim(step, SwappedFileTarget).page_out is again
 
 
 def test_what_a_file_has_in_the_swap_cache_stays_where_it_is_not_paged_out() -> None:

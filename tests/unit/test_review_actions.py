@@ -30,7 +30,7 @@ from memcgctl.actions.host.machine import (
     read_machine,
 )
 from memcgctl.actions.run.executor import Unreadable, carry_out
-from memcgctl.model import Aim, Backing, Census, Step
+from memcgctl.model import Backing, Census, FileTarget, ProcessTarget, Step
 from memcgctl.report.result import headline, screen
 from tests.unit.plans import USER
 from tests.unit.test_actions_executor import KERNEL, QUICK, Bench, Pretend, plan, step
@@ -120,7 +120,7 @@ def test_a_file_that_is_one_hole(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fadvise, "open_file", lambda *_: opened(path))
         outcome = fadvise.apply(
-            replace(STEP, aim=Aim(file=made)), read_machine(), guard
+            replace(STEP, aim=FileTarget(made)), read_machine(), guard
         )
     assert outcome.left == ""
     assert 0 < len(seen) < 100
@@ -146,7 +146,7 @@ def test_what_cannot_be_written_is_not_forgotten(
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "posix_fadvise", lambda *_: forgotten.append(1))
     file = backing(path, read_machine())
-    writing = replace(STEP, aim=Aim(file=file))
+    writing = replace(STEP, aim=FileTarget(file))
     with pytest.raises(ActionError, match="file: writing: No space left on device"):
         fadvise.apply(writing, read_machine(), Guard())
     assert forgotten == []
@@ -176,7 +176,7 @@ def test_what_goes_to_swap_has_to_fit(
         monkeypatch.setattr(pageout, name, lambda *_, found=found: found)
     monkeypatch.setattr(pageout, "hold", lambda *_: nullcontext(3))
     monkeypatch.setattr(pageout, "_advise", advise)
-    out = replace(STEP, aim=Aim(processes=(USER,), shown_ids=(1,)))
+    out = replace(STEP, aim=ProcessTarget(USER, (1,)))
     if paged_out:
         assert pageout.apply(out, machine, Guard()).bytes == 4 * 4096
     else:
@@ -193,7 +193,7 @@ def test_a_stop_is_heeded_where_nothing_is_in_memory(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fadvise, "open_file", lambda *_: opened(path))
         made = Backing("file", "?", "", 0, 0, str(path), None, False, 0)
-        step = replace(STEP, aim=Aim(file=made))
+        step = replace(STEP, aim=FileTarget(made))
         outcome = fadvise.apply(step, read_machine(), Guard(stop=lambda: True))
     assert outcome.left == ENDED
 
@@ -205,7 +205,7 @@ def test_the_budget_is_of_what_is_there_now(tmp_path: Path) -> None:
     made = Backing("file", "?", "", 0, 0, str(path), None, False, 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fadvise, "open_file", lambda *_: opened(path))
-        step = replace(STEP, aim=Aim(file=made))
+        step = replace(STEP, aim=FileTarget(made))
         outcome = fadvise.apply(step, read_machine(), Guard(most=4096))
     assert outcome.bytes == 0
     assert "--max-bytes" in outcome.left

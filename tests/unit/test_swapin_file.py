@@ -14,14 +14,14 @@ import pytest
 from memcgctl.actions import swapin_file
 from memcgctl.actions.host import helper, measure
 from memcgctl.actions.host.machine import ActionError, Guard, Mount, read_machine
-from memcgctl.model import Aim
+from memcgctl.model import SwappedFileTarget
 from tests.unit.plans import PAGE, TMPFS, step
 
 STEP = step(
     "swapin-file",
     option="recharge-parent",
     charged_to=("/app",),
-    aim=Aim(file=TMPFS, memcg_id=5, memcg_path="/app"),
+    aim=SwappedFileTarget(TMPFS, memcg_id=5, memcg_path="/app"),
 )
 
 
@@ -70,7 +70,11 @@ def test_what_would_push_the_ancestor_over_its_limit_is_not_read(
     monkeypatch.setattr(measure, "room", lambda *_, swap: (PAGE - 1, "/app"))
     with pytest.raises(ActionError, match="/app would be pushed over"):
         swapin_file.apply(STEP, machine, Guard())
-    asked = replace(STEP, over_limit=("/app",), aim=replace(STEP.aim, memcg_id=1 << 60))
+    asked = replace(
+        STEP,
+        over_limit=("/app",),
+        aim=SwappedFileTarget(TMPFS, memcg_id=1 << 60, memcg_path="/app"),
+    )
     with pytest.raises(ActionError, match="gone"):
         swapin_file.apply(asked, machine, Guard())
 

@@ -37,7 +37,7 @@ from memcgctl.cli.policy import load_policy
 from memcgctl.cli.reading import opened
 from memcgctl.kernel import program
 from memcgctl.kernel.program import OpenedKernel
-from memcgctl.model import Aim, Census, Plan, Result, Step
+from memcgctl.model import Census, CgroupTarget, Plan, Result, Step
 from memcgctl.policy.plan import plan
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -315,7 +315,7 @@ def targets() -> Json:
         lab(f"join={parent}", f"read={EXT4}/innocent")
         step = Step(
             *((), "memory.reclaim", "evict", "/app/parent", "", 1 << 20, (), 0, ""),
-            aim=Aim(memcg_id=was, memcg_path="/app/parent"),
+            aim=CgroupTarget(was, "/app/parent"),
         )
         return replace(made, steps=(*made.steps, step))
 

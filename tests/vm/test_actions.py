@@ -239,13 +239,13 @@ with open("{EXT4}/read", "wb") as file:
 os.remove("{TMPFS}/plain")
 os.rename("{TMPFS}/name0", "{TMPFS}/kept")
 os.mkfifo("{TMPFS}/name0")
-users = [step.aim.processes[0].pid for step in made.steps if step.action == "pageout"]
+users = [step.aim.process.pid for step in made.steps if step.action == "pageout"]
 os.kill(users[0], signal.SIGKILL)
 steps = []
 for step in made.steps:
-    if step.action == "pageout" and step.aim.processes[0].pid == users[1]:
-        earlier = replace(step.aim.processes[0], start_ticks=1)
-        step = replace(step, aim=replace(step.aim, processes=(earlier,)))
+    if step.action == "pageout" and step.aim.process.pid == users[1]:
+        earlier = replace(step.aim.process, start_ticks=1)
+        step = replace(step, aim=replace(step.aim, process=earlier))
     steps.append(step)
 made = replace(made, steps=tuple(steps))
 """
@@ -269,7 +269,7 @@ def test_targets_that_changed_meanwhile() -> None:
         step = result["step"]
         whys[step["target"]] = result["status"], result["why"]
         if step["action"] == "pageout":
-            pids.setdefault(step["aim"]["processes"][0]["pid"], []).append(result)
+            pids.setdefault(step["aim"]["process"]["pid"], []).append(result)
     assert whys[f"{EXT4}/read"] == ("done", "")  # found by its handle
     ended, other = list(pids.values())[:2]
     assert {result["status"] for result in ended} <= {"failed", "skipped"}

@@ -14,8 +14,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
-from memcgctl.model import Step
+from memcgctl.model import Step, Target
+
+T = TypeVar("T", bound=Target)
 
 
 class ActionError(Exception):
@@ -184,18 +187,11 @@ def _lockdown(text: str) -> str | None:
     return found[1] if found else None
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What a step is to do: bytes it moves, of others as well, memcgs it frees."""
-
-    bytes: int
-    collateral_bytes: int
-    frees: tuple[int, ...]
-
-
-def predict(step: Step) -> Prediction:
-    """What the plan says of a step, which holds for any action that is aimed."""
-    return Prediction(step.bytes, step.collateral_bytes, step.frees)
+def aim(step: Step, kind: type[T]) -> T:
+    """What a step acts on, if it is of the kind that its action is for."""
+    if not isinstance(step.aim, kind):
+        raise ActionError(f"{step.target}: nothing that {step.action} can act on")
+    return step.aim
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,6 @@ from memcgctl.actions.host.machine import (
     Guard,
     Machine,
     Outcome,
-    Prediction,
     read_machine,
 )
 from memcgctl.actions.run import waiting
@@ -54,9 +53,6 @@ class Action(Protocol):
 
     def probe(self, machine: Machine) -> str | None:
         """None if it can be done here and now, or else why not."""
-
-    def predict(self, step: Step) -> Prediction:
-        """What the step is to do."""
 
     def apply(self, step: Step, machine: Machine, guard: Guard) -> Outcome:
         """Do it; ActionError if it cannot be done."""
@@ -298,7 +294,7 @@ class _Run:
             frames = np.array(outcome.waiting, np.uint64)
             with suppress(ActionError):
                 ids = pages.shown(frames, machine)
-                way = step.aim.unaimed, not step.collateral_bytes
+                way = step.unaimed, not step.collateral_bytes
                 self._waiting[n] = Waiting(frames, ids, left, way)
             wait = len(frames) * machine.page_size
             left = left or f"{wait} bytes wait in the swap cache for the last step"

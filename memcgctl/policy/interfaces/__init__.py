@@ -20,9 +20,9 @@ from memcgctl.policy.interfaces import (
     swapin_file,
     writeback_cleanup,
 )
-from memcgctl.policy.interfaces.base import Interface
+from memcgctl.policy.interfaces.base import AnyInterface
 
-INTERFACES: tuple[Interface, ...] = (
+INTERFACES: tuple[AnyInterface, ...] = (
     fadvise.INTERFACE,
     collapse.INTERFACE,
     pageout.INTERFACE,

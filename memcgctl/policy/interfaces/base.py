@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from memcgctl.model import Aim
+from memcgctl.model import Target
 from memcgctl.policy.cases import Case, Part
 from memcgctl.policy.effects import Effect, left
 from memcgctl.policy.interfaces.world import World
 from memcgctl.policy.policies import Option
+
+T = TypeVar("T", bound=Target)
 
 SWAP_BACKED: tuple[Case, ...] = ("swap-backed-unmapped", "swap-backed-mapped")
 FILES: tuple[Case, ...] = ("file-unmapped", "file-mapped")
 
 
 class Deed(NamedTuple):
-    """A part's share in an action: deeds with equal keys are one step.
+    """A part's share in an action: deeds with equal targets are one step.
 
     ``charged`` is the id of the memcg that is charged for these bytes afterwards.
     """
 
-    key: Hashable
+    target: Target
     bytes: int
     charged: int | None = None
 
@@ -41,7 +43,7 @@ class Reach(NamedTuple):
 class Action(NamedTuple):
     """A step as it is shown: on what, by which command, at what risk."""
 
-    aim: Aim
+    aim: Target
     target: str
     command: str
     risk: str
@@ -50,12 +52,12 @@ class Action(NamedTuple):
 Served = list[tuple[Part, int]]
 
 
-def nothing_else(key: Hashable, served: Served, world: World) -> int:
+def nothing_else(target: Target, served: Served, world: World) -> int:
     return 0
 
 
 @dataclass(frozen=True)
-class Interface:
+class Interface(Generic[T]):
     """One way of user space to do what ``options`` say in some ``cases``.
 
     ``needs`` are names out of ``Kernel.interfaces``; ``seen`` the kernels on which it
@@ -82,14 +84,17 @@ class Interface:
     touches: str
     cannot: str
     reach: Callable[[Part, World], Reach]
-    action: Callable[[Hashable, Served, World], Action]
-    collateral: Callable[[Hashable, Served, World], int] = nothing_else
+    action: Callable[[T, Served, World], Action]
+    collateral: Callable[[T, Served, World], int] = nothing_else
     whole: Callable[[Iterable[int], World], int] | None = None
     aimed: bool = True
     ask: str | None = None
     rank: int = 0
     after: str | None = None
     disturbs: bool = False
+
+
+AnyInterface = Interface[Any]
 
 
 def cannot(part: Part, why: str) -> Reach:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
-from typing import cast
 
-from memcgctl.model import Aim
+from memcgctl.model import CpuTarget
 from memcgctl.policy.cases import Part
 from memcgctl.policy.commands import quote
 from memcgctl.policy.effects import Effect
@@ -27,15 +25,14 @@ def reach(part: Part, _: World) -> Reach:
     cpu = _CPU.match(part.holder.detail) if part.holder else None
     if not cpu:
         return cannot(part, "its CPU is not known")
-    return Reach(Effect(part, "evict"), (Deed(int(cpu[1]), 0),))
+    return Reach(Effect(part, "evict"), (Deed(CpuTarget(int(cpu[1])), 0),))
 
 
-def action(key: Hashable, served: Served, world: World) -> Action:
-    cpu = cast("int", key)
+def action(target: CpuTarget, served: Served, world: World) -> Action:
     return Action(
-        Aim(cpu=cpu),
-        f"CPU {cpu}",
-        command(cpu, world.mount),
+        target,
+        f"CPU {target.cpu}",
+        command(target.cpu, world.mount),
         "none that is known",
     )
 

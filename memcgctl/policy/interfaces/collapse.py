@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
-from typing import cast
+from collections.abc import Iterable
+from dataclasses import replace
 
-from memcgctl.model import Aim
+from memcgctl.model import ProcessTarget
 from memcgctl.policy.cases import LOCKED, Part, movable, users
 from memcgctl.policy.commands import MADV_COLLAPSE, advise
 from memcgctl.policy.effects import Effect
@@ -41,17 +41,16 @@ def reach(part: Part, world: World) -> Reach:
     if why:
         return cannot(part, why)
     done = Effect(part, "recharge-mapper", charged=((found[0].memcg_id, part.bytes),))
-    key = (found[0].pid, ancestor)
-    return Reach(done, (Deed(key, part.bytes, found[0].memcg_id),))
+    target = world.process(found[0], ancestor)
+    return Reach(done, (Deed(target, part.bytes, found[0].memcg_id),))
 
 
-def action(key: Hashable, served: Served, world: World) -> Action:
-    pid, ancestor = cast("tuple[int, int]", key)
-    process = process_of(pid, served, world)
+def action(target: ProcessTarget, served: Served, world: World) -> Action:
+    process = process_of(target, served, world)
     return Action(
-        Aim(processes=(process,), shown_ids=(ancestor,)),
+        replace(target, process=process),
         process_words(process),
-        command(pid, [ancestor], world.page_size),
+        command(process.pid, target.shown_ids, world.page_size),
         "it stays where there is no free huge page, or the process asked for none",
     )
 

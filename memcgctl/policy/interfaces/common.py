@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import replace
-from typing import cast
 
-from memcgctl.model import Backing, ChargeGroup, Process
+from memcgctl.model import (
+    Backing,
+    CgroupTarget,
+    ChargeGroup,
+    Process,
+    ProcessTarget,
+    Target,
+)
 from memcgctl.policy.cases import Part, charged_already, movable, users
 from memcgctl.policy.effects import WRITTEN, Effect
 from memcgctl.policy.interfaces.base import SWAP_BACKED, Deed, Reach, Served, cannot
@@ -17,7 +22,7 @@ WAITS = "it would wait in the swap cache until memory is short"
 
 def evicted(
     part: Part,
-    key: Hashable,
+    target: Target,
     world: World,
     beaten: tuple[str, ...] = (),
     *,
@@ -36,23 +41,32 @@ def evicted(
         size, why = had + limit, ", ".join(filter(None, [why, "no room in swap"]))
     if not size:
         return cannot(part, why)
-    return _gone(part, key, ancestor, size, had, why)
+    done = _eviction(part, size, had, why)
+    return Reach(done, _deeds(target, ancestor, size, had))
 
 
-def evicted_whole(part: Part, key: Hashable, world: World) -> Reach:
+def whole_eviction(part: Part) -> Effect:
     """All of a file's folios leave memory, as there is nothing in the way."""
+    size, had = _whole(part)
+    return _eviction(part, size, had, "")
+
+
+def whole_deeds(part: Part, target: Target, world: World) -> tuple[Deed, ...]:
+    """The same as shares in an action."""
+    return _deeds(target, world.room.ancestor(part.memcg), *_whole(part))
+
+
+def _whole(part: Part) -> tuple[int, int]:
+    """The bytes of a part, and how many of these are just dropped."""
     group = group_of([(part, 0)])
     swapped = part.case in SWAP_BACKED
-    had = charged_already(group, group.bytes) if swapped else group.bytes
-    return _gone(part, key, world.room.ancestor(part.memcg), group.bytes, had, "")
+    return group.bytes, charged_already(group, group.bytes) if swapped else group.bytes
 
 
-def _gone(
-    part: Part, key: Hashable, ancestor: int, size: int, had: int, why: str
-) -> Reach:
+def _eviction(part: Part, size: int, had: int, why: str) -> Effect:
     """``had`` of ``size`` bytes are just dropped, the others are swapped out."""
     assert part.group
-    done = Effect(
+    return Effect(
         part,
         "evict",
         evicted_bytes=had,
@@ -63,12 +77,15 @@ def _gone(
         left_bytes=part.bytes - size,
         why=why,
     )
+
+
+def _deeds(target: Target, ancestor: int, size: int, had: int) -> tuple[Deed, ...]:
     if not had:
-        return Reach(done, (Deed(key, size, ancestor),))
-    evicted = Deed(key, had)
+        return (Deed(target, size, ancestor),)
+    dropped = Deed(target, had)
     if had == size:
-        return Reach(done, (evicted,))
-    return Reach(done, (Deed(key, size - had, ancestor), evicted))
+        return (dropped,)
+    return Deed(target, size - had, ancestor), dropped
 
 
 def backing_of(part: Part) -> Backing | None:
@@ -88,7 +105,7 @@ def file_words(backing: Backing) -> str:
     return f"inode {backing.inode} of {backing.fs} {backing.device}"
 
 
-def rest_of_file(key: Hashable, served: Served, world: World) -> int:
+def rest_of_file(target: Target, served: Served, world: World) -> int:
     backing = group_of(served).backing
     assert backing
     return max(0, (backing.cached_bytes or 0) - world.known[identity(backing)])
@@ -100,11 +117,11 @@ def waits_in_swap_cache(part: Part, world: World) -> str:
     return WAITS if waits else ""
 
 
-def process_of(pid: int, served: Served, world: World) -> Process:
+def process_of(target: ProcessTarget, served: Served, world: World) -> Process:
     """The process, with all that it uses of what is served."""
     parts = {id(part): part for part, _ in served}.values()
     found = [user for part in parts for user in users(part, world.page_size)]
-    same = [user for user in found if user.pid == pid]
+    same = [user for user in found if user.pid == target.process.pid]
     return replace(same[0], bytes=sum(user.bytes for user in same))
 
 
@@ -112,10 +129,9 @@ def process_words(process: Process) -> str:
     return f"pid {process.pid} ({process.comm})"
 
 
-def charged_to_ancestor(key: Hashable, served: Served, world: World) -> int:
+def charged_to_ancestor(target: ProcessTarget, served: Served, world: World) -> int:
     """What is its own, not a zombie's: /proc/kpagecgroup shows both the same."""
-    _, ancestor, *_ = cast("tuple[int, int]", key)
-    return world.charged_to(ancestor)
+    return sum(map(world.charged_to, target.shown_ids))
 
 
 def reach_ancestor(part: Part, world: World) -> Reach:
@@ -123,11 +139,12 @@ def reach_ancestor(part: Part, world: World) -> Reach:
         return cannot(part, "its ancestor is not in the census")
     if part.memcg.ancestor == "/":
         return cannot(part, "the root cannot be asked to reclaim")
-    return evicted(part, world.room.ancestor(part.memcg), world, WRITTEN)
+    target = world.memcg(world.room.ancestor(part.memcg))
+    return evicted(part, target, world, WRITTEN)
 
 
-def all_below(key: Hashable, served: Served, world: World) -> int:
-    return world.innocent[cast("int", key)]
+def all_below(target: CgroupTarget, served: Served, world: World) -> int:
+    return world.innocent[target.memcg_id]
 
 
 def swapped_file(part: Part) -> Backing | None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-
-from memcgctl.model import Aim
+from memcgctl.model import HostTarget
 from memcgctl.policy.cases import Part
 from memcgctl.policy.commands import SYNC
 from memcgctl.policy.effects import WRITTEN
@@ -14,19 +12,19 @@ from memcgctl.policy.interfaces.world import World
 
 
 def reach(part: Part, world: World) -> Reach:
-    return evicted(part, "caches", world, WRITTEN)
+    return evicted(part, HostTarget(), world, WRITTEN)
 
 
-def action(key: Hashable, served: Served, world: World) -> Action:
+def action(target: HostTarget, served: Served, world: World) -> Action:
     return Action(
-        Aim(),
+        target,
         "all file systems",
         command(),
         "everybody's page cache goes",
     )
 
 
-def collateral(key: Hashable, served: Served, world: World) -> int:
+def collateral(target: HostTarget, served: Served, world: World) -> int:
     return world.innocent_files
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from dataclasses import replace
 
-from memcgctl.model import ChargeGroup
+from memcgctl.model import ChargeGroup, FileTarget
 from memcgctl.policy.cases import Part
 from memcgctl.policy.effects import WRITTEN
 from memcgctl.policy.interfaces.base import Action, Interface, Reach, Served, cannot
@@ -15,7 +15,7 @@ from memcgctl.policy.interfaces.common import (
     group_of,
     rest_of_file,
 )
-from memcgctl.policy.interfaces.world import World, identity
+from memcgctl.policy.interfaces.world import World
 
 
 def reach(part: Part, world: World) -> Reach:
@@ -24,15 +24,15 @@ def reach(part: Part, world: World) -> Reach:
         return cannot(part, "it is no file's page cache")
     if not world.leads_to(backing):
         return cannot(part, "no path leads to its file")
-    return evicted(part, identity(backing), world, WRITTEN)
+    return evicted(part, world.file(backing), world, WRITTEN)
 
 
-def action(key: Hashable, served: Served, world: World) -> Action:
+def action(target: FileTarget, served: Served, world: World) -> Action:
     backing = group_of(served).backing
     assert backing
     dirty = any(part.group and _is_dirty(part.group) for part, _ in served)
     return Action(
-        world.file(backing),
+        replace(target, file=backing),
         file_words(backing),
         command(world.word(backing) or "", dirty=dirty),
         "whoever reads the file next reads it from the device and is charged for it",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from dataclasses import replace
 
-from memcgctl.model import Aim
+from memcgctl.model import DeviceTarget
 from memcgctl.policy.cases import Part
 from memcgctl.policy.commands import quote
 from memcgctl.policy.effects import WRITTEN
@@ -22,16 +22,14 @@ def reach(part: Part, world: World) -> Reach:
     backing = backing_of(part)
     if backing is None or backing.device[:1].isdigit():
         return cannot(part, "its device has no name")
-    return evicted(part, backing.device, world, WRITTEN)
+    return evicted(part, DeviceTarget(backing.device), world, WRITTEN)
 
 
-def action(key: Hashable, served: Served, world: World) -> Action:
-    backing = group_of(served).backing
-    assert backing
+def action(target: DeviceTarget, served: Served, world: World) -> Action:
     return Action(
-        Aim(file=backing, device=backing.device),
-        f"/dev/{backing.device}",
-        command(backing.device),
+        replace(target, file=group_of(served).backing),
+        f"/dev/{target.device}",
+        command(target.device),
         "all of the device's clean metadata is read again when it is needed",
     )
 

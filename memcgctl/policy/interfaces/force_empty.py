@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import cast
-
+from memcgctl.model import CgroupTarget
 from memcgctl.policy.commands import quote
 from memcgctl.policy.interfaces.base import (
     FILES,
@@ -17,12 +15,11 @@ from memcgctl.policy.interfaces.common import all_below, reach_ancestor
 from memcgctl.policy.interfaces.world import World
 
 
-def action(key: Hashable, served: Served, world: World) -> Action:
-    ancestor = cast("int", key)
+def action(target: CgroupTarget, served: Served, world: World) -> Action:
     return Action(
-        world.aim_at(ancestor),
-        world.room.path(ancestor),
-        command(world.directory(ancestor)),
+        target,
+        target.memcg_path,
+        command(world.directory(target.memcg_id)),
         "it takes all it can of everybody below",
     )
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import cast
-
-from memcgctl.model import Aim
+from memcgctl.model import GenerationTarget, Memcg
 from memcgctl.policy.cases import Part, movable
 from memcgctl.policy.effects import Effect
 from memcgctl.policy.interfaces.base import (
@@ -27,28 +24,25 @@ def reach(part: Part, world: World) -> Reach:
     if not memcg.private_id:  # it has no swap entries
         return cannot(part, "")
     if group.kind == "file":
-        return evicted(part, (memcg.id, 0), world)
+        return evicted(part, _target(memcg, 0), world)
     if group.mapped or group.backing:
         return cannot(part, "")  # it would be its swap
     size, why = movable(group)
     if why:
         return cannot(part, why)
     done = Effect(part, "evict", evicted_bytes=size)  # its entries are there already
-    return Reach(done, (Deed((memcg.id, 200), size),))
+    return Reach(done, (Deed(_target(memcg, 200), size),))
 
 
-def action(key: Hashable, served: Served, world: World) -> Action:
-    _, swappiness = cast("tuple[int, int]", key)
-    memcg = served[0][0].memcg
+def _target(memcg: Memcg, swappiness: int) -> GenerationTarget:
+    return GenerationTarget(memcg.id, memcg.path, memcg.private_id, swappiness)
+
+
+def action(target: GenerationTarget, served: Served, world: World) -> Action:
     return Action(
-        Aim(
-            memcg_id=memcg.id,
-            memcg_path=memcg.path,
-            private_id=memcg.private_id,
-            swappiness=swappiness,
-        ),
-        memcg.path,
-        command(memcg.private_id, swappiness),
+        target,
+        target.memcg_path,
+        command(target.private_id, target.swappiness),
         "who uses it waits for the device when it is touched next",
     )
 

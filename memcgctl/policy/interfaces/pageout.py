@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
-from typing import cast
+from collections.abc import Iterable
+from dataclasses import replace
 
-from memcgctl.model import Aim
+from memcgctl.model import HostTarget, ProcessTarget
 from memcgctl.policy.cases import Part, swapped_users, users
 from memcgctl.policy.commands import MADV_PAGEOUT, advise
 from memcgctl.policy.interfaces.base import (
@@ -40,36 +40,36 @@ def reach(part: Part, world: World) -> Reach:
     if why := waits_in_swap_cache(part, world):
         return cannot(part, why)
     # A file's dirty pages are not written by MADV_PAGEOUT.
-    reach = evicted(part, None, world)
+    reach = evicted(part, HostTarget(), world)
     deeds, rest = [], [deed.bytes for deed in reach.deeds]
     for process in found:
+        target = world.process(process, ancestor)
         size = process.bytes if process is not found[-1] else part.bytes
         for n, deed in enumerate(reach.deeds):
             moved = min(size, rest[n])
             size -= moved
             rest[n] -= moved
             if moved:
-                deeds.append(Deed((process.pid, ancestor), moved, deed.charged))
+                deeds.append(Deed(target, moved, deed.charged))
     shmem = part.group is not None and part.group.kind == "shmem"
     return Reach(reach.effect, tuple(deeds), world.unaimed and shmem)
 
 
-def action(key: Hashable, served: Served, world: World) -> Action:
-    pid, ancestor = cast("tuple[int, int]", key)
+def action(target: ProcessTarget, served: Served, world: World) -> Action:
     files = {identity(backing_of(part)) for part, _ in served}
-    asked = _asked_for_shmem(ancestor, served, world)
-    process = process_of(pid, served, world)
+    asked = _asked_for_shmem(target, served, world)
+    process = process_of(target, served, world)
     return Action(
-        Aim(
+        replace(
+            target,
+            process=process,
             file=group_of(served).backing if len(files) == 1 else None,
-            processes=(process,),
-            shown_ids=(ancestor,),
             unaimed=asked.unaimed,
         ),
         process_words(process),
         command(
-            pid,
-            [ancestor],
+            process.pid,
+            target.shown_ids,
             world.page_size,
             asked.directories,
             world.reclaim_key,
@@ -78,15 +78,14 @@ def action(key: Hashable, served: Served, world: World) -> Action:
     )
 
 
-def _asked_for_shmem(ancestor: int, served: Served, world: World) -> Asked:
+def _asked_for_shmem(target: ProcessTarget, served: Served, world: World) -> Asked:
     shmem = any(part.group and part.group.kind == "shmem" for part, _ in served)
-    return world.asked(ancestor) if shmem else Asked()
+    return world.asked(*target.shown_ids) if shmem else Asked()
 
 
-def collateral(key: Hashable, served: Served, world: World) -> int:
-    _, ancestor = cast("tuple[int, int]", key)
-    asked = _asked_for_shmem(ancestor, served, world)
-    return world.charged_to(ancestor) + asked.in_reach
+def collateral(target: ProcessTarget, served: Served, world: World) -> int:
+    asked = _asked_for_shmem(target, served, world)
+    return charged_to_ancestor(target, served, world) + asked.in_reach
 
 
 def _reach_cached(part: Part, world: World) -> Reach:
@@ -97,18 +96,17 @@ def _reach_cached(part: Part, world: World) -> Reach:
         return cannot(part, "")
     if len(found) != 1 or found[0].bytes < part.bytes:
         return cannot(part, "not just one process has its swap entries")
-    reach = evicted(part, (found[0].pid, ancestor, "again"), world, anew=True)
+    reach = evicted(part, world.process(found[0], ancestor), world, anew=True)
     # Half of it would only make a zombie's entries a zombie's pages.
     return cannot(part, reach.effect.why) if reach.effect.why else reach
 
 
-def action_again(key: Hashable, served: Served, world: World) -> Action:
-    pid, ancestor, _ = cast("tuple[int, int, str]", key)
+def action_again(target: ProcessTarget, served: Served, world: World) -> Action:
     (process,) = swapped_users(served[0][0].memcg, world.page_size)
     return Action(
-        Aim(processes=(process,), shown_ids=(ancestor,)),
+        replace(target, process=process),
         process_words(process),
-        command(pid, [ancestor], world.page_size),
+        command(process.pid, target.shown_ids, world.page_size),
         "it waits for the device when it touches them next",
     )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 
+from memcgctl.model import FileTarget
 from memcgctl.policy.cases import Part
 from memcgctl.policy.commands import MADV_PAGEOUT, READ, let_go, quote
 from memcgctl.policy.interfaces.base import Action, Interface, Reach, Served, cannot
@@ -16,7 +18,7 @@ from memcgctl.policy.interfaces.common import (
     rest_of_file,
     waits_in_swap_cache,
 )
-from memcgctl.policy.interfaces.world import World, identity
+from memcgctl.policy.interfaces.world import World
 
 _RECLAIMED = (
     "; what a disk has not written at once is left to memory.reclaim, which takes more "
@@ -32,16 +34,16 @@ def reach(part: Part, world: World) -> Reach:
         return cannot(part, "no path leads to its file")
     if why := waits_in_swap_cache(part, world):
         return cannot(part, why)
-    reach = evicted(part, identity(backing), world)
+    reach = evicted(part, world.file(backing), world)
     return reach._replace(unaimed=True) if world.unaimed else reach
 
 
-def action(key: Hashable, served: Served, world: World) -> Action:
+def action(target: FileTarget, served: Served, world: World) -> Action:
     backing = group_of(served).backing
     assert backing
     asked = world.asked(*_ancestors(served, world))
     return Action(
-        world.file(backing, unaimed=asked.unaimed),
+        replace(target, file=backing, unaimed=asked.unaimed),
         file_words(backing),
         command(
             world.word(backing) or "",
@@ -58,9 +60,9 @@ def _ancestors(served: Served, world: World) -> list[int]:
     return [world.room.ancestor(part.memcg) for part, _ in served]
 
 
-def collateral(key: Hashable, served: Served, world: World) -> int:
+def collateral(target: FileTarget, served: Served, world: World) -> int:
     asked = _in_reach(_ancestors(served, world), world)
-    return rest_of_file(key, served, world) + asked
+    return rest_of_file(target, served, world) + asked
 
 
 def _in_reach(ancestors: Iterable[int], world: World) -> int:

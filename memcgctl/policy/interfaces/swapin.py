@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
-from typing import cast
+from dataclasses import replace
 
-from memcgctl.model import Aim
+from memcgctl.model import ProcessTarget
 from memcgctl.policy.cases import Part, users
 from memcgctl.policy.commands import MADV_PAGEOUT, pages, quote
 from memcgctl.policy.effects import Effect
@@ -38,7 +37,7 @@ def reach(part: Part, world: World) -> Reach:
     deeds: list[Deed] = []
     charged: Counter[int] = Counter()
     if again:  # the entry goes, its page stays the zombie's until it is paged out
-        deeds.append(Deed(found[0].pid, again))
+        deeds.append(Deed(world.process(found[0]), again))
     if world.rule == "first":
         found.sort(key=lambda process: process.start_ticks)
     shared = 0 < left_over < sum(process.bytes for process in found) - again
@@ -56,7 +55,7 @@ def reach(part: Part, world: World) -> Reach:
             (payer, size - mine),
         ):
             if share or (shared and one == payer):
-                deeds.append(Deed(process.pid, share, one))
+                deeds.append(Deed(world.process(process), share, one))
                 charged[one] += share
     whys = ["not all of them are in page tables that were found"] if left_over else []
     if cached:
@@ -72,20 +71,19 @@ def reach(part: Part, world: World) -> Reach:
     return Reach(done, tuple(deeds))
 
 
-def action(key: Hashable, served: Served, world: World) -> Action:
-    pid = cast("int", key)
-    process = process_of(pid, served, world)
+def action(target: ProcessTarget, served: Served, world: World) -> Action:
+    process = process_of(target, served, world)
     return Action(
-        Aim(processes=(process,)),
+        replace(target, process=process),
         process_words(process),
-        command(pid, world.directory(process.memcg_id), world.page_size),
+        command(process.pid, world.directory(process.memcg_id), world.page_size),
         "all it has in swap comes back to memory, other memcgs' as well; what lies "
         "beside that on a disk is read ahead (vm.page-cluster)",
     )
 
 
-def collateral(key: Hashable, served: Served, world: World) -> int:
-    process = process_of(cast("int", key), served, world)
+def collateral(target: ProcessTarget, served: Served, world: World) -> int:
+    process = process_of(target, served, world)
     return world.swapped_of(process.memcg_id)
 
 

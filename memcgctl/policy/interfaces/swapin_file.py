@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
-from typing import cast
+from collections.abc import Iterable
+from dataclasses import replace
 
-from memcgctl.model import Aim
+from memcgctl.model import Backing, SwappedFileTarget
 from memcgctl.policy.cases import Part
 from memcgctl.policy.commands import MADV_PAGEOUT, quote
 from memcgctl.policy.effects import Effect
@@ -19,7 +19,7 @@ from memcgctl.policy.interfaces.base import (
     cannot,
 )
 from memcgctl.policy.interfaces.common import WAITS, file_words, swapped_file
-from memcgctl.policy.interfaces.world import Asked, World, identity
+from memcgctl.policy.interfaces.world import Asked, World
 
 
 def reach(part: Part, world: World) -> Reach:
@@ -32,7 +32,7 @@ def reach(part: Part, world: World) -> Reach:
         return cannot(part, "its ancestor is not in the census")
     here = world.census.kernel.interfaces
     payer = world.pays_for_files(part)
-    deed = Deed((identity(backing), payer), part.bytes, payer)
+    deed = Deed(_target(backing, payer, world), part.bytes, payer)
     if not _pages_out(payer, world):
         if world.stuck[part.memcg.id]:
             return cannot(part, "what is in the swap cache stays charged when read")
@@ -56,22 +56,25 @@ def _pages_out(payer: int, world: World) -> bool:
     return not here and "folios go to the parent" not in kernel.interfaces
 
 
-def action(key: Hashable, served: Served, world: World) -> Action:
-    _, payer = cast("tuple[Hashable, int]", key)
+def _target(backing: Backing, payer: int, world: World) -> SwappedFileTarget:
+    known = world.file(backing)
+    return SwappedFileTarget(
+        known.file,
+        known.users,
+        memcg_id=payer,
+        memcg_path=world.room.path(payer),
+        page_out=_pages_out(payer, world),
+    )
+
+
+def action(target: SwappedFileTarget, served: Served, world: World) -> Action:
     backing = swapped_file(served[0][0])
     assert backing
-    directory, path = world.directory(payer), world.room.path(payer)
-    again = _pages_out(payer, world)
+    payer, path, again = target.memcg_id, target.memcg_path, target.page_out
+    directory = world.directory(payer)
     asked = world.asked(payer) if again else Asked()
     return Action(
-        Aim(
-            file=backing,
-            processes=world.file(backing).processes,
-            memcg_id=payer,
-            memcg_path=path,
-            page_out=again,
-            unaimed=asked.unaimed,
-        ),
+        replace(target, file=backing, unaimed=asked.unaimed),
         file_words(backing),
         command(
             world.word(backing) or "",
@@ -92,13 +95,12 @@ def action(key: Hashable, served: Served, world: World) -> Action:
     )
 
 
-def collateral(key: Hashable, served: Served, world: World) -> int:
-    _, payer = cast("tuple[Hashable, int]", key)
+def collateral(target: SwappedFileTarget, served: Served, world: World) -> int:
     backing = swapped_file(served[0][0])
     assert backing
-    if not _pages_out(payer, world):
+    if not target.page_out:
         return 0
-    return (backing.cached_bytes or 0) + world.asked(payer).in_reach
+    return (backing.cached_bytes or 0) + world.asked(target.memcg_id).in_reach
 
 
 def command(

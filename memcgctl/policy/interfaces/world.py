@@ -5,10 +5,20 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
 
-from memcgctl.model import Aim, Backing, Census, ChargeGroup, Memcg, Process
+from memcgctl.model import (
+    Backing,
+    Census,
+    CgroupTarget,
+    ChargeGroup,
+    FileTarget,
+    Memcg,
+    Process,
+    ProcessTarget,
+)
 from memcgctl.policy import commands
 from memcgctl.policy.cases import Part
 from memcgctl.policy.headroom import Headroom
@@ -48,6 +58,8 @@ class World:
         version = census.kernel.cgroup_version
         self.mount = census.kernel.cgroup_mount or DEFAULT_MOUNT[version]
         self._asked: dict[frozenset[int], Asked] = {}
+        self._files: dict[Hashable, FileTarget] = {}
+        self._processes: dict[int, Process] = {}
         self._offline = offline
 
     @cached_property
@@ -183,12 +195,21 @@ class World:
             return True
         return identity(backing) in self.users
 
-    def file(self, backing: Backing, *, unaimed: bool = False) -> Aim:
-        processes = self.users.get(identity(backing), ())
-        return Aim(file=backing, processes=processes, unaimed=unaimed)
+    def file(self, backing: Backing) -> FileTarget:
+        """The same for all that is known of one inode."""
+        known = self._files.get(key := identity(backing))
+        if known is None:
+            known = self._files[key] = FileTarget(backing, self.users.get(key, ()))
+        return known
 
-    def aim_at(self, memcg_id: int) -> Aim:
-        return Aim(memcg_id=memcg_id, memcg_path=self.room.path(memcg_id))
+    def process(self, process: Process, *shown_ids: int) -> ProcessTarget:
+        """The same for all that is known of one process, whatever each part has."""
+        who = replace(process, bytes=0, huge_bytes=0)
+        who = self._processes.setdefault(process.pid, who)
+        return ProcessTarget(who, shown_ids)
+
+    def memcg(self, memcg_id: int) -> CgroupTarget:
+        return CgroupTarget(memcg_id, self.room.path(memcg_id))
 
     def waits_in_swap_cache(self, ancestor: int) -> bool:
         """Whether shmem that is in swap leaves memory only when that is short."""

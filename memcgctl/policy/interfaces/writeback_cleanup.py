@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-
-from memcgctl.model import Aim
+from memcgctl.model import HostTarget
 from memcgctl.policy.cases import Part
 from memcgctl.policy.commands import SYNC, quote
 from memcgctl.policy.effects import Effect
@@ -13,12 +11,12 @@ from memcgctl.policy.interfaces.world import World
 
 
 def reach(part: Part, _: World) -> Reach:
-    return Reach(Effect(part, "evict"), (Deed("writeback", 0),))
+    return Reach(Effect(part, "evict"), (Deed(HostTarget(), 0),))
 
 
-def action(key: Hashable, served: Served, world: World) -> Action:
+def action(target: HostTarget, served: Served, world: World) -> Action:
     return Action(
-        Aim(),
+        target,
         "all file systems",
         command(world.mount),
         "everybody's dirty files are written at once",
