@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from memcgctl.kernel.program import OpenedKernel
     from memcgctl.model import Census, Plan, Result, Step, StepResult
+    from memcgctl.report.text import Styled
 
     Planner = Callable[[Census], Plan]
 
@@ -48,10 +49,11 @@ def reclaim(
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, do nothing.")
+        bool,
+        typer.Option("--dry-run", "-n", help="Say what would be done, do nothing."),
     ] = False,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Act without asking: needed by cron.")
+        bool, typer.Option("--yes", "-y", help="Act without asking: needed by cron.")
     ] = False,
     policy: Annotated[
         str,
@@ -107,9 +109,23 @@ def reclaim(
             help="Do nothing if they take less (estimated, without a scan).",
         ),
     ] = 0,
+    steps: Annotated[
+        bool, typer.Option("--steps", help="Show each step, not only their sums.")
+    ] = False,
+    commands: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the steps as a shell script to FILE; nothing is done.",
+            show_default=False,
+            dir_okay=False,
+        ),
+    ] = None,
     quiet: Annotated[
         bool,
-        typer.Option("--quiet", help="One line if anything was done, else nothing."),
+        typer.Option(
+            "--quiet", "-q", help="One line if anything was done, else nothing."
+        ),
     ] = False,
     journal: Annotated[
         Path | None,
@@ -162,15 +178,17 @@ def reclaim(
         warn(made)
         return made
 
-    if dry_run:
+    if dry_run or commands:
         taken = read_census(paths, census, details="offline")
         made = planned(taken)
-        if as_json:
+        if commands:
+            _write_script(made, commands)
+        elif as_json:
             from memcgctl.report.plan import to_json
 
             write(to_json(made, taken, schema))
-        else:
-            write(_plan_screen(made, taken, limit))
+        elif not quiet:
+            write(_plan_screen(made, taken, limit, steps))
         return
 
     _must_act_here(core or census, yes)
@@ -187,7 +205,7 @@ def reclaim(
         progress("", 0, 0)
         _must_be_the_host()
         if not quiet and not as_json:
-            write(_plan_screen(made, taken, limit))
+            write(_plan_screen(made, taken, limit, steps))
         if made.steps and not yes and not typer.confirm(_question(made), err=True):
             say("nothing done")
             return
@@ -325,11 +343,30 @@ def _verdicts(kernel: OpenedKernel, result: Result) -> dict[int, str]:
         return {}
 
 
-def _plan_screen(plan: Plan, census: Census, limit: int | None) -> Text:
-    from memcgctl.report.plan import screen
-
+def _plan_screen(
+    plan: Plan, census: Census, limit: int | None, steps: bool
+) -> Text | Styled:
     width, encoding = shape()
-    return screen(plan, census, limit=limit, width=width, encoding=encoding)
+    if steps or limit:
+        from memcgctl.report.plan import screen
+
+        return screen(plan, census, limit=limit, width=width, encoding=encoding)
+    from memcgctl.report.summary import summary
+
+    return summary(plan, census, width=width, encoding=encoding)
+
+
+def _write_script(plan: Plan, path: Path) -> None:
+    """A file that only its owner can run, whole or not at all."""
+    from memcgctl.report.summary import script
+
+    try:
+        with open(path, "x", encoding="utf-8", errors="surrogateescape") as file:
+            os.fchmod(file.fileno(), 0o700)
+            file.write(script(plan))
+    except OSError as error:
+        fail(f"error: {path}: {error.strerror}", 1)
+    say(f"{len(plan.steps):,} commands written to {path}; nothing was done")
 
 
 def _report(

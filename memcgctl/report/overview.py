@@ -154,8 +154,9 @@ def waits(one: Sum) -> str:
 
 
 def brief(kind: str) -> str:
-    """The end of a reason, which says what is in the way."""
-    return kind.rpartition(": ")[2]
+    """A reason without what it is about and what was tried."""
+    words = kind.partition(": ")[2] or kind
+    return words.partition(" to do this: ")[0]
 
 
 def _group_cells(groups: Sequence[Sum], group: str) -> Cells:

@@ -26,6 +26,7 @@ from memcgctl.model import (
 )
 from memcgctl.report.schemas import LATEST, dumper, source_json
 from memcgctl.report.text import counted, escape, filled, shorten, size
+from memcgctl.views.bill import bill
 
 SCHEMA = "memcgctl/plan/"
 SHOWN = 8
@@ -190,6 +191,7 @@ def to_json(plan: Plan, census: Census, schema: int = LATEST) -> str:
             "freed": plan.freed,
             "remaining": [asdict(one) for one in plan.remaining],
         },
+        **({} if schema == 1 else {"bill": _bill_json(plan)}),
         "totals": {
             "offline": len(plan.freed) + len(plan.remaining),
             "freed": len(plan.freed),
@@ -202,6 +204,17 @@ def to_json(plan: Plan, census: Census, schema: int = LATEST) -> str:
         "warnings": plan.warnings,
     }
     return dumper(schema)(document, indent=1) + "\n"
+
+
+def _bill_json(plan: Plan) -> dict[str, Any]:
+    sums = bill(plan)
+    return {
+        "leaves_memory": sums.leaves_memory_bytes,
+        "to_swap": sums.to_swap_bytes,
+        "comes_back": sums.comes_back_bytes,
+        "others_at_most": sums.others_at_most_bytes,
+        "seconds": round(sums.seconds, 1),
+    }
 
 
 def _step_json(number: int | None, step: Step) -> dict[str, Any]:
