@@ -164,7 +164,12 @@ def _stays(
 def script(plan: Plan) -> str:
     """All steps as commands of a shell, each with what it is for in a comment."""
     lines = ["#!/bin/sh", "# As root, on the machine that this plan was made for.", ""]
+    known: set[str] = set()
     for number, step in enumerate(plan.steps, 1):
-        target = escape(step.target, "ascii")
-        lines += [f"# {number}. {step.action}: {target}", step.command, ""]
+        lines.append(f"# {number}. {step.action}: {escape(step.target, 'ascii')}")
+        if step.command in known:  # memcgctl's own, which takes all steps of a zombie
+            lines[-1] += " (as above)"
+        else:
+            lines += [step.command, ""]
+        known.add(step.command)
     return "\n".join(lines)

@@ -37,8 +37,20 @@ def test_a_dry_run_plans_for_all(file: Path) -> None:
     """Lost: the plan, or the knowledge that it is the whole one."""
     done = run("reclaim", "--dry-run", "--census", file)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("2 of 2 zombies would go by 2 steps")
+    assert "\n2 of 2 zombies can be freed in 2 steps" in done.stdout
+    assert "--steps" in done.stdout
+    done = run("reclaim", "--dry-run", "--steps", "--census", file)
     assert "dd if=/var/log/x iflag=nocache" in done.stdout
+
+
+def test_a_script_of_the_steps(file: Path, tmp_path: Path) -> None:
+    """Lost: a file that was there, or a script that anybody could have changed."""
+    script = tmp_path / "steps.sh"
+    done = run("reclaim", "--census", file, "--commands", script)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "dd if=/var/log/x iflag=nocache" in script.read_text()
+    assert script.stat().st_mode & 0o777 == 0o700
+    assert run("reclaim", "--census", file, "--commands", script).returncode == 1
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import mmap
 import os
-import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,15 +16,11 @@ from hypothesis import strategies as st
 from memcgctl.policy import commands
 from memcgctl.policy.interfaces import (
     charge_on_cpu,
-    collapse,
     drop_caches,
     fadvise,
     flush_device,
     force_empty,
     memory_reclaim,
-    pageout,
-    pageout_file,
-    swapin,
     writeback_cleanup,
 )
 
@@ -95,41 +88,6 @@ def test_a_deleted_file_is_found_by_who_has_it_open(user: tuple[int, Path]) -> N
     word = commands.file_of(pid, inode)
     assert bash(f"cat {word}") == b"\1" * 8192
     bash(fadvise.command(word, dirty=True))
-    bash(pageout_file.command(word, 4096))
-    (path.parent / "memory.reclaim").touch()
-    bash(pageout_file.command(word, 4096, [str(path.parent)]))
-
-
-@needs_bash
-def test_a_process_is_read_from_within_its_memcg(
-    user: tuple[int, Path], tmp_path: Path
-) -> None:
-    """Lost: the charge to the rightful user, which depends on who reads."""
-    pid, _ = user
-    cgroup = tmp_path / "my cgroup"
-    cgroup.mkdir()
-    (cgroup / "cgroup.procs").touch()
-    bash(swapin.command(pid, str(cgroup), 4096))
-    assert (cgroup / "cgroup.procs").read_text() == "0"
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        pageout.command(7, [1, 2], 4096),
-        pageout.command(7, [1], 4096, ["/sys/fs/cgroup/a b"], " swappiness=200"),
-        collapse.command(7, [1], 65536),
-        swapin.command(7, "/sys/fs/cgroup/a", 4096),
-        pageout_file.command("/x", 4096),
-        pageout_file.command("/x", 4096, ["/sys/fs/cgroup/a b"], " swappiness=200"),
-    ],
-)
-def test_scripts_are_python_in_one_line(command: str) -> None:
-    """Lost: a command that cannot be copied, or is a syntax error on the machine."""
-    script = shlex.split(command)[2]
-    compile(script, "command", "exec")
-    assert "\n" not in command
-    assert command.isascii()
 
 
 @needs_bash
@@ -193,22 +151,6 @@ def test_a_command_waits_for_disks_alone(
     names = {os.path.relpath(word, at) for word in words[1::2]}
     assert names == {"disk", "again with\tblanks", "pool"}
     assert not list(tmp_path.glob("memcgctl.*"))
-
-
-@needs_bash
-@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no tmpfs here")
-def test_paging_out_leaves_holes_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lost: all memory, to a command for a file that was one page and a hole."""
-    # Paging out would take what was read of holes again, being clean.
-    monkeypatch.setattr(pageout_file, "MADV_PAGEOUT", mmap.MADV_NORMAL)
-    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
-        fd = file.fileno()
-        os.ftruncate(fd, 64 << 20)
-        os.pwrite(fd, b"x", 9 * 4096)
-        os.pwrite(fd, b"x", (64 << 20) - 4096)
-        blocks = os.fstat(fd).st_blocks
-        bash(pageout_file.command(file.name, 4096))
-        assert os.fstat(fd).st_blocks == blocks
 
 
 @needs_bash

@@ -1,7 +1,8 @@
 """A plan's printed commands, typed into a shell one after the other.
 
 A guest makes zombies, is asked for a plan, and each step's command is carried out as a
-person would, by programs that know nothing of memcgctl. What came of it is told by the
+person would: by a shell's own programs where it has a word for it, else by memcgctl
+for this one action. What came of it is told by the
 kernel alone: cgroup.stat, /proc/kpagecgroup, memory.swap.current, the page cache.
 """
 
@@ -86,6 +87,7 @@ class Typed:
     """
 
     plan: dict[str, Any]
+    commands: list[str]
     ran: list[Ran]
     before: Look
     after: Look
@@ -149,12 +151,14 @@ def type_all(guest: Guest, told: dict[str, Any]) -> Typed:
     assert (planned.status, planned.stderr) == (0, "")
     plan = json.loads(planned.stdout)
     before = look(guest, told)
-    ran = [run_in(guest, "bash", "-c", step["command"]) for step in plan["steps"]]
+    commands = dict.fromkeys(step["command"] for step in plan["steps"])
+    ran = [run_in(guest, "bash", "-c", command) for command in commands]
     time.sleep(run.SETTLE)
     after = look(guest, told)
     listed = run_in(guest, "memcgctl", "list", "--no-scan", "--json")
     return Typed(
         plan,
+        [*commands],
         ran,
         before,
         after,
@@ -166,14 +170,20 @@ def type_all(guest: Guest, told: dict[str, Any]) -> Typed:
 
 def test_each_command_does_its_work_without_a_word(typed: Typed) -> None:
     """A person would be given a command that fails, or says what is no matter."""
-    steps = typed.plan["steps"]
-    assert steps
+    assert typed.commands
     wrong = [
-        (step["command"], ran.status, ran.stdout, ran.stderr)
-        for step, ran in zip(steps, typed.ran, strict=True)
-        if (ran.status, ran.stdout, ran.stderr) != (0, "", "")
+        (command, ran.status, ran.stdout, ran.stderr)
+        for command, ran in zip(typed.commands, typed.ran, strict=True)
+        if not is_fine(command, ran)
     ]
     assert wrong == []
+
+
+def is_fine(command: str, ran: Ran) -> bool:
+    """A shell's program says nothing; memcgctl may be told of one that is gone."""
+    if not command.startswith("memcgctl "):
+        return (ran.status, ran.stdout, ran.stderr) == (0, "", "")
+    return ran.status == 0 or (ran.status == 2 and "no memcg" in ran.stderr)
 
 
 def test_those_that_were_to_go_are_gone_and_no_others(typed: Typed) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from memcgctl.model import ProcessTarget
 from memcgctl.policy.cases import LOCKED, Part, movable, users
-from memcgctl.policy.commands import MADV_COLLAPSE, advise
 from memcgctl.policy.effects import Effect
 from memcgctl.policy.interfaces.base import (
     Action,
@@ -20,6 +18,7 @@ from memcgctl.policy.interfaces.base import (
 from memcgctl.policy.interfaces.common import (
     charged_to_ancestor,
     group_of,
+    only,
     process_of,
     process_words,
 )
@@ -50,14 +49,9 @@ def action(target: ProcessTarget, served: Served, world: World) -> Action:
     return Action(
         replace(target, process=process),
         process_words(process),
-        command(process.pid, target.shown_ids, world.page_size),
+        only("collapse", served),
         "it stays where there is no free huge page, or the process asked for none",
     )
-
-
-def command(pid: int, memcg_ids: Iterable[int], page_size: int) -> str:
-    """The same with ``MADV_COLLAPSE``, which copies pages to a new huge page."""
-    return advise(pid, memcg_ids, MADV_COLLAPSE, page_size)
 
 
 INTERFACE = Interface(

@@ -151,3 +151,9 @@ def swapped_file(part: Part) -> Backing | None:
     """The shmem file whose entries these are, if nobody maps them."""
     owners = part.device.owners if part.device else ()
     return owners[0].file if owners else None
+
+
+def only(action: str, served: Served) -> str:
+    """The command of a step that a shell has no word for: this program's own."""
+    ids = dict.fromkeys(part.memcg.id for part, _ in served)
+    return f"memcgctl reclaim --yes --only {action} {' '.join(map(str, ids))}"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from memcgctl.model import HostTarget, ProcessTarget
 from memcgctl.policy.cases import Part, swapped_users, users
-from memcgctl.policy.commands import MADV_PAGEOUT, advise
 from memcgctl.policy.interfaces.base import (
     Action,
     Deed,
@@ -21,6 +19,7 @@ from memcgctl.policy.interfaces.common import (
     charged_to_ancestor,
     evicted,
     group_of,
+    only,
     process_of,
     process_words,
     waits_in_swap_cache,
@@ -67,13 +66,7 @@ def action(target: ProcessTarget, served: Served, world: World) -> Action:
             unaimed=asked.unaimed,
         ),
         process_words(process),
-        command(
-            process.pid,
-            target.shown_ids,
-            world.page_size,
-            asked.directories,
-            world.reclaim_key,
-        ),
+        only("pageout", served),
         "it waits for the device when it touches them next",
     )
 
@@ -106,23 +99,9 @@ def action_again(target: ProcessTarget, served: Served, world: World) -> Action:
     return Action(
         replace(target, process=process),
         process_words(process),
-        command(process.pid, target.shown_ids, world.page_size),
+        only("pageout", served),
         "it waits for the device when it touches them next",
     )
-
-
-def command(
-    pid: int,
-    memcg_ids: Iterable[int],
-    page_size: int,
-    directories: Iterable[str] = (),
-    key: str = "",
-) -> str:
-    """``process_madvise(MADV_PAGEOUT)`` on what a process maps of some memcgs.
-
-    These are online: the kernel shows the nearest online ancestor for a zombie's page.
-    """
-    return advise(pid, memcg_ids, MADV_PAGEOUT, page_size, directories, key)
 
 
 INTERFACE = Interface(

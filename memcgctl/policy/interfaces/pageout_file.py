@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import cache
 
 from memcgctl.model import FileTarget
 from memcgctl.policy.cases import Part
-from memcgctl.policy.commands import MADV_PAGEOUT, READ, let_go, quote
 from memcgctl.policy.interfaces.base import Action, Interface, Reach, Served, cannot
 from memcgctl.policy.interfaces.common import (
     backing_of,
     evicted,
     file_words,
     group_of,
+    only,
     rest_of_file,
     waits_in_swap_cache,
 )
@@ -45,12 +44,7 @@ def action(target: FileTarget, served: Served, world: World) -> Action:
     return Action(
         replace(target, file=backing, unaimed=asked.unaimed),
         file_words(backing),
-        command(
-            world.word(backing) or "",
-            world.page_size,
-            asked.directories,
-            world.reclaim_key,
-        ),
+        only("pageout-file", served),
         "whoever reads it next waits for the swap device"
         + (_RECLAIMED if asked.directories else ""),
     )
@@ -67,42 +61,6 @@ def collateral(target: FileTarget, served: Served, world: World) -> int:
 
 def _in_reach(ancestors: Iterable[int], world: World) -> int:
     return world.asked(*ancestors).in_reach
-
-
-def command(
-    file: str, page_size: int, directories: Iterable[str] = (), key: str = ""
-) -> str:
-    """Map a file of shmem, touch what of it is no hole, page it out.
-
-    A hole that is touched gets a page: a sparse file could use up all memory. For
-    ``directories`` and ``key`` see ``let_go``.
-    """
-    python, places = _python(page_size, tuple(directories), key)
-    return f"{python} {file}{places}"
-
-
-@cache
-def _python(page_size: int, directories: tuple[str, ...], key: str) -> tuple[str, str]:
-    """What comes before and after the file in that command."""
-    touch = (
-        'f=open(sys.argv[1],"rb");m=mmap.mmap(f.fileno(),0,prot=1);'
-        "s=ctypes.CDLL(None).lseek;s.restype=l=ctypes.c_long;"
-        f"[m[x]for x in range(0,len(m),{page_size})if s(f.fileno(),l(x),3)==x];"
-    )
-    page_out = f"m.madvise({MADV_PAGEOUT})"
-    places = "".join(f" {quote(f'{one}/memory.reclaim')}" for one in directories)
-    if not places:
-        return f"python3 -c 'import ctypes,mmap,sys;{touch}{page_out}'", ""
-    script = (
-        f"import ctypes,mmap,os,sys,time;{touch}{READ}"
-        "i=str(os.fstat(f.fileno()).st_ino);"
-        f'a,z=[int(x,16)//{page_size} for l in open("/proc/self/maps")'
-        'if l.split()[4]==i for x in l.split()[0].split("-")][:2];'
-        'p=os.pread(os.open("/proc/self/pagemap",0),8*(z-a),8*a);'
-        'n=[t&(1<<55)-1 for t in memoryview(p).cast("Q")if t>>63];'
-        f"{page_out};{let_go(2, page_size, key)}"
-    )
-    return f"python3 -c '{script}'", places
 
 
 INTERFACE = Interface(

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from memcgctl.model import ProcessTarget
 from memcgctl.policy.cases import Part, users
-from memcgctl.policy.commands import MADV_PAGEOUT, pages, quote
 from memcgctl.policy.effects import Effect
 from memcgctl.policy.interfaces.base import (
     Action,
@@ -17,7 +16,12 @@ from memcgctl.policy.interfaces.base import (
     Served,
     cannot,
 )
-from memcgctl.policy.interfaces.common import process_of, process_words, swapped_file
+from memcgctl.policy.interfaces.common import (
+    only,
+    process_of,
+    process_words,
+    swapped_file,
+)
 from memcgctl.policy.interfaces.world import World, at_once
 
 
@@ -76,7 +80,7 @@ def action(target: ProcessTarget, served: Served, world: World) -> Action:
     return Action(
         replace(target, process=process),
         process_words(process),
-        command(process.pid, world.directory(process.memcg_id), world.page_size),
+        only("swapin", served),
         "all it has in swap comes back to memory, other memcgs' as well; what lies "
         "beside that on a disk is read ahead (vm.page-cluster)",
     )
@@ -85,28 +89,6 @@ def action(target: ProcessTarget, served: Served, world: World) -> Action:
 def collateral(target: ProcessTarget, served: Served, world: World) -> int:
     process = process_of(target, served, world)
     return world.swapped_of(process.memcg_id)
-
-
-def command(pid: int, directory: str, page_size: int) -> str:
-    """Fault in all addresses of a process that are in swap, from within its memcg.
-
-    What is read ahead of a disk is charged to whoever reads (``get_mem_cgroup_from_mm``
-    without an mm, 5.14+), so that it has to be of the same memcg. It is a write fault,
-    as a read one leaves the page in the swap cache and its entry charged; nothing is
-    written, since there is nothing to read from. Up to 6.13 a CPU keeps the last 64
-    freed entries charged: as many others are freed after them.
-    """
-    script = (
-        "import ctypes as c,mmap,os,sys,time;"
-        f"{pages(pid, page_size)}"
-        "os.sched_setaffinity(0,{min(os.sched_getaffinity(0))});"
-        'open(sys.argv[1],"w").write("0");'
-        "w=lambda n:(c.c_ulong*2)(n,1);u=c.c_ulong;v=c.CDLL(None).process_vm_writev;"
-        f"[v({pid},w({page_size}),u(1),w(x),u(1),u(0))for x,t in e if t>>62&1];"
-        f"n=128*{page_size};f=mmap.mmap(-1,n);f[:]=os.urandom(n);"
-        f"f.madvise({MADV_PAGEOUT});time.sleep(1);f[:]=bytes(n)"
-    )
-    return f"python3 -c '{script}' {quote(f'{directory}/cgroup.procs')}"
 
 
 INTERFACE = Interface(

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from memcgctl.model import Backing, SwappedFileTarget
 from memcgctl.policy.cases import Part
-from memcgctl.policy.commands import MADV_PAGEOUT, quote
 from memcgctl.policy.effects import Effect
-from memcgctl.policy.interfaces import pageout_file
 from memcgctl.policy.interfaces.base import (
     Action,
     Deed,
@@ -18,7 +15,7 @@ from memcgctl.policy.interfaces.base import (
     Served,
     cannot,
 )
-from memcgctl.policy.interfaces.common import WAITS, file_words, swapped_file
+from memcgctl.policy.interfaces.common import WAITS, file_words, only, swapped_file
 from memcgctl.policy.interfaces.world import Asked, World
 
 
@@ -70,21 +67,12 @@ def _target(backing: Backing, payer: int, world: World) -> SwappedFileTarget:
 def action(target: SwappedFileTarget, served: Served, world: World) -> Action:
     backing = swapped_file(served[0][0])
     assert backing
-    payer, path, again = target.memcg_id, target.memcg_path, target.page_out
-    directory = world.directory(payer)
-    asked = world.asked(payer) if again else Asked()
+    again = target.page_out
+    asked = world.asked(target.memcg_id) if again else Asked()
     return Action(
         replace(target, file=backing, unaimed=asked.unaimed),
         file_words(backing),
-        command(
-            world.word(backing) or "",
-            directory,
-            world.page_size,
-            own=world.census.kernel.cgroup_version == 2 and path != "/",
-            again=again,
-            reclaim=asked.directories,
-            key=world.reclaim_key,
-        ),
+        only("swapin-file", served),
         "the file comes back to memory, and what lies beside it on a disk is read ahead"
         + (
             "; it is paged out again, by memory.reclaim if it waits in the swap cache, "
@@ -101,36 +89,6 @@ def collateral(target: SwappedFileTarget, served: Served, world: World) -> int:
     if not target.page_out:
         return 0
     return (backing.cached_bytes or 0) + world.asked(target.memcg_id).in_reach
-
-
-def command(
-    file: str,
-    directory: str,
-    page_size: int,
-    *,
-    own: bool,
-    again: bool,
-    reclaim: Iterable[str],
-    key: str,
-) -> str:
-    """Read a file of shmem from within a memcg, then page it out if it is to go again.
-
-    With an ``own`` memcg below that one where it can have no processes itself. Freed
-    entries are made way for from outside, as in ``swap_in``: entries of its own would
-    have the memcg that was made for this pay for all.
-    """
-    make = 't+="/memcgctl.%d"%os.getpid();os.mkdir(t);' if own else ""
-    script = (
-        "import mmap,os,sys,time;f=os.open(sys.argv[1],0);t=sys.argv[2];"
-        f"os.sched_setaffinity(0,{{min(os.sched_getaffinity(0))}});{make}p=os.fork();"
-        'p or(open(t+"/cgroup.procs","w").write("0"),[os.pread(f,1,x)for x in '
-        f"range(0,os.fstat(f).st_size,{page_size})],os._exit(0));os.waitpid(p,0);"
-        f"n=128*{page_size};m=mmap.mmap(-1,n);m[:]=os.urandom(n);"
-        f"m.madvise({MADV_PAGEOUT});time.sleep(1);m[:]=bytes(n)"
-        f"{';os.rmdir(t)' if own else ''}"
-    )
-    out = f" && {pageout_file.command(file, page_size, reclaim, key)}" if again else ""
-    return f"python3 -c '{script}' {file} {quote(directory)}{out}"
 
 
 INTERFACE = Interface(
