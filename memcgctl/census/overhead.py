@@ -142,8 +142,9 @@ def _structs(prog: drgn.Program, tree: Tree, machine: Machine) -> NDArray[np.int
         + drgn.sizeof(prog.type(CGROUP))
         + drgn.sizeof(prog.type("struct kernfs_node"))
     )
-    # ancestors[] (5.10: ancestor_ids[]) has the cgroup itself, too; since 7.0 the
-    # root's place in it is part of the structure.
+    # ancestors[] (5.10: ancestor_ids[]) has the cgroup itself, too; since Linux kernel
+    # commit ef56578274d2 ("cgroup: Eliminate cgrp_ancestor_storage in cgroup_root") (in
+    # v6.19) the root's place in it is part of the structure.
     own = 0 if has_member(prog, CGROUP, "_low_ancestors") else 1
     names = [
         len(path.rpartition("/")[2].encode("utf-8", "surrogateescape")) + 1
@@ -162,7 +163,9 @@ def _structs(prog: drgn.Program, tree: Tree, machine: Machine) -> NDArray[np.int
 
 def _objcgs(prog: drgn.Program, tree: Tree, machine: Machine) -> NDArray[np.int64]:
     """How many obj_cgroups are the memcg's own: once it is offline, its parent's."""
-    if has_member(prog, PER_NODE, "objcg"):  # since 7.1
+    # Since Linux kernel commit 01b9da291c49 ("mm: memcontrol: convert objcg to be
+    # per-memcg per-node type") (in v7.1).
+    if has_member(prog, PER_NODE, "objcg"):
         return np.where(tree.online, machine.nodes, 0)
     return np.where(tree.memcg["objcg"] != 0, 1, 0)
 

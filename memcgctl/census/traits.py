@@ -1,13 +1,12 @@
-"""Which interfaces has this kernel by which user space can move charged memory?
+"""Which traits has this kernel, and where is its cgroup hierarchy mounted?
 
-Looks for the functions behind them among the symbols, and at members of types, so that
-a core tells as well as the running kernel. Whether one is mounted, allowed or switched
-on where it is needed, only a try can tell. And where is the cgroup hierarchy mounted?
+``model.traits`` has the table. Looks for functions among the symbols, and at members of
+types, so that a core tells as well as the running kernel. Whether an interface is
+mounted, allowed or switched on where it is needed, only a try can tell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import drgn
@@ -17,40 +16,30 @@ from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.backing import mount_point
 from memcgctl.linux.lists import list_structs
 from memcgctl.linux.structs import addresses, read_structs
+from memcgctl.model.traits import TRAITS, Trait
 
 if TYPE_CHECKING:
     from memcgctl.census.tree import Tree
     from memcgctl.kernel.program import OpenedKernel
 
-# System calls are __x64_sys_…, __arm64_sys_… and so on.
-_ARCHITECTURES = ("__x64_", "__arm64_", "__s390x_", "__riscv_", "")
-
-_SYMBOLS: dict[str, tuple[str, ...]] = {
-    "fadvise": tuple(f"{arch}sys_fadvise64" for arch in _ARCHITECTURES),
-    # 5.10+, "mm/madvise: introduce process_madvise() syscall".
-    "process_madvise": tuple(f"{arch}sys_process_madvise" for arch in _ARCHITECTURES),
-    # MADV_PAGEOUT, 5.4+, "mm: introduce MADV_PAGEOUT".
-    "pageout": ("madvise_cold_or_pageout_pte_range",),
-    # MADV_COLLAPSE, 6.1+, "mm/madvise: introduce MADV_COLLAPSE sync hugepage collapse".
-    "collapse": ("madvise_collapse",),
-    "pagemap": ("pagemap_read",),
-    "kpagecgroup": ("kpagecgroup_read",),
-    "drop_caches": ("drop_caches_sysctl_handler",),
-    # 5.14+, "writeback, cgroup: release dying cgwbs by switching attached inodes".
-    "writeback cleanup": ("cleanup_offline_cgwbs_workfn",),
-}
-_SYMBOLS_OF_VERSION: dict[int, dict[str, tuple[str, ...]]] = {
-    # 5.19+, "memcg: introduce per-memcg reclaim interface".
-    2: {"memory.reclaim": ("memory_reclaim",), "memory.high": ("memory_high_write",)},
-    1: {"memory.force_empty": ("mem_cgroup_force_empty_write",)},
-}
-
 
 def interfaces(kernel: OpenedKernel, cgroup_version: int) -> tuple[str, ...]:
-    """The names of those that there are, for memcgs of this cgroup version."""
-    wanted = _SYMBOLS | _SYMBOLS_OF_VERSION[cgroup_version]
-    found = [name for name, symbols in wanted.items() if _any_symbol(kernel, symbols)]
-    return (*found, *(name for name, test in _SHAPES.items() if test(kernel)))
+    """The names of the traits that this kernel has, for memcgs of a cgroup version."""
+    return tuple(
+        trait.name
+        for trait in TRAITS
+        if trait.cgroup_version in (None, cgroup_version) and _has(kernel, trait)
+    )
+
+
+def _has(kernel: OpenedKernel, trait: Trait) -> bool:
+    if trait.name == "lru_gen by private id" and not _lru_gen_on(kernel):
+        return False
+    return (
+        (not trait.symbols or _any_symbol(kernel, trait.symbols))
+        and all(has_member(kernel.prog, *member) for member in trait.members)
+        and not any(has_member(kernel.prog, *member) for member in trait.without)
+    )
 
 
 def _any_symbol(kernel: OpenedKernel, names: tuple[str, ...]) -> bool:
@@ -63,56 +52,19 @@ def _any_symbol(kernel: OpenedKernel, names: tuple[str, ...]) -> bool:
     return False
 
 
-def _swappiness_key(kernel: OpenedKernel) -> bool:
-    """6.11+, "mm: add swappiness= arg to memory.reclaim"."""
-    try:
-        return has_member(kernel.prog, "struct scan_control", "proactive_swappiness")
-    except LookupError:
-        return False
-
-
-def _lru_gen_by_private_id(kernel: OpenedKernel) -> bool:
-    """6.1 to 6.19: lru_gen in debugfs names memcgs by ``memcg->id.id``, if it is on.
-
-    From 7.0 on it takes the cgroup id, by which no offline memcg is found
-    (``mem_cgroup_get_from_id``), and ``mem_cgroup_from_id`` has another name.
-    """
-    names = ("lru_gen_seq_write", "mem_cgroup_from_id")
-    return all(_any_symbol(kernel, (name,)) for name in names) and _lru_gen_on(kernel)
-
-
 def _lru_gen_on(kernel: OpenedKernel) -> bool:
-    """Whether the multi-generational LRU is: the first key of ``lru_gen_caps``."""
+    """Whether the multi-generational LRU is there, and the first key of its caps on.
+
+    d6c3af7d8a2b ("mm: multi-gen LRU: debugfs interface") (in v6.1) added
+    ``lru_gen_seq_write``.
+    """
     try:
+        kernel.symbol("lru_gen_seq_write")
         at = kernel.symbol("lru_gen_caps")
         at += offset_of(kernel.prog, "struct static_key", "enabled")
         return int.from_bytes(kernel.memory.read(at, 4), "little", signed=True) > 0
     except (LookupError, drgn.FaultError):
         return False
-
-
-def _entries_stay(kernel: OpenedKernel) -> bool:
-    """7.0 to 7.2: an entry on a disk outlives the return of its page.
-
-    A write fault forgets that it was one before it asks whether to free the entry
-    (``do_swap_page``, mm/memory.c); 7.3, where devices have ``ops``, asks otherwise.
-    """
-    return _any_symbol(kernel, ("folio_dup_swap",)) and not has_member(
-        kernel.prog, "struct swap_info_struct", "ops"
-    )
-
-
-def _reparents(kernel: OpenedKernel) -> bool:
-    """7.1+: a memcg that goes offline hands its folios' obj_cgroups to its parent."""
-    return has_member(kernel.prog, "struct mem_cgroup_per_node", "objcg_list")
-
-
-_SHAPES: dict[str, Callable[[OpenedKernel], bool]] = {
-    "memory.reclaim swappiness": _swappiness_key,
-    "lru_gen by private id": _lru_gen_by_private_id,
-    "swap entries stay": _entries_stay,
-    "folios go to the parent": _reparents,
-}
 
 
 @reading(Topic.FILES)

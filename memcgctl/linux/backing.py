@@ -386,8 +386,8 @@ def _bdev_name(kernel: OpenedKernel, inode: int) -> str | None:
         inode - offset_of(kernel.prog, "struct bdev_inode", "vfs_inode"),
     ).bdev
     try:
-        # 5.11 ("block: merge struct block_device and struct hd_struct") made partitions
-        # devices with a name of their own.
+        # Since Linux kernel commit 0d02129e76ed ("block: merge struct block_device and
+        # struct hd_struct") (in v5.11) partitions are devices with a name of their own.
         if has_member(kernel.prog, "struct block_device", "bd_device"):
             return _text(kernel, bdev.bd_device.kobj.name.value_())
         disk = _text(kernel, bdev.bd_disk.disk_name.address_ or 0)
@@ -405,7 +405,8 @@ def _aliases(kernel: OpenedKernel, first: U64) -> list[int]:
     That is the first one that is still hashed, or else the first.
     """
     link = "d_alias"
-    # Anonymous in 7.3, d_u before.
+    # In d_u until Linux kernel commit 3b7d764a37d0 ("struct dentry: make ->d_u
+    # anonymous") (in v7.3).
     if not has_member(kernel.prog, "struct dentry", link):
         link = "d_u.d_alias"
     offset = np.uint64(offset_of(kernel.prog, "struct dentry", link))
@@ -492,7 +493,8 @@ def mounts_of(kernel: OpenedKernel, super_block: int) -> list[int]:
     """Every ``struct mount *`` of a ``struct super_block *``."""
     prog = kernel.prog
     head = super_block + offset_of(prog, "struct super_block", "s_mounts")
-    # A chain of mounts since 6.18, a list before.
+    # A chain of mounts since Linux kernel commit 09a1b33c080f ("preparations to taking
+    # MNT_WRITE_HOLD out of ->mnt_flags") (in v6.18), a list before.
     if chain := has_member(prog, "struct mount", "mnt_next_for_sb"):
         offset = offset_of(prog, "struct mount", "mnt_next_for_sb")
     else:

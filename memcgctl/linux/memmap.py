@@ -62,7 +62,8 @@ def page_ranges(kernel: OpenedKernel) -> list[PageRange]:
     subsections = 1 << (section_bits - SUBSECTION_SHIFT)
     valid = np.ones((len(sections), subsections), np.bool_)
     # Sections found at boot are valid as a whole; those plugged in later, by 2 MiB.
-    # Without CONFIG_SPARSEMEM_VMEMMAP there is no subsection_map.
+    # Without CONFIG_SPARSEMEM_VMEMMAP there is no subsection_map (f1eca35a0dc7,
+    # "mm/sparsemem: introduce struct mem_section_usage", in v5.3).
     late = np.flatnonzero((sections["map"] & SECTION_IS_EARLY) == 0)
     if len(late) and has_member(prog, "struct mem_section_usage", "subsection_map"):
         usage, _ = gather_records(

@@ -100,8 +100,9 @@ def user_paths(kernel: OpenedKernel, files: U64) -> dict[int, tuple[int, int]]:
     """The path (mount, dentry) on an overlayfs of each mapped ``struct file *``.
 
     Files that are not of a layer below one are left out. A file of a layer that is
-    opened for an overlayfs carries the overlay's path: as its own up to 6.7, in
-    ``struct backing_file`` since 6.8.
+    opened for an overlayfs carries the overlay's path: in ``struct backing_file`` since
+    Linux kernel commit def3ae83da02 ("fs: store real path instead of fake path in
+    backing file f_path") (in v6.7), as its own before.
     """
     known = np.unique(files[files != 0])
     paths = known + np.uint64(offset_of(kernel.prog, "struct file", "f_path"))

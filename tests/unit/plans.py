@@ -37,6 +37,7 @@ USER = Process(77, "user", "/holder", HOLDER, PAGE, 100)
 INTERFACES = (
     *("fadvise", "process_madvise", "pageout", "pagemap", "kpagecgroup"),
     *("drop_caches", "writeback cleanup", "memory.reclaim"),
+    "readers pay for readahead",
 )
 
 

@@ -28,6 +28,7 @@ KERNEL: dict[str, Members] = {
     },
     "atomic_long_t": {"counter": "s64"},
 }
+PAYS = "readers pay for readahead"
 NONE = (2**63 - 1) // PAGE
 
 
@@ -81,7 +82,7 @@ def test_a_kernel_without_swap_has_none() -> None:
     [
         ([], 2, set()),
         (["__arm64_sys_process_madvise"], 2, {"process_madvise"}),
-        (["memory_reclaim", "memory_high_write"], 2, {"memory.reclaim", "memory.high"}),
+        (["memory_reclaim", "__mem_cgroup_charge"], 2, {"memory.reclaim", PAYS}),
         (["memory_reclaim", "mem_cgroup_force_empty_write"], 1, {"memory.force_empty"}),
         (["lru_gen_seq_write", "mem_cgroup_from_id"], 2, set()),  # damaged
     ],

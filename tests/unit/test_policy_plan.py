@@ -45,6 +45,7 @@ from tests.unit.plans import (
 from tests.unit.plans import INTERFACES as INTERFACES_HERE
 
 LEAST = POLICIES["least-harm"]
+PAYS = "readers pay for readahead"
 AIMED = tuple(name for name in INTERFACES_HERE if name != "memory.reclaim")
 
 
@@ -695,7 +696,7 @@ def test_references_that_nobody_accounts_for_keep_a_zombie(number: int | None) -
 
 def test_swap_that_is_read_ahead_is_charged_by_the_kernels_rule() -> None:
     """Lost: who pays on kernels before 5.14: the root, unless it is zram."""
-    old = tuple(name for name in INTERFACES_HERE if name != "writeback cleanup")
+    old = tuple(name for name in INTERFACES_HERE if name != PAYS)
 
     def payer(device: str, interfaces: tuple[str, ...]) -> tuple[str, ...]:
         held = zombie(100, swap=swapped(4, device=device))
@@ -823,7 +824,7 @@ def test_entries_of_files_and_of_processes_are_apart() -> None:
 def test_who_pays_for_a_file_is_the_kernels_rule() -> None:
     """Lost: the root's bill up to 5.13; a new zombie where nothing leaves a disk."""
     held = zombie(100, swap=swapped(3, file=TMPFS))
-    aimed, old = AIMED, tuple(one for one in AIMED if one != "writeback cleanup")
+    aimed, old = AIMED, tuple(one for one in AIMED if one != PAYS)
     made = plan(world(held, interfaces=old, swaps_at_once=False), LEAST)
     assert made.steps[0].charged_to == ("/",)
     made = plan(world(held, interfaces=aimed, swaps_at_once=False), LEAST)

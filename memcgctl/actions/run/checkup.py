@@ -14,15 +14,7 @@ from memcgctl.actions.host.machine import CAPABILITIES, Machine, read_text
 from memcgctl.actions.host.thresholds import count_zombies
 from memcgctl.actions.run.executor import ACTIONS
 from memcgctl.model import Ability, Checkup, Kernel
-
-# What names out of ``Kernel.interfaces`` mean to a person.
-_WORDS = {
-    "collapse": "this kernel lacks it, 6.1 brought it",
-    "lru_gen by private id": "only 6.1 to 6.19 name offline memcgs, with MGLRU on",
-    "memory.reclaim": "only cgroup v2 has it, from 5.19 on",
-    "memory.force_empty": "only cgroup v1 has it",
-    "writeback cleanup": "this kernel lacks it, 5.14 brought it",
-}
+from memcgctl.model.traits import lacking
 
 
 class Wanted(NamedTuple):
@@ -70,8 +62,7 @@ def _ability(wanted: Wanted, machine: Machine, kernel: Kernel | None) -> Ability
         return Ability(action, why, "needless", ask)
     absent = [n for n in needs if kernel and n not in kernel.interfaces]
     if absent:
-        why = _WORDS.get(absent[0], f"this kernel has no {absent[0]}")
-        return Ability(action, why, "kernel", ask)
+        return Ability(action, lacking(absent[0]), "kernel", ask)
     why = ACTIONS[action].probe(machine)
     return Ability(action, why, "machine" if why else None, ask)
 

@@ -238,6 +238,8 @@ class _Counters:
 def _counters(kernel: OpenedKernel) -> _Counters:
     prog = kernel.prog
     size = int(drgn.sizeof(prog.type("struct page")))
+    # memdesc_flags_t since Linux kernel commit 53fbef56e07d ("mm: introduce
+    # memdesc_flags_t") (in v6.18).
     flags = first_member(prog, "struct page", "flags.f", "flags")
 
     def second(*paths: str) -> int | None:
@@ -268,7 +270,9 @@ def _counters(kernel: OpenedKernel) -> _Counters:
                 "refcount": "_refcount.counter",
             },
         ),
-        # 6.9: one counter for all mappings of any part of a large folio.
+        # One counter for all mappings of any part of a large folio since Linux kernel
+        # commit 05c5323b2a34 ("mm: track mapcount of large folios in single value")
+        # (in v6.10).
         large=second("_large_mapcount"),
         entire=entire or 0,
         pincount=pincount,

@@ -179,7 +179,11 @@ def _counted(
 
 
 def _folios_hold(kernel: OpenedKernel) -> bool:
-    """Whether folios hold the css: until 7.0, when obj_cgroups are not yet per node."""
+    """Whether folios hold the css, not an obj_cgroup that its parent inherits.
+
+    Until Linux kernel commit 01b9da291c49 ("mm: memcontrol: convert objcg to be
+    per-memcg per-node type") and its series (in v7.1).
+    """
     return not has_member(kernel.prog, "struct mem_cgroup_per_node", "objcg_list")
 
 

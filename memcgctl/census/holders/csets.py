@@ -122,7 +122,8 @@ def _memory_paths(kernel: OpenedKernel, csets: U64) -> list[str]:
 @reading(Topic.CSS_SETS)
 def mm_list_holders(kernel: OpenedKernel, wanted: U64) -> Iterator[tuple[int, Holder]]:
     """(``struct mem_cgroup *``, holder) for each memcg with ``mm_struct``s listed."""
-    # 6.1, "mm: multi-gen LRU: support page table walks".
+    # Since Linux kernel commit bd74fdaea146 ("mm: multi-gen LRU: support page table
+    # walks") (in v6.1).
     if not has_member(kernel.prog, MEMCG, "mm_list"):
         return
     heads = wanted + np.uint64(offset_of(kernel.prog, MEMCG, "mm_list.fifo"))
@@ -144,7 +145,9 @@ def oom_holders(
     kernel: OpenedKernel, wanted: Collection[int]
 ) -> Iterator[tuple[int, Holder]]:
     """(``struct mem_cgroup *``, holder) for each task that waits for its OOM's end."""
-    # With cgroup v1's memory.oom_control only; since 6.11 with CONFIG_MEMCG_V1.
+    # With cgroup v1's memory.oom_control only; with CONFIG_MEMCG_V1 since Linux kernel
+    # commit 1c3a0b3d0b11 ("mm: memcg: put struct task_struct::memcg_in_oom under
+    # CONFIG_MEMCG_V1") (in v6.11).
     if not has_member(kernel.prog, TASK, "memcg_in_oom"):
         return
     threads = tasks._threads(kernel)

@@ -52,7 +52,8 @@ def event_holders(
     kernel: OpenedKernel, wanted: U64, opened: Opened
 ) -> Iterator[tuple[int, Holder]]:
     """(``struct mem_cgroup *``, holder) for each event that waits on an eventfd."""
-    # Only with CONFIG_MEMCG_V1 since 6.11.
+    # Only with CONFIG_MEMCG_V1 since Linux kernel commit e93d4166b40a ("mm: memcg: put
+    # cgroup v1-specific code under a config option") (in v6.11).
     if not has_member(kernel.prog, EVENT, "memcg"):
         return
     wake = kernel.symbol("memcg_event_wake")

@@ -44,6 +44,8 @@ def objcg_holders(kernel: OpenedKernel, online: U64) -> Iterator[tuple[int, Hold
     On 5.10, where kernel pages hold a css, an inherited ``obj_cgroup`` does as well
     (``css_get(&parent->css)``); an offline memcg has passed its own on.
     """
+    # Until Linux kernel commit b4e0b68fbd9d ("mm: memcontrol: use obj_cgroup APIs to
+    # charge kmem pages") (in v5.13).
     if has_member(kernel.prog, "struct page", "mem_cgroup"):
         for place, objcgs in _lists(kernel, online):
             yield int(online[place]), Holder("objcg", len(objcgs), "")
@@ -108,9 +110,10 @@ def _holders_of(
 ) -> tuple[Int64, U64, str]:
     """The structures with ``member``: index of their memcg, address, and type name."""
     rows = np.arange(len(memcgs))
+    # One for each memcg and node since Linux kernel commit 01b9da291c49 ("mm:
+    # memcontrol: convert objcg to be per-memcg per-node type") (in v7.1).
     if has_member(kernel.prog, MEMCG, member):
         return rows, memcgs, MEMCG
-    # Since 7.1 there is one for each memcg and node.
     nodes = np.arange(read_machine(kernel).node_ids, dtype=np.uint64)
     first = memcgs + np.uint64(offset_of(kernel.prog, MEMCG, "nodeinfo"))
     places = first[:, None] + np.uint64(8) * nodes
@@ -121,7 +124,8 @@ def _holders_of(
 
 def _origins(kernel: OpenedKernel, memcgs: U64, objcgs: U64) -> Int64:
     """The index of the memcg that each obj_cgroup was made for, -1 if it is gone."""
-    # Since 6.7, "mm: kmem: make memcg keep a reference to the original objcg".
+    # Since Linux kernel commit 675d6c9b59e3 ("mm: kmem: make memcg keep a reference to
+    # the original objcg") (in v6.7).
     if not any(
         has_member(kernel.prog, name, "orig_objcg") for name in (MEMCG, PER_NODE)
     ):

@@ -32,7 +32,8 @@ def stock_holders(
     rows = read_structs(
         kernel, "struct memcg_stock_pcp", at, {"cached": "cached", "pages": "nr_pages"}
     )
-    # One memcg up to 6.15; arrays since 6.16, "memcg: multi-memcg percpu charge cache".
+    # Arrays since Linux kernel commit f735eebe55f8 ("memcg: multi-memcg percpu charge
+    # cache") (in v6.16), one memcg before.
     slots = rows["cached"].reshape(len(cpus), -1).tolist()
     pages = rows["pages"].reshape(len(cpus), -1).tolist()
     for cpu, cached, charged in zip(cpus, slots, pages, strict=True):

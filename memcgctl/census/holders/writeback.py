@@ -36,7 +36,8 @@ LISTS = {
     "b_io": "dirty",
     "b_more_io": "dirty",
     "b_dirty_time": "with dirty time stamps",
-    # 5.14+, "writeback, cgroup: keep list of inodes attached to bdi_writeback".
+    # Since Linux kernel commit f3b6a6df38aa ("writeback, cgroup: keep list of inodes
+    # attached to bdi_writeback") (in v5.14).
     "b_attached": "attached",
 }
 
@@ -61,8 +62,10 @@ def writeback_holders(
 def unlisted_holders(kernel: OpenedKernel, wanted: U64) -> Iterator[tuple[int, Holder]]:
     """The same for those of a device that is gone, up to 5.13.
 
-    ``bdi_unregister`` (mm/backing-dev.c) takes them off all lists; the inodes that are
-    attached to them stay until their file system is unmounted. Reads all inodes.
+    From Linux kernel commit c22d70a162d3 ("writeback, cgroup: release dying cgwbs by
+    switching attached inodes") (in v5.14) on they are listed. ``bdi_unregister``
+    (mm/backing-dev.c) takes them off all lists; the inodes that are attached to them
+    stay until their file system is unmounted. Reads all inodes.
     """
     if not has_member(kernel.prog, WB, "memcg_css") or has_member(
         kernel.prog, WB, "offline_node"
@@ -95,6 +98,8 @@ def _described(
         if memcg - css in wanted
     ]
     inodes = _listed_inodes(kernel, [wb for wb, _, _ in found])
+    # Listed since Linux kernel commit f3b6a6df38aa ("writeback, cgroup: keep list of
+    # inodes attached to bdi_writeback") (in v5.14).
     if inodes and not has_member(kernel.prog, WB, "b_attached"):
         _add_attached_inodes(kernel, inodes)
     paths = _paths(kernel, [at for its in inodes.values() for at, *_ in _named(its)])
@@ -118,8 +123,9 @@ def _writebacks(kernel: OpenedKernel) -> dict[int, tuple[int, int]]:
             Topic.WRITEBACK,
         )[0]
     ]
-    # Those that have left their device's list because it is gone: 5.14+, "writeback,
-    # cgroup: release dying cgwbs by switching attached inodes".
+    # Those that have left their device's list because it is gone, since Linux kernel
+    # commit c22d70a162d3 ("writeback, cgroup: release dying cgwbs by switching attached
+    # inodes") (in v5.14).
     if has_member(kernel.prog, WB, "offline_node"):
         lists.append((kernel.symbol("offline_cgwbs"), "offline_node"))
     found: dict[int, tuple[int, int]] = {}
@@ -136,6 +142,8 @@ def _listed_inodes(kernel: OpenedKernel, wbs: Sequence[int]) -> dict[int, Inodes
         kernel, "struct inode", "i_io_list", {"ino": "i_ino"}, Topic.WRITEBACK
     )
     for name, state in LISTS.items():
+        # b_attached: f3b6a6df38aa ("writeback, cgroup: keep list of inodes attached to
+        # bdi_writeback") (in v5.14).
         if not has_member(kernel.prog, WB, name):
             continue
         heads = addresses(wbs) + np.uint64(offset_of(kernel.prog, WB, name))

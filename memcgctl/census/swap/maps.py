@@ -79,7 +79,8 @@ def at_once_bytes(kernel: OpenedKernel) -> int | None:
     """
     try:
         devices = min(read_variable(kernel, "nr_swapfiles", 4), MAX_DEVICES)
-        # An atomic_long_t on newer kernels (7.3), a number on older ones (6.12).
+        # An atomic_long_t since Linux kernel commit b228386cf237 ("mm, swap: clean up
+        # plist removal and adding") (in v6.14).
         used = first_member(
             kernel.prog,
             *("struct swap_info_struct", "inuse_pages.counter", "inuse_pages"),
@@ -156,8 +157,11 @@ def entry_ids(kernel: OpenedKernel) -> Iterator[tuple[int, int, NDArray[np.uint1
 def _maps(kernel: OpenedKernel, devices: int) -> list[tuple[int, Pieces]]:
     """The number and the ids of each swap device that has a map."""
     prog = kernel.prog
+    # Each cluster of the swap table has its own array of ids since Linux kernel commit
+    # b197d41462c2 ("mm/memcg, swap: store cgroup id in cluster table directly") (in
+    # v7.2), each device has one since commit 2b3a58b12134 ("mm/swap_cgroup: remove
+    # global swap cgroup lock") and its series (in v6.14), or pages of ids before.
     if has_member(prog, "struct swap_cluster_info", "memcg_table"):
-        # Since 7.2 each cluster of the swap table has its own array of ids.
         info = _devices(kernel, devices, {"size": "max", "map": "cluster_info"})
         sizes = info["size"]
         read: Callable[[OpenedKernel, int, int], Pieces] = _cluster_ids

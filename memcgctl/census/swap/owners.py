@@ -187,6 +187,8 @@ def _in_parents_cache(kernel: OpenedKernel, entry: U64) -> NDArray[np.bool_]:
     cached ones as here since 7.2. On 7.1 none is said to be.
     """
     prog = kernel.prog
+    # Since Linux kernel commit b197d41462c2 ("mm/memcg, swap: store cgroup id in
+    # cluster table directly") (in v7.2).
     if not has_member(prog, "struct swap_cluster_info", "memcg_table"):
         return np.zeros(len(entry), np.bool_)
     table = np.dtype(("<u8", (drgn.sizeof(prog.type("struct swap_table")) // 8,)))

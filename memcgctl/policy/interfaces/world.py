@@ -160,21 +160,20 @@ class World:
     def pays_for_swapin(self, part: Part, process: Process) -> int:
         """The memcg that is charged for swap entries that are read for a process.
 
-        Up to 5.13 what is read ahead of a disk is charged to the root
-        (``get_mem_cgroup_from_mm`` without an mm; 5.14+, "mm: charge active memcg when
-        no mm is set"). The cleanup of writeback came with the same version.
+        What is read ahead of a disk is charged to the root where its reader is not
+        (``get_mem_cgroup_from_mm`` without an mm).
         """
         ahead = part.device and not at_once(part)
-        if ahead and "writeback cleanup" not in self.census.kernel.interfaces:
+        if ahead and "readers pay for readahead" not in self.census.kernel.interfaces:
             return self.room.by_path.get("/", process.memcg_id)
         return process.memcg_id
 
     def pays_for_files(self, part: Part) -> int:
         """The memcg that is charged for a file's entries read within the ancestor.
 
-        Up to 5.13 that is the root, as for processes: shmem is always read ahead.
+        Where readers do not pay, that is the root: shmem is always read ahead.
         """
-        old = "writeback cleanup" not in self.census.kernel.interfaces
+        old = "readers pay for readahead" not in self.census.kernel.interfaces
         root = self.room.by_path.get("/", 0)
         return root if old else self.room.ancestor(part.memcg)
 
