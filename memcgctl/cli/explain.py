@@ -19,7 +19,7 @@ from memcgctl.cli.reading import Paths, again, load_census, one_memcg, opened, w
 from memcgctl.cli.terminal import fail, shape, write
 
 if TYPE_CHECKING:
-    from memcgctl.model import Census, Frames, Memcg
+    from memcgctl.model import Census, Frames, Memcg, Plan
 
 
 def explain_memcg(
@@ -43,6 +43,16 @@ def explain_memcg(
     limit: Annotated[
         int, typer.Option(min=1, metavar="N", help="With --folios: the first N.")
     ] = 1000,
+    with_options: Annotated[
+        bool,
+        typer.Option(
+            "--options", help="What each option of the recharging proposal comes to."
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("-v", help="Addresses, private ids and generations, too."),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write JSON (memcgctl/explain/2).")
     ] = False,
@@ -77,11 +87,23 @@ def explain_memcg(
     width, encoding = shape()
     write(
         screen(
-            *(explanation, frames, possible, following),
+            *(explanation, frames, possible if with_options else (), following),
+            plan=_way_out(taken, found),
+            verbose=verbose,
             width=width,
             encoding=encoding,
         )
     )
+
+
+def _way_out(census: Census, memcg: Memcg) -> Plan | None:
+    """What would free it; nothing if it is online or was not looked at."""
+    from memcgctl.policy.plan import plan
+    from memcgctl.policy.policies import POLICIES
+
+    if memcg.state == "online" or memcg.details is None:
+        return None
+    return plan(census, POLICIES["least-harm"], [memcg.id])
 
 
 def _read(paths: Paths, text: str, folios: int) -> tuple[Census, Memcg, Frames | None]:

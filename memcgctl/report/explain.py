@@ -25,6 +25,7 @@ from memcgctl.model import (
     Holder,
     Inherited,
     Memcg,
+    Plan,
     Process,
     Prospect,
     SwapDeviceUse,
@@ -41,6 +42,7 @@ from memcgctl.report.verdict import (
     process_words,
     verdict,
 )
+from memcgctl.report.way_out import cost, to_do, verdict_of
 
 SCHEMA = "memcgctl/explain/"
 CLASSES = {"file": "file", "shmem": "shmem", "anon": "anon", "kernel": "kernel pages"}
@@ -57,21 +59,25 @@ def screen(
     options: Sequence[Prospect] = (),
     following: str = "",
     *,
+    plan: Plan | None = None,
+    verbose: bool = False,
     width: int = 80,
     encoding: str = "utf-8",
 ) -> Text:
     """The explanation as a person reads it, in lines of at most ``width`` columns.
 
-    ``following`` is the command to type next, which stands alone in the last line.
+    ``following`` is the command to type next, which stands alone in the last line;
+    ``plan`` is what would free this one: it tells the verdict. ``verbose`` adds
+    addresses, private ids and generations.
     """
     memcg, details = explanation.memcg, explanation.memcg.details
     name = f"{memcg.path} (id {memcg.id}, {memcg.state})"
     tree = Tree(Text(escape(name, encoding), "bold"))
     if details:
         for branch in (
-            _identity(memcg),
+            *([_identity(memcg)] if verbose else []),
             _references(explanation, details),
-            _charges(details),
+            _charges(details, verbose),
             _swap(explanation, details),
             _users(explanation),
         ):
@@ -80,7 +86,15 @@ def screen(
         _grow(tree, _inherited(memcg.inherited), encoding)
     if options:
         _grow(tree, ("options", [_option(option) for option in options]), encoding)
-    said = Text(escape(verdict(explanation), encoding) + "\n", "bold")
+    words = verdict(explanation, costs=plan is None)
+    if plan and memcg.state == "offline":
+        words = f"{verdict_of(memcg, plan)} {cost(memcg)}\n{words}"
+        if way := to_do(memcg, plan):
+            words += "\nTo free it: " + "; ".join(way) + "."
+        following = ""
+    said = Text(
+        "".join(f"{escape(line, encoding)}\n" for line in words.split("\n")), "bold"
+    )
     console = Console(width=width, force_terminal=False)
     layout = replace(console.options, encoding=encoding)
     text = Text()
@@ -159,14 +173,16 @@ def _reference_words(holder: Holder) -> str:
     return holders_words(holder.count, holder.kind)
 
 
-def _charges(details: Details) -> Branch:
+def _charges(details: Details, verbose: bool) -> Branch:
     groups = details.charge_groups
     folios, total = sum(g.folios for g in groups), sum(g.bytes for g in groups)
     line = f"charges: {_sized(total)} in {counted(folios, 'folio')}"
-    return (line if groups else "charges: none"), _some(groups, _group)
+    return (line if groups else "charges: none"), _some(
+        groups, lambda group: _group(group, verbose)
+    )
 
 
-def _group(group: ChargeGroup) -> Branch:
+def _group(group: ChargeGroup, verbose: bool) -> Branch:
     where = (
         "" if group.kind == "kernel" else ", mapped" if group.mapped else ", unmapped"
     )
@@ -181,7 +197,7 @@ def _group(group: ChargeGroup) -> Branch:
     if group.dirty_bytes:
         below.append((f"dirty: {_sized(group.dirty_bytes)}", ()))
     if group.kind != "kernel":
-        below.append((f"last used: {_coldness(group.coldness)}", ()))
+        below.append((f"last used: {_coldness(group.coldness, verbose)}", ()))
     for how, processes in (("mapped by", group.mappers), ("open in", group.openers)):
         below += [(f"{how} {line}", ()) for line, _ in _some(processes, _process)]
     return line, below
@@ -202,14 +218,14 @@ def _backing(backing: Backing) -> Iterable[Branch]:
         yield f"in its container: {backing.container_path}", ()
 
 
-def _coldness(coldness: Coldness) -> str:
+def _coldness(coldness: Coldness, verbose: bool) -> str:
     marks = (
         ("active", coldness.active_bytes),
         ("referenced", coldness.referenced_bytes),
         ("workingset", coldness.workingset_bytes),
     )
     words = [f"{_sized(part)} {name}" for name, part in marks if part]
-    for age, part in coldness.generations:
+    for age, part in coldness.generations if verbose else ():
         old = "of unknown age" if age is None else f"{age:,.0f} s old"
         words.append(f"{_sized(part)} in a generation {old}")
     return ", ".join(words) or "neither active, referenced nor workingset"

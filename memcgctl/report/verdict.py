@@ -44,15 +44,15 @@ NOUNS = {
 }
 
 
-def verdict(explanation: Explanation) -> str:
-    """One paragraph, the reason first."""
+def verdict(explanation: Explanation, *, costs: bool = True) -> str:
+    """One paragraph, the reason first; ``costs``: with what waits for it."""
     memcg = explanation.memcg
     sentences = [_state(explanation), _balance(explanation), _in_the_way(memcg)]
     if memcg.inherited:
         sentences.append(
             f"Inherited from removed memcgs: {legacy_words(memcg.inherited)}."
         )
-    if memcg.state == "offline":
+    if costs and memcg.state == "offline":
         sentences.append(_waiting(memcg))
     return " ".join(filter(None, sentences))
 

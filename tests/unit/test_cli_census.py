@@ -58,7 +58,8 @@ def test_explain_begins_with_the_verdict(tmp_path: Path, text: str) -> None:
     file = saved(tmp_path, ROOT, FOLIO, AGAIN, LEAK, warnings=("raced \x1b[0m",))
     done = run("explain", text, "--census", file)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Held by 1 folio: filesystem metadata of vda")
+    assert done.stdout.startswith("/pods/7 (id 20) can be freed by flush-device.")
+    assert "\nHeld by 1 folio: filesystem metadata of vda" in done.stdout
     assert done.stderr == "memcgctl: warning: raced \\x1b[0m\n"
     document = json.loads(run("explain", text, "--census", file, "--json").stdout)
     assert document["source"]["kind"] == "census"

@@ -93,7 +93,9 @@ def mixed() -> Explanation:
 def test_every_number_is_on_the_screen() -> None:
     """Else a person sees less than was found out."""
     simple = replace(MIXED, path="/app/zombie")
-    plain = explain_report.screen(explain(census(simple), simple), width=400).plain
+    plain = explain_report.screen(
+        explain(census(simple), simple), verbose=True, width=400
+    ).plain
     _, drawn = plain.split("\n\n")
     tree = [line.lstrip("│├└─ ") for line in drawn.splitlines()]
     assert tree == [
