@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING
 
 import drgn
 import numpy as np
+from numpy.typing import NDArray
 
 from memcgctl.kernel.layout import has_member
 from memcgctl.kernel.trouble import Topic, reading
+from memcgctl.linux.kept import KeptFile, kept_files
 from memcgctl.linux.lists import list_structs
+from memcgctl.linux.rmap import file_vmas
 from memcgctl.linux.slab import Slabs, find_slabs, slab_structs
-from memcgctl.linux.structs import U64, Rows, addresses, read_structs
+from memcgctl.linux.structs import U64, Rows, addresses, find, read_structs, unique
 from memcgctl.linux.tasks import OpenFiles, Tasks, open_files, read_tasks
 
 if TYPE_CHECKING:
@@ -116,19 +119,69 @@ class Opened:
         at, op, data = self.files
         return at[op == symbol], data[op == symbol]
 
+    def open_of_kind(self, operations: str) -> tuple[U64, U64]:
+        """The same of files that are in some descriptor table: no slab is read."""
+        try:
+            symbol = self.kernel.symbol(operations)
+        except LookupError:
+            return addresses([]), addresses([])
+        at, rows = self._in_tables
+        hits = rows["op"] == symbol
+        return at[hits], addresses(rows["data"][hits])
+
+    @cached_property
+    def _in_tables(self) -> tuple[U64, Rows]:
+        at = unique(self.descriptors.file)
+        members = {"op": "f_op", "data": "private_data"}
+        return at, read_structs(self.kernel, FILE, at, members)
+
+    @cached_property
+    def kept(self) -> dict[int, KeptFile]:
+        """The files that a socket or an io_uring has, by their ``struct file *``."""
+        return {one.file: one for one in kept_files(self.kernel, self.open_of_kind)}
+
+    def descriptors_of(self, file: int) -> list[tuple[int, int]]:
+        """(pid, descriptor) of all that have the ``struct file *`` open."""
+        pids, fds = self.descriptors.pid, self.descriptors.fd
+        return [(int(pids[at]), int(fds[at])) for at in self._places.get(file, ())]
+
     def user(self, file: int) -> tuple[str, int | None]:
         """Who has the ``struct file *`` open, in words, and by which descriptor.
 
-        The first process that has, and how many more.
+        The first process that has, and how many more; where none has, who else.
         """
         places = self._places.get(file)
         if not places:
-            return "open in no process", None
+            return self._keeper(file), None
         pids = {int(self.descriptors.pid[place]) for place in places}
         pid = int(self.descriptors.pid[places[0]])
         also = f" and {len(pids) - 1} more" if len(pids) > 1 else ""
         fd = int(self.descriptors.fd[places[0]])
         return f"{self._comms.get(pid, '?')} (pid {pid}){also}", fd
+
+    def _keeper(self, file: int) -> str:
+        """Who has a file that no process has open, in words."""
+        if kept := self.kept.get(file):
+            user, fd = self.user(kept.by)
+            words = "in flight to" if kept.how == "in flight" else "with an io_uring of"
+            return f"{words} {user}: fd {fd}" if fd is not None else f"{words} {user}"
+        mapping = read_structs(
+            self.kernel, FILE, addresses([file]), {"mapping": "f_mapping"}
+        )["mapping"]
+        areas = file_vmas(self.kernel, addresses(mapping))
+        place, alive = find(self._address_spaces[0], areas.mm)
+        mapped = place[alive & (areas.file == np.uint64(file))]
+        if not len(mapped):
+            return "open in no process"
+        task = int(self._address_spaces[1][mapped[0]])
+        pid = int(self.tasks.pid[task])
+        return f"only mapped, by {self._comms.get(pid, '?')} (pid {pid})"
+
+    @cached_property
+    def _address_spaces(self) -> tuple[U64, NDArray[np.intp]]:
+        """All ``struct mm_struct *``, sorted, and the first task that has each."""
+        mms, first = np.unique(self.tasks.mm, return_index=True)
+        return mms, first
 
     @cached_property
     def _places(self) -> dict[int, list[int]]:

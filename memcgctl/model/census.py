@@ -174,6 +174,25 @@ class Process:
     tid: int = 0
 
 
+KeptHow = Literal[
+    "untouched", "in flight", "io_uring file", "pipe", "DMA buffer", "io_uring"
+]
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """A process that has charged memory otherwise than in page tables or open files.
+
+    ``untouched``: it maps the file there, and never touched it. Otherwise the file
+    waits in a socket, or is registered with an io_uring, or the pages are in a pipe, a
+    DMA buffer or an io_uring, which the descriptors ``fds`` are.
+    """
+
+    how: KeptHow
+    process: Process
+    fds: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True)
 class Backing:
     """The object that folios belong to: an inode of some file system.
@@ -237,6 +256,7 @@ class ChargeGroup:
     coldness: Coldness
     swap_entry_bytes: int = 0
     mapped_bytes: int = 0
+    keepers: tuple[Keeper, ...] = ()
 
 
 @dataclass(frozen=True)

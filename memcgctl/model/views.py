@@ -61,9 +61,10 @@ class Listing:
 class User:
     """What the processes of one memcg use of another one's memory.
 
-    A byte that several processes of the memcg share counts once; where it is not
-    known how much they share, ``mapped_bytes`` and ``open_bytes`` are the largest
-    process's, and ``exact`` is False: it is at least that.
+    ``kept_bytes`` they have otherwise than mapped or open (``Keeper``). A byte that
+    several processes of the memcg share counts once; where it is not known how much
+    they share, it is the largest process's part, and ``exact`` is False: it is at least
+    that.
     """
 
     memcg: str
@@ -73,6 +74,7 @@ class User:
     open_bytes: int
     swap_entries: int
     exact: bool
+    kept_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ class Explanation:
 
     ``explained`` is the css references that the holders of ``memcg.details`` account
     for. ``keeper`` is the memcg below it that really holds it, where only children
-    do; ``unused_bytes`` is what nobody maps and nobody has open.
+    do; ``unused_bytes`` is what nobody maps, has open or keeps otherwise; of these,
+    ``unfound_bytes`` are of files that somebody must have, as they have no name.
     """
 
     kernel: Kernel
@@ -92,6 +95,7 @@ class Explanation:
     users: tuple[User, ...]
     unused_bytes: int
     warnings: tuple[str, ...]
+    unfound_bytes: int = 0
 
 
 @dataclass(frozen=True)

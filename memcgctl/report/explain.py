@@ -24,6 +24,7 @@ from memcgctl.model import (
     Frames,
     Holder,
     Inherited,
+    Keeper,
     Memcg,
     Plan,
     Process,
@@ -38,6 +39,7 @@ from memcgctl.report.text import counted, escape, size
 from memcgctl.report.verdict import (
     backing_words,
     holders_words,
+    keeper_words,
     legacy_words,
     process_words,
     verdict,
@@ -200,7 +202,11 @@ def _group(group: ChargeGroup, verbose: bool) -> Branch:
         below.append((f"last used: {_coldness(group.coldness, verbose)}", ()))
     for how, processes in (("mapped by", group.mappers), ("open in", group.openers)):
         below += [(f"{how} {line}", ()) for line, _ in _some(processes, _process)]
-    return line, below
+    return line, [*below, *_some(group.keepers, _keeper)]
+
+
+def _keeper(keeper: Keeper) -> Branch:
+    return f"{keeper_words(keeper)}: {_sized(keeper.process.bytes)}", ()
 
 
 def _evictable(group: ChargeGroup) -> str:
@@ -260,9 +266,11 @@ def _unowned(device: SwapDeviceUse) -> int:
 
 def _users(explanation: Explanation) -> Branch:
     below = list(_some(explanation.users, lambda user: (_user(user), ())))
-    if explanation.unused_bytes:
-        unused = _sized(explanation.unused_bytes)
-        below.append((f"nobody: {unused} neither mapped nor open", ()))
+    if unused := explanation.unused_bytes - explanation.unfound_bytes:
+        below.append((f"nobody: {_sized(unused)} neither mapped nor open", ()))
+    if explanation.unfound_bytes:
+        unfound = _sized(explanation.unfound_bytes)
+        below.append((f"not found: who has {unfound} of files without a name", ()))
     return ("users" if below else "users: none"), below
 
 
@@ -270,6 +278,7 @@ def _user(user: User) -> str:
     parts = (
         (_sized(user.mapped_bytes) + " mapped", user.mapped_bytes),
         (_sized(user.open_bytes) + " open", user.open_bytes),
+        (_sized(user.kept_bytes) + " otherwise", user.kept_bytes),
         (_entries(user.swap_entries), user.swap_entries),
     )
     named = ", ".join(words for words, part in parts if part)
@@ -339,6 +348,7 @@ def to_json(
         "swap": [_device_json(d) for d in (details.swap_devices if details else ())],
         "users": [asdict(user) for user in explanation.users],
         "unused_bytes": explanation.unused_bytes,
+        "unfound_bytes": explanation.unfound_bytes,
         "inherited": [asdict(legacy) for legacy in explanation.memcg.inherited],
         "children": [
             {"id": child.id, "path": child.path, "state": child.state}
@@ -374,6 +384,8 @@ def _group_json(group: ChargeGroup) -> dict[str, Any]:
         "backing": group.backing and asdict(group.backing),
         "mappers": [asdict(process) for process in group.mappers],
         "openers": [asdict(process) for process in group.openers],
+        "keepers": [asdict(keeper) for keeper in group.keepers],
+        "mapped_bytes": group.mapped_bytes,
         "evictable_bytes": group.evictable_bytes,
         "obstacle_bytes": dict(group.obstacles),
         "dirty_bytes": group.dirty_bytes,

@@ -14,6 +14,8 @@ from memcgctl.model import (
     Explanation,
     Holder,
     Inherited,
+    Keeper,
+    KeptHow,
     Memcg,
     Process,
     SwapDeviceUse,
@@ -103,6 +105,8 @@ def _reasons(memcg: Memcg) -> list[tuple[str, str]]:
             what, why = _swap(memcg.swap, details.swap_devices)
         elif kind == "folio":
             why = _largest([g for g in details.charge_groups if g.kind != "kernel"])
+        elif kind == "kernel":
+            why = _kept(g for g in details.charge_groups if g.kind == "kernel")
         reasons.append((what, why))
     return reasons
 
@@ -116,6 +120,11 @@ def _swap(swap: SwapUse, devices: Sequence[SwapDeviceUse]) -> tuple[str, str]:
     largest = max(owners, key=lambda owner: owner.entries)
     whose = "" if largest.pid is None else "swapped memory of "
     return what, f"{whose}{process_words(largest)}{_others(len(owners) - 1)}"
+
+
+def _kept(groups: Iterable[ChargeGroup]) -> str:
+    """By whom the kernel's pages are kept, as far as that was found."""
+    return _listed(keeper_words(one) for group in groups for one in group.keepers)
 
 
 def _largest(groups: Sequence[ChargeGroup]) -> str:
@@ -134,7 +143,27 @@ def group_words(group: ChargeGroup) -> str:
         return f"{words}, mapped by {_first(group.mappers)}"
     if group.openers:
         return f"{words}, open in {_first(group.openers)}"
+    if group.keepers:
+        return f"{words}, {keeper_words(group.keepers[0])}" + _others(
+            len({keeper.process.pid for keeper in group.keepers}) - 1
+        )
     return words
+
+
+KEPT: dict[KeptHow, str] = {
+    "untouched": "mapped, but not touched, by",
+    "in flight": "in flight to a socket of",
+    "io_uring file": "registered with an io_uring of",
+    "pipe": "in a pipe of",
+    "DMA buffer": "in a DMA buffer of",
+    "io_uring": "in an io_uring of",
+}
+
+
+def keeper_words(keeper: Keeper) -> str:
+    """``in a pipe of cat (pid 7) in /a (fd 3, 4)``."""
+    fds = f" (fd {', '.join(map(str, keeper.fds))})" if keeper.fds else ""
+    return f"{KEPT[keeper.how]} {process_words(keeper.process)}{fds}"
 
 
 def backing_words(backing: Backing) -> str:

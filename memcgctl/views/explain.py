@@ -29,6 +29,7 @@ def explain(census: Census, memcg: Memcg) -> Explanation:
     details = memcg.details
     if details:
         memcg = replace(memcg, details=_ordered(memcg, details))
+    groups = details.charge_groups if details else ()
     return Explanation(
         kernel=census.kernel,
         memcg=memcg,
@@ -36,13 +37,28 @@ def explain(census: Census, memcg: Memcg) -> Explanation:
         children=tuple(m for m in census.memcgs if m.parent_id == memcg.id),
         keeper=_keeper(census, memcg),
         users=_users(details) if details else (),
-        unused_bytes=sum(
-            group.bytes
-            for group in (details.charge_groups if details else ())
-            # unmapped anonymous memory is a swap entry's, kernel memory nobody's
-            if group.kind in ("file", "shmem") and not (group.mappers or group.openers)
-        ),
+        unused_bytes=sum(map(_unused, groups)),
+        unfound_bytes=sum(_unused(group) for group in groups if _nameless(group)),
         warnings=census.warnings,
+    )
+
+
+def _unused(group: ChargeGroup) -> int:
+    """What of a group nobody has; only files are somebody's to have.
+
+    Unmapped anonymous memory is a swap entry's.
+    """
+    if group.kind not in ("file", "shmem") or group.mappers or group.openers:
+        return 0
+    kept = max((keeper.process.bytes for keeper in group.keepers), default=0)
+    return max(0, group.bytes - kept)
+
+
+def _nameless(group: ChargeGroup) -> bool:
+    """Whether a file is there only because somebody has it: no directory names it."""
+    backing = group.backing
+    return group.kind == "shmem" and (
+        backing is None or backing.deleted or backing.kind in ("memfd", "shared-anon")
     )
 
 
@@ -102,6 +118,7 @@ class _Use:
     processes: set[tuple[int | None, int]] = field(default_factory=set)
     mapped_bytes: int = 0
     open_bytes: int = 0
+    kept_bytes: int = 0
     swap_entries: int = 0
     exact: bool = True
 
@@ -115,7 +132,11 @@ def _users(details: Details) -> tuple[User, ...]:
         for key, part, exact in _parts(group, group.openers):
             uses[key].open_bytes += part
             uses[key].exact &= exact
-        for process in (*group.mappers, *group.openers):
+        keepers = _keeping(group)
+        for key, part, exact in _parts(group, keepers):
+            uses[key].kept_bytes += part
+            uses[key].exact &= exact
+        for process in (*group.mappers, *group.openers, *keepers):
             key = (process.memcg, process.memcg_id)
             uses[key].processes.add((process.pid, process.start_ticks))
     for owner in (owner for device in details.swap_devices for owner in device.owners):
@@ -133,12 +154,24 @@ def _users(details: Details) -> tuple[User, ...]:
             use.open_bytes,
             use.swap_entries,
             use.exact,
+            use.kept_bytes,
         )
         for (memcg, memcg_id), use in uses.items()
     ]
     return tuple(
         sorted(users, key=lambda u: (-u.mapped_bytes, -u.swap_entries, -u.open_bytes))
     )
+
+
+def _keeping(group: ChargeGroup) -> tuple[Process, ...]:
+    """Who keeps a group otherwise, but for those who map it or have it open as well."""
+    known = {process.pid for process in (*group.mappers, *group.openers)}
+    most: dict[int, Process] = {}
+    for process in (keeper.process for keeper in group.keepers):
+        if process.pid not in known:
+            before = most.setdefault(process.pid, process)
+            most[process.pid] = max(before, process, key=lambda one: one.bytes)
+    return tuple(most.values())
 
 
 def _parts(

@@ -739,6 +739,29 @@ def in_parts(scene: Scene) -> None:
         scene.hold(f"join={CGROUPS}/holder", f"map-part={part}:{path}", "look")
 
 
+def unplugged(scene: Scene) -> None:
+    """The disk goes while inodes are attached to the memcg's wb; comes last.
+
+    Those that are open stay attached. From 5.14 on the kernel lets go of the memcg.
+    """
+    if scene.guest.call("grep", "-q", "offline_cgwbs", "/proc/kallsyms")[0] == 0:
+        return
+    memcg = scene.memcg("app/unplugged", "a disk that is gone", ("writeback",))
+    paths = attach(scene, memcg, "unplugged")
+    del scene.files[-len(paths) :]
+    scene.hold(f"join={CGROUPS}/holder", *(f"open={path}" for path in paths))
+
+    def unplug() -> None:
+        words = [f"{word}={path}" for path in paths for word in ("fsync", "forget")]
+        scene.do("cpu=0", *words)
+        scene.guest.sh("""
+            cd -P /sys/block/$(basename $(readlink /dev/disk/ext4))/device/..
+            echo 1 > remove
+        """)
+
+    scene.finish.append((scene.made[-1], unplug))
+
+
 def without_memcg(scene: Scene) -> None:
     """Removed cgroups that no memcg belongs to: their parent has no controllers."""
     plain = f"{CGROUPS}/plain"
@@ -781,6 +804,7 @@ HOLDERS: list[Step] = [
     *(network_namespace, tunnel, kept_without_descriptor, kept_namespace),
     *(without_leader, untouched, in_kernels_hands, in_parts, mapped_twice),
     *(socket, sockets, in_flight, corpse, namespace, spliced, without_memcg),
+    unplugged,
 ]
 
 

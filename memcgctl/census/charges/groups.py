@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from memcgctl.census.charges import obstacles
 from memcgctl.census.charges.coldness import Generations, generation_ages
 from memcgctl.census.charges.collect import Folios, collect_folios
+from memcgctl.census.charges.keepers import Keepers
 from memcgctl.census.processes import Processes, name_processes
 from memcgctl.census.swap.owners import swap_devices
 from memcgctl.kernel.trouble import Topic
 from memcgctl.linux.backing import read_backings
+from memcgctl.linux.files import Opened
 from memcgctl.linux.openers import Sighting, read_openers, user_paths
 from memcgctl.linux.pagetables import Ranges
 from memcgctl.linux.rmap import Frames, Vmas, anon_vmas, file_vmas, mapped_pages
@@ -140,6 +142,11 @@ def _charge_groups(
     blocking = obstacles.obstacles(
         kernel, tree, wanted, found, flags[which][groups.of], on_bdev[which][groups.of]
     )
+    keepers = Keepers(Opened(kernel), processes, found, groups.of, groups.mapping)
+    unmapped = (~groups.mapped & (groups.mapping != 0)).nonzero()[0].tolist()
+    keepers.add_files(unmapped)
+    keepers.add_untouched(unmapped)
+    keepers.add_pages(np.any([blocking[name] for name in obstacles.REFERENCED], axis=0))
     totals = _Totals(groups.of, found.all_pages, len(groups.memcg), page_size)
     free = ~np.any(list(blocking.values()), axis=0)
     in_the_way = {name: totals(mask) for name, mask in blocking.items()}
@@ -187,6 +194,7 @@ def _charge_groups(
                 coldness=cold[group],
                 swap_entry_bytes=in_swap[group],
                 mapped_bytes=mapped.pages[group] * page_size,
+                keepers=keepers.of_group(group),
             )
         )
     return result

@@ -31,6 +31,10 @@ _SECTOR = 512
 _BH_BUSY = np.uint64(1 << 1 | 1 << 2)
 
 
+# What somebody beside page tables and page cache has, and the kernel's own pages.
+REFERENCED = ("pinned", "extra references", "kernel memory")
+
+
 @reading(Topic.MEMORY_MAP)
 def obstacles(
     kernel: OpenedKernel,
