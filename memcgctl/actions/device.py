@@ -23,6 +23,8 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     name = aim(step, DeviceTarget).device
     path = machine.dev / name
     number = _number(name, machine)
+    which = f"{os.major(number)}:{os.minor(number)}"
+    guard.note(f"writing {path}", which)
     try:
         at = os.open(path, os.O_PATH | os.O_CLOEXEC)
         try:

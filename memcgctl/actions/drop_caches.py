@@ -22,9 +22,11 @@ def probe(machine: Machine) -> str | None:
 def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     """Write what is dirty, then drop."""
     before = meminfo(machine.proc).get("Cached", 0)
-    sync_disks(machine)
+    left = sync_disks(machine, guard)
+    guard.note("dropping caches", "")
     try:
         (machine.proc / "sys/vm/drop_caches").write_text("1")
     except OSError as error:
         raise ActionError(f"drop_caches: {error.strerror}") from error
-    return Outcome(max(0, before - meminfo(machine.proc).get("Cached", 0)))
+    moved = max(0, before - meminfo(machine.proc).get("Cached", 0))
+    return Outcome(moved, "; ".join(left))

@@ -34,9 +34,11 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     target = aim(step, FileTarget)
     file = target.file
     moved = left = 0
+    guard.note(f"opening {words(file)}", file.device)
     with open_file(file, target.users, machine) as fd:
         # A read that met the end of the file can have left a page beyond it.
         size = os.fstat(fd).st_size + machine.page_size
+        guard.note(f"writing {words(file)}", file.device)
         try:
             # In one go: an error would be told to the first window only.
             os.fsync(fd)

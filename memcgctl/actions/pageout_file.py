@@ -22,7 +22,7 @@ from memcgctl.actions.host.machine import (
     meminfo,
 )
 from memcgctl.actions.host.pages import U64
-from memcgctl.actions.host.target import open_file, windows
+from memcgctl.actions.host.target import open_file, windows, words
 from memcgctl.model import FileTarget, Step
 
 _WINDOW = 16 << 20
@@ -39,6 +39,7 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     target = aim(step, FileTarget)
     moved, left, why = 0, 0, ""
     waiting: list[int] = []
+    guard.note(f"opening {words(target.file)}", target.file.device)
     with open_file(target.file, target.users, machine) as fd:
         size = os.fstat(fd).st_size
         for offset in windows(fd, size, _WINDOW):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from memcgctl.actions.host import measure, pages
+from memcgctl.actions.host import freezer, measure, pages
 from memcgctl.actions.host.machine import (
     ENDED,
     ActionError,
@@ -41,8 +41,10 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     """Fault in all addresses in swap, a megabyte between two looks at the guard."""
     process = aim(step, ProcessTarget).process
     with hold(process, machine):
-        at = _swapped(process.pid, machine)
         directory = cgroup_of(process.pid, machine)
+        assert machine.cgroup
+        freezer.must_run(str(directory).removeprefix(machine.cgroup.point), machine)
+        at = _swapped(process.pid, machine)
         size = len(at) * machine.page_size
         guard.afford(size, step.target)
         _must_fit(size, directory, step, machine)

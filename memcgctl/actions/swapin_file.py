@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from memcgctl.actions import pageout_file
-from memcgctl.actions.host import helper, measure
+from memcgctl.actions.host import freezer, helper, measure
 from memcgctl.actions.host.libc import Mapping
 from memcgctl.actions.host.machine import (
     ENDED,
@@ -28,7 +28,7 @@ from memcgctl.actions.host.machine import (
     meminfo,
 )
 from memcgctl.actions.host.reader import reader
-from memcgctl.actions.host.target import open_cgroup, open_file, windows
+from memcgctl.actions.host.target import open_cgroup, open_file, windows, words
 from memcgctl.model import Step, SwappedFileTarget
 
 _WINDOW = 4 << 20
@@ -41,7 +41,9 @@ def probe(machine: Machine) -> str | None:
 def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     """Read the file from within the memcg, and page it out if it is to go again."""
     target = aim(step, SwappedFileTarget)
+    freezer.must_run(target.memcg_path, machine)
     _must_fit(step, target, machine)
+    guard.note(f"opening {words(target.file)}", target.file.device)
     helper.remove_stale(machine, target.memcg_path)
     with (
         open_file(target.file, target.users, machine) as fd,
@@ -73,8 +75,8 @@ def _must_fit(step: Step, target: SwappedFileTarget, machine: Machine) -> None:
 def _read(fd: int, directory: int, machine: Machine, guard: Guard) -> bool:
     """Have a child read what is no hole; False: the guard ended it."""
     cpu = min(os.sched_getaffinity(0))
-    words = str(fd), f"/proc/self/fd/{directory}", str(cpu), str(machine.page_size)
-    with reader("read", *words, pass_fds=(fd, directory)) as read:
+    argv = str(fd), f"/proc/self/fd/{directory}", str(cpu), str(machine.page_size)
+    with reader("read", *argv, pass_fds=(fd, directory)) as read:
         size = os.fstat(fd).st_size
         for offset in windows(fd, size, _WINDOW):
             places = np.arange(

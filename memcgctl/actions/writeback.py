@@ -7,9 +7,9 @@ inodes of dead writebacks to living ones (``cleanup_offline_cgwbs_workfn``, 5.14
 from __future__ import annotations
 
 from memcgctl.actions.host import helper
-from memcgctl.actions.host.machine import Guard, Machine, Outcome
+from memcgctl.actions.host.machine import Guard, Machine, Outcome, aim
 from memcgctl.actions.host.sync import sync_disks
-from memcgctl.model import Step
+from memcgctl.model import HostTarget, Step
 
 
 def probe(machine: Machine) -> str | None:
@@ -19,10 +19,10 @@ def probe(machine: Machine) -> str | None:
 
 
 def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
-    """Sync disks, then make and remove an empty cgroup.
+    """Sync the disks that have such writeback, then make and remove an empty cgroup.
 
     No file system without a disk has writeback by cgroup (``SB_I_CGROUPWB``).
     """
-    sync_disks(machine)
+    left = sync_disks(machine, guard, aim(step, HostTarget).devices)
     helper.use(machine)
-    return Outcome(None)
+    return Outcome(None, "; ".join(left))

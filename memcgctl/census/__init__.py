@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from memcgctl.census.details import Wanted
 
 
+# struct cgroup_freezer_state: by the cgroup itself or one above it. 5.2+, "cgroup:
+# cgroup v2 freezer" (76f969e8948d).
+FROZEN = "freezer.e_freeze"
+
+
 def take_census(
     kernel: OpenedKernel,
     *,
@@ -47,7 +52,7 @@ def take_census(
     tree = read_tree(
         kernel,
         (*overhead.MEMCG_MEMBERS, *MEMBERS),
-        (*overhead.CGROUP_MEMBERS, *identity.MEMBERS),
+        (*overhead.CGROUP_MEMBERS, *identity.MEMBERS, FROZEN),
     )
     machine = overhead.read_machine(kernel)
     host = read_host(kernel)
@@ -137,9 +142,10 @@ def _memcgs(
         tree.memcg["memory.usage.counter"].tolist(),
         tree.address.tolist(),
         tree.memcg["id.id"].tolist(),
+        _frozen(tree),
     )
     rows = enumerate(zip(*columns, strict=True))
-    for i, (up, ancestor, online, refs, children, usage, address, private) in rows:
+    for i, (up, ancestor, online, refs, children, usage, at, private, frozen) in rows:
         yield Memcg(
             id=ids[i],
             path=tree.path[i],
@@ -149,7 +155,7 @@ def _memcgs(
             children=children,
             usage_bytes=usage * page_size,
             overhead=overheads[i],
-            address=address,
+            address=at,
             private_id=private,
             charges=charges[i],
             swap=swaps[i],
@@ -158,7 +164,16 @@ def _memcgs(
             created_at=who[i].created_at,
             removed_at=who[i].removed_at,
             xattrs=who[i].xattrs,
+            frozen=frozen,
         )
+
+
+def _frozen(tree: Tree) -> list[bool]:
+    """Whether the freezer of cgroup v2 stops each one's processes, or is about to."""
+    if FROZEN not in (tree.cgroup.dtype.names or ()):
+        return [False] * len(tree.address)
+    frozen: list[bool] = (tree.cgroup[FROZEN] != 0).tolist()
+    return frozen
 
 
 def _charges(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from memcgctl.cli.naming import shown
 from memcgctl.cli.options import (
     BtfFile,
     CensusFile,
@@ -15,7 +16,7 @@ from memcgctl.cli.options import (
     Vmcoreinfo,
     Vmlinux,
 )
-from memcgctl.cli.reading import Paths, again, load_census, one_memcg, opened, warn
+from memcgctl.cli.reading import Paths, again, load_census, opened, warn
 from memcgctl.cli.terminal import fail, shape, write
 
 if TYPE_CHECKING:
@@ -27,8 +28,9 @@ def explain_memcg(
         str,
         typer.Argument(
             metavar="ID",
-            help="A cgroup id, a path or a unique part of one, memcg:N (the private "
-            "id), or 0x… (the address of the struct mem_cgroup).",
+            help="A cgroup id, a path (also below /sys/fs/cgroup), a pod's uid, "
+            "memcg:N (the private id), or 0x… (the address of the struct mem_cgroup); "
+            "else the last name of a path, a pattern ('pod*') or a part of a path.",
         ),
     ],
     core: Core = None,
@@ -69,7 +71,7 @@ def explain_memcg(
         if folios:
             raise typer.BadParameter("--folios needs a kernel: no --census with it.")
         taken = load_census(census, paths)
-        found = one_memcg(taken, memcg)
+        found = shown(taken, memcg)
     else:
         taken, found, frames = _read(paths, memcg, limit if folios else 0)
 
@@ -114,7 +116,7 @@ def _read(paths: Paths, text: str, folios: int) -> tuple[Census, Memcg, Frames |
 
     with opened(paths) as (kernel, progress):
         tree = take_census(kernel, scan=False, progress=progress)
-        memcg = one_memcg(tree, text)
+        memcg = shown(tree, text)
         below = descendants(tree, memcg) if memcg.state == "offline" else ()
         ids = {memcg.id, *(other.id for other in below)}
         census = take_census(kernel, details=ids, progress=progress)

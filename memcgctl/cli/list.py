@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from memcgctl.cli.naming import below
 from memcgctl.cli.options import (
     BtfFile,
     CensusFile,
@@ -94,9 +95,10 @@ def list_memcgs(
     under: Annotated[
         str | None,
         typer.Option(
-            metavar="GLOB",
+            metavar="GLOB|ID",
             help="Only memcgs at or below a path that matches: '/kubepods*' from the "
-            "root, 'pod*' at any depth; * stays within one name.",
+            "root, 'pod*' at any depth; * stays within one name. Or at or below the "
+            "memcg that has this id.",
         ),
     ] = None,
     held_by: Annotated[
@@ -203,7 +205,7 @@ def list_memcgs(
 
     from memcgctl.report.overview import COLUMNS
     from memcgctl.views import overview
-    from memcgctl.views.listing import is_under, select, sort_keys
+    from memcgctl.views.listing import select, sort_keys
 
     names = columns.split(",") if columns else None
     for name in names or ():
@@ -236,7 +238,7 @@ def list_memcgs(
         paths, census, scan=not no_scan, details="offline" if detailed else None
     )
     warn(taken)
-    within = [m for m in taken.memcgs if under is None or is_under(m.path, under)]
+    within = below(taken, under)
     of_rows = sort in (Sort.age, Sort.who) or (grouped and not plain)
     key = "cost" if of_rows else sort.value
     found = overview.overview(

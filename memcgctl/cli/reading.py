@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +14,7 @@ from memcgctl.cli.terminal import progress_bar, say
 
 if TYPE_CHECKING:
     from memcgctl.kernel.program import OpenedKernel
-    from memcgctl.model import Census, Memcg, Plan
-
-CANDIDATES = 20
+    from memcgctl.model import Census, Plan
 
 Paths = tuple[Path | None, Path | None, Path | None, Path | None, Path | None]
 Progress = Callable[[str, int, int], None]
@@ -79,26 +76,6 @@ def read_census(
 
     with opened(paths) as (kernel, progress):
         return take_census(kernel, scan=scan, details=details, progress=progress)
-
-
-def one_memcg(census: Census, text: str) -> Memcg:
-    """The one memcg that ``text`` names; else what it could be, and exit code 2."""
-    from memcgctl.report.text import counted
-    from memcgctl.views.find import find, near
-
-    found = find(census, text)
-    if len(found) == 1:
-        return found[0]
-    candidates = found or near(census, text)
-    if found:
-        say(f"{counted(len(found), 'memcg')} are '{text}'; give the id of one:")
-    else:
-        say(f"no memcg is '{text}'{'; similar ones:' if candidates else ''}")
-    for memcg in candidates[:CANDIDATES]:
-        say(f"  {memcg.id} {memcg.state} {memcg.path}")
-    if (more := len(candidates) - CANDIDATES) > 0:
-        say(f"  and {more:,} more")
-    sys.exit(2)
 
 
 def again(command: str, paths: Paths, census: Path | None) -> str:

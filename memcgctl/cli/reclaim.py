@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from memcgctl.cli.naming import meant
 from memcgctl.cli.options import (
     BtfFile,
     CensusFile,
@@ -21,7 +22,7 @@ from memcgctl.cli.options import (
     Vmlinux,
 )
 from memcgctl.cli.policy import Allow, Mapper, load_policy, parse_size
-from memcgctl.cli.reading import one_memcg, opened, read_census, warn
+from memcgctl.cli.reading import opened, read_census, warn
 from memcgctl.cli.terminal import fail, progress_bar, say, shape, write
 
 if TYPE_CHECKING:
@@ -42,9 +43,18 @@ def reclaim(
         list[str] | None,
         typer.Argument(
             metavar="ID",
-            help="Only these and the offline ones below them: a cgroup id, a path or "
-            "a unique part of one, memcg:N, or 0x…. An online one stands for all "
-            "below it. Without any, all.",
+            help="Only these and the offline ones below them: a cgroup id, a whole "
+            "path, a pod's uid, memcg:N, or 0x…. An online one stands for all below "
+            "it. Without any, all.",
+            show_default=False,
+        ),
+    ] = None,
+    match: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Only those whose path has this name, matches this pattern or, if "
+            "none does, has this in it; they are listed. Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -166,7 +176,9 @@ def reclaim(
     def planned(taken: Census) -> Plan:
         from memcgctl.policy.plan import plan
 
-        wanted = [one_memcg(taken, text).id for text in memcgs] if memcgs else None
+        wanted = None
+        if memcgs or match:
+            wanted = [one.id for one in meant(taken, memcgs or (), match or ())]
         made = plan(
             taken,
             chosen,
@@ -285,7 +297,8 @@ def _act(
     journal: Path | None,
 ) -> Result:
     from memcgctl.actions.host.machine import ActionError
-    from memcgctl.actions.run.executor import Limits, Unreadable, carry_out
+    from memcgctl.actions.run.executor import Unreadable, carry_out
+    from memcgctl.actions.run.pace import Limits
     from memcgctl.census import take_census
 
     def look() -> set[int]:
@@ -377,12 +390,13 @@ def _report(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    from memcgctl.report.result import headline, screen, to_json
+    from memcgctl.report.result import brief, screen, to_json
+    from memcgctl.report.text import escape
 
     if as_json:
         write(to_json(result, census, verdicts))
     elif quiet:
-        write(f"{headline(result, census)}\n")
+        write(f"{escape(brief(result, census), shape()[1])}\n")
     else:
         width, encoding = shape()
         write(screen(result, census, verdicts, width=width, encoding=encoding))

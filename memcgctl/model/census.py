@@ -134,6 +134,8 @@ class Holder:
     """Css references of one kind that one memcg is held by, and by what.
 
     ``transient``: on a live kernel, not yet there at the first of two looks.
+    ``devices`` (major:minor) are those of the file systems whose inodes a writeback is
+    for, None where that is not known.
     """
 
     kind: Literal[
@@ -152,6 +154,7 @@ class Holder:
     count: int
     detail: str
     transient: bool = False
+    devices: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -343,6 +346,7 @@ class Memcg:
     ``limits`` are None in a census that an older memcgctl saved. ``created_at`` and
     ``removed_at`` are seconds since the epoch, and ``xattrs`` what its manager marked
     it with, of offline ones; None and none where the kernel does not tell.
+    ``frozen``: whoever enters the cgroup stops there (the freezer of cgroup v2).
     """
 
     id: int
@@ -364,6 +368,7 @@ class Memcg:
     created_at: float | None = None
     removed_at: float | None = None
     xattrs: tuple[tuple[str, str], ...] = ()
+    frozen: bool = False
 
     @property
     def cost_bytes(self) -> int:

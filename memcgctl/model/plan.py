@@ -94,7 +94,9 @@ class DeviceTarget:
 
 @dataclass(frozen=True)
 class HostTarget:
-    """All file systems of the machine."""
+    """All file systems of the machine, or those of these devices (major:minor)."""
+
+    devices: tuple[str, ...] | None = None
 
 
 # What a step acts on, by what it is: no name that may come to mean another thing.

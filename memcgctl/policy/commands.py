@@ -8,6 +8,7 @@ whatever the names in it are. Where a shell has no word for a step, it is memcgc
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 
 
 def quote(text: str) -> str:
@@ -32,9 +33,16 @@ def file_of(pid: int, inode: int) -> str:
     return f'"$(find -L {where} -maxdepth 1 -inum {inode} -print -quit)"'
 
 
-# As ``actions.sync``, each file system of a disk for itself: ``sync`` alone would wait
-# for network file systems and FUSE, too. Of what is mounted at one place, the last.
-SYNC = (
-    "awk '{t[$5]=/ - btrfs /||$3!~/^0:/&&!/ - fuse/}END{for(m in t)if(t[m])print m}' "
-    """/proc/self/mountinfo|while read -r m;do sync -f "$(printf %b "$m")";done"""
-)
+def sync(devices: Iterable[str] | None = None) -> str:
+    """As ``actions.sync``: each file system of a disk for itself, or these alone.
+
+    ``sync`` alone would wait for network file systems and FUSE, too. Of what is mounted
+    at one place, the last.
+    """
+    disks = "/ - btrfs /||$3!~/^0:/&&!/ - fuse/"
+    if devices is not None:
+        disks = f"$3~/^({'|'.join(devices)})$/"
+    return (
+        f"awk '{{t[$5]={disks}}}END{{for(m in t)if(t[m])print m}}' "
+        """/proc/self/mountinfo|while read -r m;do sync -f "$(printf %b "$m")";done"""
+    )

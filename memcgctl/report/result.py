@@ -68,6 +68,14 @@ def headline(result: Result, census: Census) -> str:
     return f"{words}; {result.stopped}." if result.stopped else f"{words}."
 
 
+def brief(result: Result, census: Census) -> str:
+    """The headline, and the names of those that are gone: one line, for a log."""
+    names = [m.path for m in census.memcgs if m.id in set(result.freed)]
+    more = len(names) - SHOWN
+    listed = ", ".join(names[:SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+    return headline(result, census) + (f" Freed: {listed}." if names else "")
+
+
 def _is_exact(result: Result) -> bool:
     """Some actions cannot tell what they moved, or only that it was no less."""
     return not any(

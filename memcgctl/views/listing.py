@@ -9,7 +9,6 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
-from fnmatch import fnmatchcase
 from operator import attrgetter
 from typing import Any, Literal, TypeVar
 
@@ -39,16 +38,15 @@ def select(
     census: Census,
     *,
     online: bool = False,
-    under: str | None = None,
     sort: str = "cost",
     limit: int | None = None,
     by_ancestor: bool = False,
 ) -> Listing:
-    """Filter by state and path, then group, order and cut to ``limit`` rows.
+    """Filter by state, then group, order and cut to ``limit`` rows.
 
     ``sort`` is one of ``sort_keys(by_ancestor)``. Groups are of offline memcgs only.
     """
-    matching = [m for m in census.memcgs if under is None or is_under(m.path, under)]
+    matching = census.memcgs
     offline = [m for m in matching if m.state == "offline"]
     memcgs: Sequence[Memcg] = ()
     groups: Sequence[Group] | None = None
@@ -67,25 +65,6 @@ def select(
         reason=largest_reason(offline),
         warnings=census.warnings,
     )
-
-
-def is_under(path: str, glob: str) -> bool:
-    """Whether ``path``, or a cgroup above it, matches ``glob``.
-
-    ``*`` stays within one name. A glob that begins with ``/`` starts at the root,
-    any other at any depth.
-    """
-    names = _names(path)
-    pattern = _names(glob)
-    depths = range(len(names) - len(pattern) + 1)
-    return any(
-        all(map(fnmatchcase, names[depth:], pattern))
-        for depth in (depths[:1] if glob.startswith("/") else depths)
-    )
-
-
-def _names(path: str) -> list[str]:
-    return [name for name in path.split("/") if name]
 
 
 def sort_keys(by_ancestor: bool) -> list[str]:

@@ -27,8 +27,9 @@ from memcgctl.actions.host.machine import (
 )
 from memcgctl.actions.host.pages import U64
 from memcgctl.actions.run import journal
-from memcgctl.actions.run.executor import Limits, carry_out
+from memcgctl.actions.run.executor import carry_out
 from memcgctl.actions.run.lock import Locked
+from memcgctl.actions.run.pace import Limits
 from memcgctl.model import FileTarget, Kernel, Plan, Remaining, Result, Step
 from tests.unit import plans
 
@@ -134,6 +135,7 @@ class Bench:
             lock=self.root / "state/lock",
             machine=self.machine,
             actions={"pretend": self.action},
+            apart=False,
         )
 
     def journal(self) -> list[dict[str, Any]]:
@@ -389,8 +391,8 @@ def test_zombies_have_time_to_go(bench: Bench) -> None:
 
 def test_no_time_left(bench: Bench) -> None:
     """A run from a timer would go into working hours."""
-    bench.action.during = lambda step: time.sleep(0.06)
-    result = bench.run(plan(step(1), step(2)), replace(QUICK, max_seconds=0.05))
+    bench.action.during = lambda step: time.sleep(0.6)
+    result = bench.run(plan(step(1), step(2)), replace(QUICK, max_seconds=0.5))
     assert bench.action.done == [1]
     assert result.stopped == "--max-seconds are over"
 
@@ -505,14 +507,25 @@ def test_a_dead_server_is_not_waited_for(
         ("cd", "11:0", "iso9660", "ro"),
         ("under", "8:3", "xfs", ""),
         ("under", "0:42", "nfs4", ""),  # over the one before
+        ("under/it", "8:5", "ext4", ""),  # what was there before is hidden
+        ("server/disk", "8:6", "ext4", ""),  # to get there asks the server
+        ("stuck", "8:4", "ext4", ""),
     )
+    below = {"under/it": 7, "server/disk": 3}
     for n, (name, device, fs, options) in enumerate(table):
         point = bench.root / name
-        point.mkdir(exist_ok=True)
+        point.mkdir(exist_ok=True, parents=True)
         split = frozenset(options.split(","))
-        mounts.append(Mount(n, device, "/", str(point), fs, split, split))
-    sync.sync_disks(replace(bench.machine(), mounts=tuple(mounts)))
+        on = 7 if fs == "nfs4" and name == "under" else below.get(name, 99)
+        mounts.append(Mount(n, device, "/", str(point), fs, split, split, on))
+    machine = replace(bench.machine(), mounts=tuple(mounts))
+    guard = Guard(avoid={"8:4": "since noon"})
+    left = sync.sync_disks(machine, guard)
     assert synced == [f"{bench.root}/disk", f"{bench.root}/pool"]
+    assert left == [f"{bench.root}/stuck hangs: since noon"]
+    synced.clear()
+    sync.sync_disks(machine, guard, ["0:30"])
+    assert synced == [f"{bench.root}/pool"]
 
 
 def test_a_killed_run_leaves_the_lock_free_and_its_place(bench: Bench) -> None:

@@ -297,9 +297,10 @@ def test_only_clean_page_cache_is_dropped(
     file.touch()
     (machine.proc / "meminfo").write_text("Cached:       12 kB\n")
 
-    def write_dirty(_: Machine) -> None:
+    def write_dirty(_: Machine, guard: Guard) -> list[str]:
         assert file.read_text() == ""
         (machine.proc / "meminfo").write_text("Cached:       4 kB\n")
+        return []
 
     monkeypatch.setattr(drop_caches, "sync_disks", write_dirty)
     assert drop_caches.apply(step("drop_caches"), machine, Guard()).bytes == 8192

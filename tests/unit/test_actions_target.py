@@ -48,7 +48,7 @@ def backing(path: Path, machine: Machine) -> Backing:
 
 
 def process(pid: int, machine: Machine) -> Process:
-    start = target.start_ticks(pid, machine)
+    start = target.start_ticks(pid, machine.proc)
     assert start is not None
     return Process(pid, "test", "/", 1, 0, start)
 
@@ -205,7 +205,7 @@ def test_the_start_of_a_process_with_a_strange_name(tmp_path: Path) -> None:
     fields = " ".join(str(n) for n in range(4, 40))
     (directory / "stat").write_text(f"7 (a) S 1 2) S {fields}\n")
     machine = replace(read_machine(), proc=tmp_path)
-    assert target.start_ticks(7, machine) == 22
+    assert target.start_ticks(7, machine.proc) == 22
 
 
 def test_another_cgroup_of_that_path(tmp_path: Path, machine: Machine) -> None:

@@ -82,21 +82,67 @@ def test_explain_begins_with_the_verdict(tmp_path: Path, text: str) -> None:
             "/leaks",
             ["no memcg is '/leaks'; similar ones:", r"  40 offline /\x1b[31mleak"],
         ),
-        ("\x1b", None),
-        ("99999", ["no memcg is '99999'"]),
+        ("7", ["no memcg has id 7"]),
+        ("99999", ["no memcg has id 99999"]),
     ],
 )
 def test_an_unclear_id_is_answered_with_candidates(
-    tmp_path: Path, text: str, lines: list[str] | None
+    tmp_path: Path, text: str, lines: list[str]
 ) -> None:
     """A person would get the wrong memcg, or no hint at the right one."""
     done = run("explain", text, "--census", saved(tmp_path, ROOT, FOLIO, AGAIN, LEAK))
-    if lines is None:
-        assert done.returncode == 0
-        return
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines() == [f"memcgctl: {line}" for line in lines]
+
+
+def test_memcgs_of_one_cgroup_are_offered_by_address(tmp_path: Path) -> None:
+    """The memory controller came and went: to give the id would lead nowhere."""
+    again = memcg(20, "/pods/7", address=0xFFFF8880000DEF00, private_id=12)
+    file = saved(tmp_path, ROOT, FOLIO, again)
+    done = run("explain", "20", "--census", file)
+    assert done.stderr.splitlines() == [
+        "memcgctl: 2 memcgs are '20'; give the address of one:",
+        "memcgctl:   0xffff888000014000 20 offline /pods/7",
+        "memcgctl:   0xffff8880000def00 (memcg:12) 20 offline /pods/7",
+    ]
+    assert run("explain", "memcg:12", "--census", file).returncode == 0
+
+
+def test_what_was_matched_is_said(tmp_path: Path) -> None:
+    """Another memcg than was meant would be explained, and nobody would notice."""
+    done = run("explain", "leak", "--census", saved(tmp_path, ROOT, FOLIO, LEAK))
+    assert done.returncode == 0
+    assert done.stderr == "memcgctl: /\\x1b[31mleak (id 40) has 'leak' in it\n"
+
+
+@pytest.mark.parametrize(
+    ("under", "code", "shown", "said"),
+    [
+        *[
+            (text, 0, 0, f"none of 2 offline memcgs is at or below '{text}'{hint}\n")
+            for text, hint in (
+                *[("nightly", "; 1 at or below '*nightly*'"), ("other", "")],
+                ("/sys/fs/cgroup/other", ""),
+            )
+        ],
+        ("7544", 2, None, "no memcg has id 7544\n"),
+        ("50", 0, 1, ""),
+        ("nightly-backup.service", 0, 1, ""),
+        ("/sys/fs/cgroup/system.slice", 0, 1, ""),
+    ],
+)
+def test_a_list_that_nothing_matches(
+    tmp_path: Path, under: str, code: int, shown: int | None, said: str
+) -> None:
+    """A person would read that there are no zombies at all."""
+    backup = memcg(50, "/system.slice/nightly-backup.service")
+    file = saved(tmp_path, LEAK, backup)
+    done = run("list", "--json", "--under", under, "--census", file)
+    assert done.returncode == code
+    assert done.stderr == (f"memcgctl: {said}" if said else "")
+    if shown is not None:
+        assert json.loads(done.stdout)["totals"]["offline"] == shown
 
 
 def test_candidates_are_bounded(tmp_path: Path) -> None:

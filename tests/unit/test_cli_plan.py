@@ -140,6 +140,27 @@ def test_options_reach_the_plan(file: Path, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["steps"] == []
 
 
+@pytest.mark.parametrize(
+    ("named", "status", "freed", "said"),
+    [
+        (["101"], 0, [101], ""),
+        (["10"], 2, None, "no memcg has id 10"),
+        (["z10"], 2, None, "no memcg is 'z10'; it is a part of these (--match"),
+        (["--match", "10"], 0, [100], "memcgctl:   100 offline /app/z100\n"),
+        (["--match", "nothing"], 2, None, "no memcg is 'nothing'"),
+    ],
+)
+def test_only_what_was_named_is_acted_on(
+    file: Path, named: list[str], status: int, freed: list[int] | None, said: str
+) -> None:
+    """Another zombie, with these digits in its name, would go for one that is gone."""
+    done = run("reclaim", "--dry-run", "--census", file, "--json", *named)
+    assert done.returncode == status
+    assert said in done.stderr
+    if freed is not None:
+        assert json.loads(done.stdout)["predicted"]["freed"] == freed
+
+
 def test_what_could_not_be_read_is_warned_of(tmp_path: Path) -> None:
     """Lost: why a plan is empty."""
     path = tmp_path / "old.json"

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from memcgctl.cli.list import Sort
 from memcgctl.model import Charges, Listing, Overhead, SwapUse
-from memcgctl.views.listing import is_under, largest_reason, select, sort_keys
+from memcgctl.views.find import is_under
+from memcgctl.views.listing import largest_reason, select, sort_keys
 from tests.unit.zombies import census, memcg
 
 
@@ -44,13 +45,6 @@ def ids(listing: Listing) -> list[int]:
 def test_under(glob: str, path: str, expected: bool) -> None:
     """``--under`` would hide zombies, or show those of others."""
     assert is_under(path, glob) is expected
-
-
-def test_under_applies_to_totals() -> None:
-    """The headline of one pod would speak of the whole machine."""
-    listing = select(census(memcg(1, "/a/x"), memcg(2, "/b/x")), under="/a")
-    assert ids(listing) == [1]
-    assert listing.total.memcgs == 1
 
 
 def test_online_memcgs_only_when_asked_for() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from memcgctl.actions.host.machine import CAPABILITIES, Machine, Mount
 from memcgctl.actions.run.checkup import Wanted, check
-from memcgctl.actions.run.executor import ACTIONS
+from memcgctl.actions.run.table import ACTIONS
 from memcgctl.cli.doctor import EXIT_CODES, _wanted
 from memcgctl.model import Checkup, Kernel
 from memcgctl.report.doctor import screen, to_json

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from memcgctl.model import Memcg
-from memcgctl.views.find import find, near
+from memcgctl.views.find import find, match, near, tell_apart, under
 from tests.unit.zombies import census, memcg
 
 ROOT = memcg(1, "/", state="online", address=0xFFFF888000001000)
@@ -14,7 +14,10 @@ MADE_AGAIN = memcg(30, "/pods/7", state="online")
 CHILD = memcg(31, "/pods/7/c", private_id=12)
 NUMBER = memcg(40, "/20012")
 BYTES = memcg(41, "/pods/\udcff")
-ALL = census(ROOT, POD, MADE_AGAIN, CHILD, NUMBER, BYTES)
+UID = "0f1e2d3c-1111-2222-3333-444455556666"
+SLICE = memcg(50, f"/k/k-pod{UID.replace('-', '_')}.slice", state="online")
+CONTAINER = memcg(51, f"{SLICE.path}/crio-1.scope", parent_id=50)
+ALL = census(ROOT, POD, MADE_AGAIN, CHILD, NUMBER, BYTES, SLICE, CONTAINER)
 
 
 @pytest.mark.parametrize(
@@ -27,24 +30,78 @@ ALL = census(ROOT, POD, MADE_AGAIN, CHILD, NUMBER, BYTES)
         ("0xFFFF8880000ABC00", [POD]),
         ("/pods/7", [POD, MADE_AGAIN]),
         ("/pods/7/", [POD, MADE_AGAIN]),
+        ("/sys/fs/cgroup/pods/7/c", [CHILD]),
+        ("/sys/fs/cgroup/memory/pods/7/c", [CHILD]),
+        ("/sys/fs/cgroup/", [ROOT]),
         ("/pods/7/c", [CHILD]),
-        ("7/c", [CHILD]),
-        ("pods/7", [POD, MADE_AGAIN, CHILD]),
-        ("pods", [POD, MADE_AGAIN, CHILD, BYTES]),
-        ("\udcff", [BYTES]),
-        ("c", [CHILD]),
-        ("7", [POD, MADE_AGAIN, CHILD]),
         ("/", [ROOT]),
-        ("99", []),
-        ("memcg:0", []),
-        ("0x12", []),
-        ("nothing", []),
-        ("", []),
+        (UID, [SLICE]),
+        (f"pod{UID}", [SLICE]),
+        (UID.replace("-", "_"), [SLICE]),
+        *[(text, []) for text in ("99", "7", "memcg:0", "0x12", "c", "pods", "/p", "")],
     ],
 )
-def test_an_id_names_what_it_says(text: str, expected: list[Memcg]) -> None:
-    """Else the wrong memcg is explained, or a clear name is called ambiguous."""
+def test_what_names_a_memcg(text: str, expected: list[Memcg]) -> None:
+    """reclaim would act on what nobody named, or not on what somebody did."""
     assert list(find(ALL, text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "how", "expected"),
+    [
+        ("7/c", "name", [CHILD]),
+        ("pods/7", "name", [POD, MADE_AGAIN]),
+        ("pods", "part", [POD, MADE_AGAIN, CHILD, BYTES]),
+        ("\udcff", "name", [BYTES]),
+        ("c", "name", [CHILD]),
+        ("po*", "part", None),
+        ("po*/7", "glob", [POD, MADE_AGAIN]),
+        ("/pods/?", "glob", [POD, MADE_AGAIN, BYTES]),
+        (UID[:13], "part", [SLICE, CONTAINER]),
+        ("20012", "exact", [POD]),
+        ("7", None, None),
+        ("2001", None, None),
+        ("/pods/", None, None),
+        ("0xffff", None, None),
+        ("nothing", None, None),
+        ("", None, None),
+    ],
+)
+def test_what_matches_a_memcg(
+    text: str, how: str | None, expected: list[Memcg] | None
+) -> None:
+    """The wrong memcg is explained, or a clear name is called ambiguous."""
+    found = match(ALL, text)
+    if expected is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert (found.how, list(found.memcgs)) == (how, expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/pods/7", [POD, MADE_AGAIN, CHILD]),
+        ("/sys/fs/cgroup/pods/7", [POD, MADE_AGAIN, CHILD]),
+        ("7", []),
+        ("20012", [POD]),
+        (UID, [SLICE, CONTAINER]),
+        ("po*/7", [POD, MADE_AGAIN, CHILD]),
+        ("c", [CHILD]),
+        ("od", []),
+    ],
+)
+def test_what_is_below(text: str, expected: list[Memcg]) -> None:
+    """A list of one pod would show others, or none of its own."""
+    assert [*filter(under(ALL, text), ALL.memcgs)] == expected
+
+
+def test_memcgs_of_one_cgroup_are_told_apart() -> None:
+    """Controllers that come and go leave several; a person could name none of them."""
+    again = memcg(20012, "/pods/7", address=0xFFFF8880000DEF00)
+    assert tell_apart((POD, CHILD)) == "id"
+    assert tell_apart((POD, again)) == "address"
 
 
 @pytest.mark.parametrize(

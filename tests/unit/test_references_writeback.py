@@ -28,6 +28,7 @@ COMMON = {
         "gap": "u64",
         "i_ino": "u64",
         "i_wb": "void *",
+        "i_sb": "super_block *",
         "i_io_list": "list_head",
         "i_sb_list": "list_head",
     },
@@ -59,6 +60,7 @@ class Devices:
 
     def __init__(self, structs: Mapping[str, Mapping[str, str]]) -> None:
         self.fake = FakeKernel(structs)
+        self.fs = 0
         for name in ("bdi_list", "offline_cgwbs", "super_blocks"):
             self.fake.symbols[name] = self.fake.make("list_head")
             self.chain(self.fake.symbols[name], [])
@@ -110,7 +112,10 @@ class Devices:
         return wb
 
     def inode(self, number: int) -> int:
-        return self.fake.make("inode", {"i_ino": number})
+        """Of one file system, that of 254:17."""
+        if not self.fs:
+            self.fs = self.fake.make("super_block", {"s_dev": 254 << 20 | 17})
+        return self.fake.make("inode", {"i_ino": number, "i_sb": self.fs})
 
     def find(self, *memcgs: int) -> tuple[list[tuple[int, Holder]], tuple[str, ...]]:
         found = writeback_holders(self.fake.kernel, frozenset(memcgs))
@@ -121,7 +126,7 @@ class Devices:
 def test_one_holder_a_wb_with_its_device_and_inodes(
     structs: Mapping[str, Mapping[str, str]],
 ) -> None:
-    """Lost: which device to sync, and whether that would help."""
+    """Lost: which file system to sync, and whether that would help."""
     world = Devices(structs)
     one, other = (world.fake.make("mem_cgroup") for _ in range(2))
     inodes = [world.inode(n) for n in (30, 12, 41)]
@@ -136,8 +141,8 @@ def test_one_holder_a_wb_with_its_device_and_inodes(
     found, warnings = world.find(one)
     detail = "vda: inodes 12, 30 dirty; inode 41 with dirty time stamps"
     assert found == [
-        (one, Holder("writeback", 1, detail)),
-        (one, Holder("writeback", 1, "0:42: no inode listed")),
+        (one, Holder("writeback", 1, detail, devices=("254:17",))),
+        (one, Holder("writeback", 1, "0:42: no inode listed", devices=())),
     ]
     assert not warnings
 

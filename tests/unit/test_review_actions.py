@@ -269,6 +269,7 @@ def test_a_kernel_that_cannot_be_read_any_more(bench: Bench) -> None:
         lock=bench.root / "state/lock",
         machine=bench.machine,
         actions={"pretend": bench.action},
+        apart=False,
     )
     assert bench.action.done == [1]
     assert (result.freed, result.complete) == ((), False)

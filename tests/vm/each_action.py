@@ -28,7 +28,8 @@ sys.path.insert(0, "/checkout")
 sys.path.insert(0, "/run")
 
 import memcgctl
-from memcgctl.actions.run.executor import Limits, carry_out
+from memcgctl.actions.run.executor import carry_out
+from memcgctl.actions.run.pace import Limits
 from memcgctl.census import take_census
 from memcgctl.cli.policy import load_policy
 from memcgctl.kernel import program

@@ -31,7 +31,8 @@ sys.path.insert(0, "/checkout")
 import rich.progress  # noqa: F401
 
 from memcgctl.__main__ import main
-from memcgctl.actions.run.executor import Limits, carry_out
+from memcgctl.actions.run.executor import carry_out
+from memcgctl.actions.run.pace import Limits
 from memcgctl.census import take_census
 from memcgctl.cli.policy import load_policy
 from memcgctl.cli.reading import opened
@@ -238,7 +239,7 @@ def helpers() -> list[str]:
     found = [str(path) for path in CGROUPS.rglob("memcgctl.*") if path.is_dir()]
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            if b"/actions/child.py" in path.read_bytes():
+            if b"/host/child.py" in path.read_bytes():
                 found.append(str(path))
     return found
 
@@ -254,20 +255,22 @@ def planned() -> tuple[Census, Plan]:
         return census, replace(made, steps=(*made.steps,), left_out=(*made.left_out,))
 
 
-def carried_out(made: Plan, journal: Path) -> Result:
+LIMITS = Limits(settle_seconds=2.0)
+
+
+def carried_out(made: Plan, journal: Path, limits: Limits = LIMITS) -> Result:
     with opened((None,) * 5) as (kernel, _):
 
         def look() -> set[int]:
             memcgs = take_census(kernel, scan=False).memcgs
             return {memcg.id for memcg in memcgs if memcg.state == "offline"}
 
-        limits = Limits(settle_seconds=2.0)
-        return carry_out(
-            made, look, limits=limits, journal=journal, lock=Path("/run/lock")
-        )
+        return carry_out(made, look, limits=limits, journal=journal)
 
 
-def acted(fault: Callable[[Plan], Plan | None], journal: str) -> Json:
+def acted(
+    fault: Callable[[Plan], Plan | None], journal: str, limits: Limits = LIMITS
+) -> Json:
     """Plan, have ``fault`` happen, carry the plan out."""
     for _ in range(5):  # what was removed goes offline later (css_killed_work_fn)
         time.sleep(0.5)
@@ -275,7 +278,9 @@ def acted(fault: Callable[[Plan], Plan | None], journal: str) -> Json:
         if dying() <= sum(memcg.state == "offline" for memcg in census.memcgs):
             break
     made = fault(made) or made
-    said = json.loads(json.dumps(asdict(carried_out(made, Path("/run", journal)))))
+    said = json.loads(
+        json.dumps(asdict(carried_out(made, Path("/run", journal), limits)))
+    )
     said["paths"] = {memcg.id: memcg.path for memcg in census.memcgs}
     return {"result": said, "dying": dying(), "helpers": helpers()}
 

@@ -34,7 +34,8 @@ ACT = """
 import dataclasses, json, sys
 from pathlib import Path
 sys.path.insert(0, "/checkout")
-from memcgctl.actions.run.executor import Limits, carry_out
+from memcgctl.actions.run.executor import carry_out
+from memcgctl.actions.run.pace import Limits
 from memcgctl.actions.run.journal import entries
 from memcgctl.census import take_census
 from memcgctl.cli.policy import load_policy

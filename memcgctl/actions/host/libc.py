@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -24,7 +26,12 @@ MADV_COLD = 20
 MADV_PAGEOUT = 21
 MADV_COLLAPSE = 25
 
+# include/uapi/linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _AT_EMPTY_PATH = 0x1000
+_AT_STATX_DONT_SYNC = 0x4000
+_STATX_TYPE, _STATX_INO = 0x001, 0x100
 _MAX_HANDLE_SZ = 128
 _IOV_MAX = 1024
 _MAP_FAILED = ctypes.c_void_p(-1).value
@@ -35,6 +42,16 @@ def _checked(result: int) -> int:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return result
+
+
+def die_with_parent() -> None:
+    """Be killed when the thread that forked us ends."""
+    _checked(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
+
+
+def set_name(name: str) -> None:
+    """What ``ps`` shows as our command."""
+    _checked(_libc.prctl(_PR_SET_NAME, name.encode(), 0, 0, 0))
 
 
 def syncfs(fd: int) -> None:
@@ -53,6 +70,29 @@ def file_handle(fd: int) -> tuple[int, bytes]:
     )
     size, kind = struct.unpack_from("=Ii", buffer)
     return kind, buffer.raw[8 : 8 + size]
+
+
+class Status(NamedTuple):
+    """What ``statx`` says of a file; ``device`` is ``major:minor``."""
+
+    mode: int
+    inode: int
+    device: str
+
+
+def status(fd: int) -> Status:
+    """Of an open file, ``O_PATH`` ones included, by what the kernel knows of it.
+
+    ``fstat`` asks the server of a FUSE or network file system, which may be gone.
+    """
+    # struct statx, include/uapi/linux/stat.h
+    buffer = ctypes.create_string_buffer(256)
+    flags = _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC
+    _checked(_libc.statx(fd, b"", flags, _STATX_TYPE | _STATX_INO, buffer))
+    (mode,) = struct.unpack_from("=H", buffer, 28)
+    (inode,) = struct.unpack_from("=Q", buffer, 32)
+    major, minor = struct.unpack_from("=II", buffer, 136)
+    return Status(mode, inode, f"{major}:{minor}")
 
 
 def open_by_handle(mount: int, kind: int, handle: bytes, flags: int) -> int:

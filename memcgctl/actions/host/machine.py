@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,8 @@ class ActionError(Exception):
 class Mount:
     """A mount of this mount namespace; ``device`` is ``major:minor``.
 
-    ``root`` is what of the file system is mounted.
+    ``root`` is what of the file system is mounted, ``parent`` the id of the mount that
+    it is on.
     """
 
     id: int
@@ -39,6 +40,7 @@ class Mount:
     fs: str
     options: frozenset[str]
     super_options: frozenset[str]
+    parent: int = 0
 
     @property
     def read_only(self) -> bool:
@@ -154,6 +156,7 @@ def read_mounts(proc: Path, pid: int | str = "self") -> tuple[Mount, ...]:
                     fs=last[0],
                     options=frozenset(first[5].split(",")),
                     super_options=frozenset(last[2].split(",")),
+                    parent=int(first[1]),
                 )
             )
     return tuple(found)
@@ -214,7 +217,9 @@ class Guard:
     ``rate`` is in bytes a second, ``deadline`` of ``time.monotonic``, ``calm`` waits
     until the machine is not under pressure and returns False if that is too late,
     ``stop`` says that nobody wants to wait any longer. ``most`` is how many bytes the
-    step may move, which can find more than the plan knew of; None: any.
+    step may move, which can find more than the plan knew of; None: any. ``note`` is
+    told what is done next that may not answer, and with which device (major:minor);
+    ``avoid`` are devices that did not answer, and since when.
     """
 
     rate: int | None = None
@@ -223,6 +228,8 @@ class Guard:
     calm: Callable[[], bool] = lambda: True
     sleep: Callable[[float], None] = time.sleep
     most: int | None = None
+    note: Callable[[str, str], None] = lambda doing, device: None
+    avoid: Mapping[str, str] = field(default_factory=dict)
     _ready: float = field(default=0.0, repr=False)
 
     def allows(self, size: int) -> bool:
@@ -231,6 +238,7 @@ class Guard:
         Called between the windows that an action works in.
         """
         late = self.deadline is not None and time.monotonic() >= self.deadline
+        self.note("", "")
         if late or self.stop() or not self.calm():
             return False
         now = time.monotonic()

@@ -17,7 +17,7 @@ from memcgctl.actions.host import helper
 from memcgctl.actions.host.machine import ActionError
 from memcgctl.actions.host.pages import U64
 
-_PATIENCE = 30.0
+_PATIENCE = 20.0
 
 
 @contextmanager

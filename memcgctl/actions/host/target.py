@@ -13,11 +13,11 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from memcgctl.actions.host.libc import file_handle, open_by_handle
+from memcgctl.actions.host.libc import file_handle, open_by_handle, status
 from memcgctl.actions.host.machine import (
     ActionError,
     Machine,
@@ -25,6 +25,7 @@ from memcgctl.actions.host.machine import (
     read_mounts,
     read_text,
 )
+from memcgctl.actions.host.mounts import asks_others, leads_to, leads_to_mount
 from memcgctl.model import Backing, Process
 
 # include/linux/exportfs.h
@@ -73,14 +74,17 @@ def _candidates(
     file: Backing, processes: Iterable[Process], machine: Machine
 ) -> Iterator[int]:
     """``O_PATH`` descriptors of what might be the file; each is the caller's."""
-    root = machine.proc / f"{file.container_pid}/root"
-    for above, path in (("", file.path), (root, file.container_path)):
-        if path and path.startswith("/"):
+    for pid, path in ((0, file.path), (file.container_pid or 0, file.container_path)):
+        if not path or not path.startswith("/"):
+            continue
+        mounts = read_mounts(machine.proc, pid or "self")
+        if leads_to(path, file.device, mounts):
             with suppress(OSError, ValueError):
+                above = f"{machine.proc}/{pid}/root" if pid else ""
                 yield os.open(f"{above}{path}", _LOOK | os.O_NOFOLLOW)
     for process in processes:
         with suppress(ActionError), hold(process, machine):
-            for place in _used(process.pid, file.inode, machine):
+            for place in _used(process.pid, file, machine):
                 with suppress(OSError):
                     yield os.open(place, _LOOK)
     yield from _by_handle(file, machine)
@@ -88,22 +92,42 @@ def _candidates(
         yield from _by_handle(file, machine, file.container_pid)
 
 
-def _used(pid: int, inode: int, machine: Machine) -> Iterator[Path]:
-    """What a process has open or maps of inodes with this number, as links to follow.
+def _used(pid: int, file: Backing, machine: Machine) -> Iterator[Path]:
+    """What a process has open or maps that may be the file, as links to follow.
 
-    ``stat`` follows them without opening what they lead to.
+    Nothing is asked of any other file: its file system may never answer.
     """
     directory = machine.proc / str(pid)
+    mounts = {mount.id: mount for mount in read_mounts(machine.proc, pid)}
     with suppress(OSError):
         for name in os.listdir(directory / "fd"):
-            with suppress(OSError):
-                if os.stat(directory / "fd" / name).st_ino == inode:
-                    yield directory / "fd" / name
+            if _may_be(directory, name, file, mounts):
+                yield directory / "fd" / name
     maps = read_text(directory / "maps")
     for start, end in re.findall(
-        rf"^(\w+)-(\w+) \S+ \S+ \S+ {inode}(?:\s|$)", maps, re.M
+        rf"^(\w+)-(\w+) \S+ \S+ \S+ {file.inode}(?:\s|$)", maps, re.M
     ):
         yield directory / "map_files" / f"{start}-{end}"
+
+
+def _may_be(
+    directory: Path, name: str, file: Backing, mounts: Mapping[int, Mount]
+) -> bool:
+    """Whether a descriptor may be the file's, by what the kernel itself tells of it.
+
+    5.14+, "procfs/dmabuf: add inode number to /proc/*/fdinfo" (3845f256a8b5). Before,
+    what is on a mount that nobody else has to be asked for may be, and what is on none:
+    the kernel's own (memfd, SysV), and what was unmounted meanwhile.
+    """
+    info = dict(re.findall(r"^(\w+):\s+(\d+)$", _info(directory, name), re.M))
+    if "ino" in info:
+        return int(info["ino"]) == file.inode
+    mount = mounts.get(int(info.get("mnt_id", -1)))
+    return mount is None or mount.device == file.device or not asks_others(mount)
+
+
+def _info(directory: Path, name: str) -> str:
+    return read_text(directory / "fdinfo" / name)
 
 
 def _by_handle(
@@ -114,8 +138,9 @@ def _by_handle(
     On a mount of its file system in the mount namespace of ``pid``.
     """
     root = "" if pid == "self" else f"{machine.proc}/{pid}/root"
-    for mount in read_mounts(machine.proc, pid):
-        if mount.device != file.device:
+    mounts = read_mounts(machine.proc, pid)
+    for mount in mounts:
+        if mount.device != file.device or not leads_to_mount(mount, mounts):
             continue
         with suppress(OSError):
             at = os.open(f"{root}{mount.point}", _DIRECTORY)
@@ -144,18 +169,12 @@ def _handle_of(file: Backing, mount: int) -> tuple[int, bytes]:
 
 def _is(fd: int, file: Backing, machine: Machine) -> bool:
     """Whether an ``O_PATH`` descriptor is of the regular file that the plan means."""
-    found = os.fstat(fd)
-    if not stat.S_ISREG(found.st_mode) or found.st_ino != file.inode:
+    found = status(fd)
+    if not stat.S_ISREG(found.mode) or found.inode != file.inode:
         return False
-    if _device(found.st_dev) != file.device and (
-        _mount_device(fd, machine) != file.device
-    ):
+    if found.device != file.device and _mount_device(fd, machine) != file.device:
         return False
     return generation(fd) in (None, file.generation & 0xFFFFFFFF)
-
-
-def _device(number: int) -> str:
-    return f"{os.major(number)}:{os.minor(number)}"
 
 
 def _mount_device(fd: int, machine: Machine) -> str | None:
@@ -220,7 +239,7 @@ def hold(process: Process, machine: Machine) -> Iterator[int]:
         raise ActionError(f"{name} is gone") from error
     try:
         # Read after the pidfd is open: as long as it lives, the pid is its own.
-        started = start_ticks(process.pid, machine)
+        started = start_ticks(process.pid, machine.proc)
         if started is None:
             raise ActionError(f"{name} is gone")
         if started != process.start_ticks:
@@ -230,9 +249,9 @@ def hold(process: Process, machine: Machine) -> Iterator[int]:
         os.close(pidfd)
 
 
-def start_ticks(pid: int, machine: Machine) -> int | None:
+def start_ticks(pid: int, proc: Path) -> int | None:
     """When a process started (proc(5), field 22 of stat); None: it lives no more."""
-    text = read_text(machine.proc / str(pid) / "stat").rpartition(")")[2].split()
+    text = read_text(proc / str(pid) / "stat").rpartition(")")[2].split()
     if len(text) <= 19 or text[0] in _DEAD:
         return None
     return int(text[19])

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from memcgctl.actions.host.machine import CAPABILITIES, Machine, read_text
 from memcgctl.actions.host.thresholds import count_zombies
-from memcgctl.actions.run.executor import ACTIONS
+from memcgctl.actions.run.table import ACTIONS
 from memcgctl.model import Ability, Checkup, Kernel
 from memcgctl.model.traits import lacking
 

@@ -9,29 +9,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
-from memcgctl.actions import (
-    collapse,
-    device,
-    drop_caches,
-    fadvise,
-    force_empty,
-    lru_gen,
-    memory_reclaim,
-    pageout,
-    pageout_file,
-    stock,
-    swapin,
-    swapin_file,
-    writeback,
-)
 from memcgctl.actions.host import helper, measure, pages
 from memcgctl.actions.host.machine import (
     ActionError,
@@ -40,60 +25,39 @@ from memcgctl.actions.host.machine import (
     Outcome,
     read_machine,
 )
+from memcgctl.actions.host.pages import U64
 from memcgctl.actions.run import waiting
 from memcgctl.actions.run.journal import Journal, default_path
 from memcgctl.actions.run.lock import locked
+from memcgctl.actions.run.pace import Limits, Pace
 from memcgctl.actions.run.signals import Signals, noted
+from memcgctl.actions.run.table import ACTIONS, Action
 from memcgctl.actions.run.waiting import Waiting
-from memcgctl.model import Harm, Plan, Remaining, Result, Step, StepResult, Usage
-
-
-class Action(Protocol):
-    """What each module of an action has."""
-
-    def probe(self, machine: Machine) -> str | None:
-        """None if it can be done here and now, or else why not."""
-
-    def apply(self, step: Step, machine: Machine, guard: Guard) -> Outcome:
-        """Do it; ActionError if it cannot be done."""
-
-
-ACTIONS: Mapping[str, Action] = {
-    "fadvise": fadvise,
-    "pageout": pageout,
-    "pageout-file": pageout_file,
-    "collapse": collapse,
-    "swapin": swapin,
-    "swapin-file": swapin_file,
-    "writeback-cleanup": writeback,
-    "charge-on-cpu": stock,
-    "flush-device": device,
-    "lru_gen": lru_gen,
-    "memory.reclaim": memory_reclaim,
-    "memory.force_empty": force_empty,
-    "drop_caches": drop_caches,
-}
+from memcgctl.actions.run.worker import (
+    Hangs,
+    Here,
+    Left,
+    Runner,
+    Worker,
+    left_behind,
+    words_of,
+)
+from memcgctl.model import (
+    FileTarget,
+    Harm,
+    HostTarget,
+    Plan,
+    ProcessTarget,
+    Remaining,
+    Result,
+    Step,
+    StepResult,
+    Usage,
+)
 
 # Returns the cgroup ids of the memcgs that are offline now.
 Looker = Callable[[], set[int]]
 Progress = Callable[[int, Step, StepResult | None], None]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """``rate`` is in bytes a second; ``max_pressure`` in percent, of memory's "some".
-
-    ``settle_seconds`` is how long memcgs may take to go after the last step,
-    ``patience_seconds`` how long memory may stay short before that ends the run.
-    """
-
-    max_seconds: float | None = None
-    max_bytes: int | None = None
-    rate: int | None = 512 << 20
-    max_pressure: float = 10.0
-    settle_seconds: float = 5.0
-    look_seconds: float = 1.0
-    patience_seconds: float = 600.0
 
 
 class Unreadable(ActionError):
@@ -110,20 +74,50 @@ def carry_out(
     progress: Progress = lambda n, step, result: None,
     machine: Callable[[], Machine] = read_machine,
     actions: Mapping[str, Action] = ACTIONS,
+    apart: bool = True,
 ) -> Result:
     """Do the plan's steps in order and report.
 
     ``look`` is asked at most every ``look_seconds``, and may raise Unreadable, which
     ends the run. Raises Locked if another run is at work, ActionError if the journal
-    cannot be written; whatever goes wrong with a step is in its result.
+    cannot be written; whatever goes wrong with a step is in its result. Steps are done
+    by a process of their own, unless they are not to be ``apart``.
     """
+    limits = limits or Limits()
+    seconds = limits.max_seconds
+    deadline = None if seconds is None else time.monotonic() + seconds
     with (
-        locked(lock),
+        locked(lock) as notes,
         Journal(journal or default_path()) as book,
         noted() as signals,
     ):
-        run = _Run(plan, limits or Limits(), look, machine, actions, book, signals)
-        return run.run(progress)
+        pace = Pace(limits, deadline, machine().proc)
+        worker: Runner = (
+            Worker(pace.guard, signals, deadline, notes, patience=limits.hang_seconds)
+            if apart
+            else Here(pace.guard(lambda: len(signals.came), lambda: None))
+        )
+        with closing(worker):
+            run = _Run(plan, pace, look, machine, actions, book, signals, worker)
+            run.avoid = _avoided(left_behind(notes))
+            return run.run(progress)
+
+
+def _asked(step: Step) -> str:
+    """The one device or process that has to answer, as ``_Run.avoid`` has it."""
+    if isinstance(step.aim, FileTarget):
+        return step.aim.file.device
+    if isinstance(step.aim, ProcessTarget):
+        return f"pid {step.aim.process.pid}"
+    return ""
+
+
+def _avoided(left: Iterable[Left]) -> dict[str, str]:
+    return {
+        one.device: f"{one.doing} hangs since an earlier run (pid {one.pid})"
+        for one in left
+        if one.device
+    }
 
 
 @dataclass
@@ -131,36 +125,27 @@ class _Run:
     """One run of a plan."""
 
     plan: Plan
-    limits: Limits
+    pace: Pace
     look: Looker
     machine: Callable[[], Machine]
     actions: Mapping[str, Action]
     journal: Journal
     signals: Signals
+    worker: Runner
+    # By device (major:minor) or process: why nothing is to be asked of it.
+    avoid: dict[str, str] = field(default_factory=dict)
     moved: int = 0
     # What counts for --max-bytes: where an action cannot tell, what the plan says.
     spent: int = 0
     stopped: str = ""
-    deadline: float | None = None
-    proc: Path = Path("/proc")
     # By the step's number: what waits in the swap cache.
     _waiting: dict[int, Waiting] = field(default_factory=dict)
     _seen: set[int] = field(default_factory=set)
     _seen_at: float | None = None
-    _guard: Guard = field(default_factory=Guard)
 
     def run(self, progress: Progress) -> Result:
         began = time.monotonic()
-        seconds = self.limits.max_seconds
-        self.deadline = None if seconds is None else began + seconds
         machine = self.machine()
-        self.proc = machine.proc
-        self._guard = Guard(
-            rate=self.limits.rate,
-            deadline=self.deadline,
-            stop=lambda: len(self.signals.came) > 1,
-            calm=self._calm,
-        )
         helper.remove_stale(machine)
         before = measure.look(machine)
         names = sorted({path for step in self.plan.steps for path in step.charged_to})
@@ -224,7 +209,7 @@ class _Run:
         pages_left = sum(len(one.frames) for one in self._waiting.values())
         try:
             self.journal.write("swap-cache", pages=pages_left)
-            stay = waiting.let_go(self._waiting, machine)
+            stay = self.worker.run(partial(_let_go, self._waiting, machine))
         except Exception as error:
             why = words_of(error)
             with suppress(ActionError):
@@ -245,28 +230,12 @@ class _Run:
     def _must_stop(self) -> str | None:
         if self.signals.came:
             return f"stopped by {self.signals.came[0]}"
-        if self._late():
+        if self.pace.late():
             return "--max-seconds are over"
-        if self._calm():
+        if self.pace.calm(lambda: len(self.signals.came)):
             return None
         came = self.signals.came
         return f"stopped by {came[0]}" if came else "memory stayed short"
-
-    def _late(self) -> bool:
-        return self.deadline is not None and time.monotonic() >= self.deadline
-
-    def _calm(self) -> bool:
-        """Wait while memory is short; False if that took all the time there was."""
-        patience = time.monotonic() + self.limits.patience_seconds
-        while self._short():
-            late = self._late() or time.monotonic() >= patience
-            if late or self.signals.came:
-                return False
-            time.sleep(0.5)
-        return True
-
-    def _short(self) -> bool:
-        return measure.pressure(self.proc) > self.limits.max_pressure
 
     def _step(self, n: int, step: Step) -> StepResult:
         """One step, with a line in the journal before and one after it."""
@@ -278,10 +247,8 @@ class _Run:
             return StepResult(n, step, "skipped", why, None, 0.0)
         self.journal.write("before", **_facts(n, step))
         outcome, failure = Outcome(None), ""
-        most = self.limits.max_bytes
-        self._guard.most = None if most is None else most - self.spent
         try:
-            outcome = self.actions[step.action].apply(step, machine, self._guard)
+            outcome = self._apply(n, step, machine)
         except ActionError as error:
             failure = str(error)
         except Exception as error:  # one odd process is not to end all the rest
@@ -292,12 +259,15 @@ class _Run:
         left = outcome.left
         if outcome.waiting:
             frames = np.array(outcome.waiting, np.uint64)
-            with suppress(ActionError):
+            wait = f"{len(frames) * machine.page_size} bytes wait in the swap cache"
+            try:
                 ids = pages.shown(frames, machine)
+            except ActionError as error:
+                left = left or f"{wait}: {error}"
+            else:
                 way = step.unaimed, not step.collateral_bytes
                 self._waiting[n] = Waiting(frames, ids, left, way)
-            wait = len(frames) * machine.page_size
-            left = left or f"{wait} bytes wait in the swap cache for the last step"
+                left = left or f"{wait} for the last step"
         result = StepResult(
             n=n,
             step=step,
@@ -316,6 +286,29 @@ class _Run:
         )
         return result
 
+    def _apply(self, n: int, step: Step, machine: Machine) -> Outcome:
+        """Have it done; of several devices once more without one that hangs.
+
+        Other steps do not ask that device, or process, again.
+        """
+        most = self.pace.limits.max_bytes
+        left = None if most is None else most - self.spent
+        work = partial(self.actions[step.action].apply, step, machine)
+        while True:
+            try:
+                outcome: Outcome = self.worker.run(work, left, self.avoid)
+                return outcome
+            except Hangs as error:
+                known = error.device in self.avoid
+                since = f"it has not answered since step {n}"
+                if error.device:
+                    self.avoid[error.device] = since
+                elif isinstance(step.aim, ProcessTarget):
+                    self.avoid[_asked(step)] = since
+                several = error.device and isinstance(step.aim, HostTarget)
+                if known or not several or self._must_stop():
+                    raise
+
     def _reason_to_skip(self, step: Step, machine: Machine) -> str | None:
         """Why a step is not done after all."""
         action = self.actions.get(step.action)
@@ -323,7 +316,9 @@ class _Run:
             return f"there is no action {step.action}"
         if step.memcgs and not self._offline() & {*step.memcgs}:
             return "what it serves is gone already"
-        most = self.limits.max_bytes
+        if (asked := _asked(step)) in self.avoid:
+            return f"hangs: {self.avoid[asked]}"
+        most = self.pace.limits.max_bytes
         if most is not None and self.spent + step.bytes + step.collateral_bytes > most:
             return "it takes more than --max-bytes leaves"
         return action.probe(machine) or self._no_room(step, machine)
@@ -345,7 +340,7 @@ class _Run:
         """Who is offline, by a look that is not older than ``look_seconds``."""
         now = time.monotonic()
         age = None if self._seen_at is None else now - self._seen_at
-        if age is None or age >= self.limits.look_seconds:
+        if age is None or age >= self.pace.limits.look_seconds:
             self._seen, self._seen_at = self.look(), now
         return self._seen
 
@@ -357,12 +352,12 @@ class _Run:
         acted = [result.step for result in results if result.status in ("done", "part")]
         due = {memcg_id for step in acted for memcg_id in step.frees}
         wanted = {*self.plan.freed, *(left.id for left in self.plan.remaining)}
-        deadline = time.monotonic() + self.limits.settle_seconds
+        deadline = time.monotonic() + self.pace.limits.settle_seconds
         last, there = None, self._there()
         while (left := there & wanted) and time.monotonic() < deadline:
             if left == last and not left & due:
                 break
-            time.sleep(self.limits.look_seconds)
+            time.sleep(self.pace.limits.look_seconds)
             last, there = left, self._there()
         return there
 
@@ -400,13 +395,8 @@ class _Run:
         )
 
 
-def words_of(error: Exception) -> str:
-    """What a person reads of an error that a step ended with."""
-    if isinstance(error, ActionError):
-        return str(error)
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return f"internal error: {type(error).__name__}: {error}"
+def _let_go(left: Mapping[int, Waiting], machine: Machine, guard: Guard) -> U64:
+    return waiting.let_go(left, machine)
 
 
 def _with_freed(result: StepResult, there: set[int]) -> StepResult:

@@ -36,8 +36,11 @@ def _held(path: Path, fd: int) -> Locked:
 
 
 @contextmanager
-def locked(lock: Path | None = None) -> Iterator[None]:
-    """Be the only run: the kernel lets go of the lock however we end."""
+def locked(lock: Path | None = None) -> Iterator[Path]:
+    """Be the only run: the kernel lets go of the lock however we end.
+
+    The directory is ours alone, for notes to the next run.
+    """
     path = lock or lock_path()
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -53,7 +56,7 @@ def locked(lock: Path | None = None) -> Iterator[None]:
             raise _held(path, fd) from error
         except OSError as error:
             raise ActionError(f"the lock {path}: {error.strerror}") from error
-        yield
+        yield path.parent
     finally:
         os.close(fd)
 

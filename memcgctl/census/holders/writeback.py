@@ -41,6 +41,8 @@ LISTS = {
     "b_attached": "attached",
 }
 
+_MINOR_BITS = 20  # include/linux/kdev_t.h
+
 # So many inodes are named; the rest are counted.
 NAMED = 6
 NAME_MAX = 64
@@ -104,9 +106,23 @@ def _described(
         _add_attached_inodes(kernel, inodes)
     paths = _paths(kernel, [at for its in inodes.values() for at, *_ in _named(its)])
     devices = {bdi: _device(kernel, bdi) for bdi in {bdi for _, _, bdi in found}}
+    supers = _supers(kernel, [at for its in inodes.values() for at in its])
     for wb, memcg, bdi in found:
         detail = f"{devices[bdi]}: {_summary(inodes[wb], paths)}"
-        yield memcg, Holder("writeback", 1, detail)
+        its = tuple(sorted({supers[inode] for inode in inodes[wb]}))
+        yield memcg, Holder("writeback", 1, detail, devices=its)
+
+
+def _supers(kernel: OpenedKernel, inodes: list[int]) -> dict[int, str]:
+    """Each inode's file system by its device number (``s_dev``)."""
+    if not inodes:
+        return {}
+    at = read_structs(kernel, "struct inode", addresses(inodes), {"sb": "i_sb"})["sb"]
+    numbers = read_structs(kernel, "struct super_block", at, {"dev": "s_dev"})["dev"]
+    return {
+        inode: f"{number >> _MINOR_BITS}:{number & (1 << _MINOR_BITS) - 1}"
+        for inode, number in zip(inodes, numbers.tolist(), strict=True)
+    }
 
 
 def _writebacks(kernel: OpenedKernel) -> dict[int, tuple[int, int]]:

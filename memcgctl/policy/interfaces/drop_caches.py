@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from memcgctl.model import HostTarget
 from memcgctl.policy.cases import Part
-from memcgctl.policy.commands import SYNC
+from memcgctl.policy.commands import sync
 from memcgctl.policy.effects import WRITTEN
 from memcgctl.policy.interfaces.base import Action, Interface, Reach, Served
 from memcgctl.policy.interfaces.common import evicted
@@ -29,7 +29,7 @@ def collateral(target: HostTarget, served: Served, world: World) -> int:
 
 
 def command() -> str:
-    return f"{SYNC}; echo 1 > /proc/sys/vm/drop_caches"
+    return f"{sync()}; echo 1 > /proc/sys/vm/drop_caches"
 
 
 INTERFACE = Interface(

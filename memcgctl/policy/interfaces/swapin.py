@@ -33,6 +33,8 @@ def reach(part: Part, world: World) -> Reach:
         return cannot(part, "no process has them in its page tables")
     if "swap entries stay" in world.census.kernel.interfaces and not at_once(part):
         return cannot(part, "this kernel keeps them on the disk when they are read")
+    if frozen := next((u for u in found if world.frozen(u.memcg_id)), None):
+        return cannot(part, f"{frozen.memcg} is frozen (pid {frozen.pid})")
     cached = min(part.bytes, world.stuck[part.memcg.id])
     world.stuck[part.memcg.id] -= cached
     again = min(part.bytes - cached, world.mapped_again[part.memcg.id])

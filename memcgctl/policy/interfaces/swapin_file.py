@@ -29,6 +29,8 @@ def reach(part: Part, world: World) -> Reach:
         return cannot(part, "its ancestor is not in the census")
     here = world.census.kernel.interfaces
     payer = world.pays_for_files(part)
+    if world.frozen(payer):
+        return cannot(part, f"{world.room.path(payer)} is frozen")
     deed = Deed(_target(backing, payer, world), part.bytes, payer)
     if not _pages_out(payer, world):
         if world.stuck[part.memcg.id]:

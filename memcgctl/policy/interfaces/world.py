@@ -215,6 +215,11 @@ class World:
         at_once = self.census.kernel.swaps_at_once
         return not at_once and not self.asked(ancestor).directories
 
+    def frozen(self, memcg_id: int) -> bool:
+        """Whether what enters an online memcg stops there."""
+        memcg = self.room.memcgs.get(memcg_id)
+        return memcg is not None and memcg.frozen
+
     def charged_to(self, memcg_id: int) -> int:
         """What is charged to an online memcg itself and could be paged out."""
         memcg = self.room.memcgs.get(memcg_id)
