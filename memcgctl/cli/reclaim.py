@@ -223,7 +223,7 @@ def reclaim(
             return
         if not made.steps and not as_json:
             return
-        result = _act(kernel, made, max_seconds, max_bytes, journal)
+        result = _act(kernel, taken, made, max_seconds, max_bytes, journal)
         verdicts = _verdicts(kernel, result)
     _report(result, taken, verdicts, as_json=as_json, quiet=quiet)
     if not result.complete:
@@ -291,6 +291,7 @@ def _too_few(min_zombies: int, min_overhead_bytes: int) -> str | None:
 
 def _act(
     kernel: OpenedKernel,
+    census: Census,
     plan: Plan,
     max_seconds: float | None,
     max_bytes: int | None,
@@ -317,7 +318,12 @@ def _act(
                 report(what, n if done else n - 1, len(plan.steps))
 
             return carry_out(
-                plan, look, limits=limits, journal=journal, progress=progress
+                plan,
+                look,
+                limits=limits,
+                journal=journal,
+                progress=progress,
+                offline=[one for one in census.memcgs if one.state == "offline"],
             )
     except ActionError as error:
         fail(f"error: {error}", 1)

@@ -85,26 +85,31 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Usage:
-    """What an online memcg was charged for before and after, swap apart."""
+    """What an online memcg was charged for before and after, swap apart.
+
+    None where it could not be read: nothing is mounted here, or it is the root of v2.
+    """
 
     path: str
-    before_bytes: int
-    after_bytes: int
-    swap_before_bytes: int
-    swap_after_bytes: int
+    before_bytes: int | None
+    after_bytes: int | None
+    swap_before_bytes: int | None
+    swap_after_bytes: int | None
 
 
 @dataclass(frozen=True)
 class Harm:
     """What others lost: refaulted pages meanwhile, and page cache of living memcgs.
 
-    ``file`` is what the kernel's statistics have of memcgs without any below them.
+    ``file`` is what the kernel's statistics have of the memcgs in reach of the steps,
+    with all below them, less what zombies had of it; who is still there counts as if it
+    had lost nothing. None where it could not be read.
     """
 
-    refaulted_file_pages: int
-    refaulted_anon_pages: int
-    file_before_bytes: int
-    file_after_bytes: int
+    refaulted_file_pages: int | None
+    refaulted_anon_pages: int | None
+    file_before_bytes: int | None
+    file_after_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,8 @@ class Result:
 
     ``freed`` are the wanted memcgs that are gone, ``remaining`` those still there.
     ``dying_before`` and ``dying_after`` are the kernel's own counts, None where it has
-    none. ``usages`` are of the memcgs that steps charge.
+    none. ``usages`` are of the memcgs that steps charge. ``warnings`` are of what could
+    not be read or did not answer.
     """
 
     plan: Plan
@@ -128,6 +134,7 @@ class Result:
     seconds: float
     stopped: str
     journal: str
+    warnings: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:

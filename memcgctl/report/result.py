@@ -26,6 +26,8 @@ STATUS = {
     "skipped": "skipped",
 }
 
+UNREAD = "not readable here"
+
 Verdicts = Mapping[int, str]
 
 
@@ -48,6 +50,8 @@ def screen(
         text.append(f"{line}\n")
     for sentence in _harm(result):
         text.append(f"{_wrapped(sentence, 0, width, encoding)}\n")
+    for warning in result.warnings:
+        text.append(f"{_wrapped(f'Warning: {warning}', 0, width, encoding)}\n")
     for sentence in _left(result, census, verdicts):
         text.append(f"{_wrapped(sentence, 2, width, encoding)}\n")
     text.append(f"{_wrapped(f'Journal: {result.journal}', 0, width, encoding)}\n")
@@ -110,19 +114,29 @@ def _compared(result: Result, width: int, encoding: str) -> list[str]:
         measured.append(f"{result.dying_after:,}")
     names.append("file cache of living memcgs, at most lost")
     predicted.append(size(sum(step.collateral_bytes for step in plan.steps)))
-    measured.append(size(max(0, _file_lost(result))))
+    lost = _difference(result.harm.file_after_bytes, result.harm.file_before_bytes)
+    measured.append(UNREAD if lost is None else size(max(0, lost)))
     for usage in result.usages:
         names.append(f"{usage.path}: memory and swap")
         predicted.append("")
         measured.append(
-            f"{_signed(usage.after_bytes - usage.before_bytes)} "
-            f"{_signed(usage.swap_after_bytes - usage.swap_before_bytes)}"
+            _changes(
+                _difference(usage.before_bytes, usage.after_bytes),
+                _difference(usage.swap_before_bytes, usage.swap_after_bytes),
+            )
         )
     return aligned([predicted, measured], names, 0, width, encoding)
 
 
-def _file_lost(result: Result) -> int:
-    return result.harm.file_before_bytes - result.harm.file_after_bytes
+def _difference(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else after - before
+
+
+def _changes(memory: int | None, swap: int | None) -> str:
+    """Swap is told where there is such a counter (``CONFIG_SWAP``)."""
+    if memory is None:
+        return UNREAD
+    return f"{_signed(memory)} {'-' if swap is None else _signed(swap)}"
 
 
 def _signed(number_bytes: int) -> str:
@@ -131,11 +145,14 @@ def _signed(number_bytes: int) -> str:
 
 def _harm(result: Result) -> Iterator[str]:
     harm = result.harm
-    pages = harm.refaulted_file_pages + harm.refaulted_anon_pages
+    file, anon = harm.refaulted_file_pages, harm.refaulted_anon_pages
+    if file is None or anon is None:
+        yield "How many evicted pages came back meanwhile could not be read."
+        return
+    pages = file + anon
     yield (
         f"Meanwhile {counted(pages, 'evicted page')} came back on the whole machine "
-        f"(refaults: {harm.refaulted_file_pages:,} file, "
-        f"{harm.refaulted_anon_pages:,} anon)."
+        f"(refaults: {file:,} file, {anon:,} anon)."
     )
 
 
@@ -188,7 +205,7 @@ def to_json(result: Result, census: Census, verdicts: Verdicts) -> str:
         "charged": [asdict(usage) for usage in result.usages],
         "harm": asdict(result.harm),
         "journal": result.journal,
-        "warnings": plan.warnings,
+        "warnings": [*plan.warnings, *result.warnings],
     }
     return utf8.dumps(document, indent=1) + "\n"
 

@@ -73,6 +73,21 @@ def test_the_harm_is_measured_beside_what_was_predicted() -> None:
     assert rows[lost[0]] == ["4.0K", "4.0K"]
 
 
+def test_what_could_not_be_read_is_said() -> None:
+    """A person would read "+0 +0" where megabytes were moved."""
+    unread = replace(
+        RESULT,
+        usages=(Usage("/app", None, None, None, None),),
+        harm=Harm(None, None, None, None),
+        warnings=("limits could not be read",),
+    )
+    text = screen(unread, CENSUS, {}).plain
+    assert text.count("not readable here") == 2
+    assert "came back meanwhile could not be read" in text
+    assert "Warning: limits could not be read" in text
+    assert json.loads(to_json(unread, CENSUS, {}))["warnings"] == [*unread.warnings]
+
+
 def test_json_has_predicted_and_measured_apart() -> None:
     """A program would take what was promised for what was done."""
     document = json.loads(to_json(RESULT, CENSUS, {101: "Held."}))

@@ -6,31 +6,31 @@ memory.usage_in_bytes), /proc/vmstat and /proc/pressure/memory.
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
 from memcgctl.actions.host.machine import Machine, read_text
 from memcgctl.actions.host.thresholds import count_zombies
 
-# Beyond so many, statistics of living memcgs cost more than they tell.
-_MEMCGS_LIMIT = 20_000
+# Page cache in memory.stat, by version, and shmem, which it includes. The names of v1
+# without "total_" are of the memcg alone.
+_CACHE = {1: ("total_cache", "total_shmem"), 2: ("file", "shmem")}
 
 
 class Charged(NamedTuple):
-    """Bytes that a memcg is charged for; 0 for the root."""
+    """Bytes that a memcg is charged for; None where that cannot be read."""
 
-    memory: int
-    swap: int
+    memory: int | None
+    swap: int | None
 
 
 class Look(NamedTuple):
-    """A moment's counters: refaults in pages, page cache of leaf memcgs in bytes."""
+    """A moment's counters, None where one cannot be read: refaults in pages."""
 
-    refaulted_file: int
-    refaulted_anon: int
-    file_bytes: int
+    refaulted_file: int | None
+    refaulted_anon: int | None
     dying: int | None
 
 
@@ -38,24 +38,31 @@ def look(machine: Machine) -> Look:
     vmstat = _pairs(read_text(machine.proc / "vmstat"))
     return Look(
         # One for both kinds before 5.9.
-        vmstat.get("workingset_refault_file", vmstat.get("workingset_refault", 0)),
-        vmstat.get("workingset_refault_anon", 0),
-        _living_files(machine),
+        vmstat.get("workingset_refault_file", vmstat.get("workingset_refault")),
+        vmstat.get("workingset_refault_anon", 0 if vmstat else None),
         count_zombies(machine).count,
     )
 
 
-def _living_files(machine: Machine) -> int:
-    """Page cache of memcgs that have none below them: a parent's has zombies' too."""
-    if machine.cgroup is None:
-        return 0
+def topmost(paths: Collection[str]) -> tuple[str, ...]:
+    """Those that are not below another one of them."""
+    found: list[str] = []
+    for path in sorted(paths):
+        if not found or not path.startswith(f"{found[-1].rstrip('/')}/"):
+            found.append(path)
+    return tuple(found)
+
+
+def page_cache(paths: Collection[str], machine: Machine) -> int | None:
+    """What memcgs and all below them, zombies as well, have of files, in bytes."""
     total = 0
-    name = "cache" if machine.cgroup1 else "file"
-    for count, (place, below, _) in enumerate(os.walk(machine.cgroup.point)):
-        if count > _MEMCGS_LIMIT:
-            break
-        if not below:
-            total += _pairs(read_text(Path(place, "memory.stat"))).get(name, 0)
+    for path in topmost(paths):
+        place = _directory(path, machine)
+        stat = _pairs(read_text(place / "memory.stat")) if place else {}
+        file, shmem = _CACHE[1 if machine.cgroup1 else 2]
+        if file not in stat or shmem not in stat:
+            return None
+        total += stat[file] - stat[shmem]
     return total
 
 
@@ -63,14 +70,14 @@ def charged(path: str, machine: Machine) -> Charged:
     """What a memcg and all below it are charged for."""
     place = _directory(path, machine)
     if place is None:
-        return Charged(0, 0)
+        return Charged(None, None)
     if machine.cgroup1:
-        memory = _number(place / "memory.usage_in_bytes") or 0
+        memory = _number(place / "memory.usage_in_bytes")
         both = _number(place / "memory.memsw.usage_in_bytes")
-        return Charged(memory, max(0, both - memory) if both else 0)
+        swap = None if memory is None or both is None else max(0, both - memory)
+        return Charged(memory, swap)
     return Charged(
-        _number(place / "memory.current") or 0,
-        _number(place / "memory.swap.current") or 0,
+        _number(place / "memory.current"), _number(place / "memory.swap.current")
     )
 
 
@@ -104,19 +111,19 @@ def _rooms(path: str, machine: Machine, *, swap: bool) -> list[int]:
     return rooms
 
 
-def pressure(proc: Path) -> float:
+def pressure(proc: Path) -> float | None:
     """Percent of the last ten seconds in which something waited for memory.
 
-    0 where the kernel does not tell (``CONFIG_PSI``, ``psi=0``).
+    None where the kernel does not tell (``CONFIG_PSI``, ``psi=0``).
     """
     text = read_text(proc / "pressure/memory")
     found = re.search(r"^some avg10=(\d+\.\d+)", text, re.M)
-    return float(found[1]) if found else 0.0
+    return float(found[1]) if found else None
 
 
 def _directory(path: str, machine: Machine) -> Path | None:
     mount = machine.cgroup
-    return Path(mount.point + path) if mount and path != "/" else None
+    return Path(mount.point + path) if mount else None
 
 
 def _number(path: Path) -> int | None:

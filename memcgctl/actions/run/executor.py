@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,7 +26,7 @@ from memcgctl.actions.host.machine import (
     read_machine,
 )
 from memcgctl.actions.host.pages import U64
-from memcgctl.actions.run import waiting
+from memcgctl.actions.run import account, waiting
 from memcgctl.actions.run.journal import Journal, default_path
 from memcgctl.actions.run.lock import locked
 from memcgctl.actions.run.pace import Limits, Pace
@@ -44,15 +44,14 @@ from memcgctl.actions.run.worker import (
 )
 from memcgctl.model import (
     FileTarget,
-    Harm,
     HostTarget,
+    Memcg,
     Plan,
     ProcessTarget,
     Remaining,
     Result,
     Step,
     StepResult,
-    Usage,
 )
 
 # Returns the cgroup ids of the memcgs that are offline now.
@@ -74,14 +73,16 @@ def carry_out(
     progress: Progress = lambda n, step, result: None,
     machine: Callable[[], Machine] = read_machine,
     actions: Mapping[str, Action] = ACTIONS,
+    offline: Sequence[Memcg] = (),
     apart: bool = True,
 ) -> Result:
     """Do the plan's steps in order and report.
 
     ``look`` is asked at most every ``look_seconds``, and may raise Unreadable, which
     ends the run. Raises Locked if another run is at work, ActionError if the journal
-    cannot be written; whatever goes wrong with a step is in its result. Steps are done
-    by a process of their own, unless they are not to be ``apart``.
+    cannot be written; whatever goes wrong with a step is in its result. ``offline`` are
+    the zombies of the census, without which nobody knows what others lost. Steps are
+    done by a process of their own, unless they are not to be ``apart``.
     """
     limits = limits or Limits()
     seconds = limits.max_seconds
@@ -99,6 +100,7 @@ def carry_out(
         )
         with closing(worker):
             run = _Run(plan, pace, look, machine, actions, book, signals, worker)
+            run.offline = offline
             run.avoid = _avoided(left_behind(notes))
             return run.run(progress)
 
@@ -132,6 +134,7 @@ class _Run:
     journal: Journal
     signals: Signals
     worker: Runner
+    offline: Sequence[Memcg] = ()
     # By device (major:minor) or process: why nothing is to be asked of it.
     avoid: dict[str, str] = field(default_factory=dict)
     moved: int = 0
@@ -147,9 +150,7 @@ class _Run:
         began = time.monotonic()
         machine = self.machine()
         helper.remove_stale(machine)
-        before = measure.look(machine)
-        names = sorted({path for step in self.plan.steps for path in step.charged_to})
-        usages = {path: measure.charged(path, machine) for path in names}
+        before = account.begin(self.plan, self.offline, machine)
         self.journal.write(
             "begin",
             pid=os.getpid(),
@@ -174,29 +175,21 @@ class _Run:
             results = self._let_go(results)
         there = self._settled(results)
         self._end(there)
-        after = measure.look(machine)
         wanted = [*self.plan.freed, *(left.id for left in self.plan.remaining)]
         return Result(
             plan=self.plan,
             steps=tuple(_with_freed(result, there) for result in results),
             freed=tuple(one for one in wanted if one not in there),
             remaining=self._remaining(there, results),
-            usages=tuple(
-                _usage(path, usages[path], measure.charged(path, machine))
-                for path in names
-            ),
-            harm=Harm(
-                after.refaulted_file - before.refaulted_file,
-                after.refaulted_anon - before.refaulted_anon,
-                before.file_bytes,
-                after.file_bytes,
-            ),
-            dying_before=before.dying,
-            dying_after=after.dying,
+            usages=before.usages(machine),
+            harm=before.harm(there, machine),
+            dying_before=before.look.dying,
+            dying_after=measure.look(machine).dying,
             moved_bytes=self.moved,
             seconds=time.monotonic() - began,
             stopped=self.stopped,
             journal=str(self.journal.path),
+            warnings=tuple(_unread(machine, self.avoid)),
         )
 
     def _let_go(self, results: list[StepResult]) -> list[StepResult]:
@@ -404,8 +397,14 @@ def _with_freed(result: StepResult, there: set[int]) -> StepResult:
     return replace(result, freed=gone if result.status in ("done", "part") else ())
 
 
-def _usage(path: str, before: measure.Charged, after: measure.Charged) -> Usage:
-    return Usage(path, before.memory, after.memory, before.swap, after.swap)
+def _unread(machine: Machine, avoid: Mapping[str, str]) -> Iterator[str]:
+    """What guards could not see, and what did not answer."""
+    if machine.cgroup is None:
+        yield "limits could not be read: no cgroup file system with memory is mounted"
+    if measure.pressure(machine.proc) is None:
+        yield "whether memory was short could not be read (CONFIG_PSI)"
+    for what, since in avoid.items():
+        yield f"{what} hangs: {since}"
 
 
 def _facts(n: int, step: Step) -> dict[str, object]:

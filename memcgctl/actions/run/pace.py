@@ -67,7 +67,7 @@ class Pace:
     ) -> bool:
         """Wait while memory is short; False if that took all the time there was."""
         patience = time.monotonic() + self.limits.patience_seconds
-        while measure.pressure(self.proc) > self.limits.max_pressure:
+        while (measure.pressure(self.proc) or 0.0) > self.limits.max_pressure:
             if self.late() or time.monotonic() >= patience or came():
                 return False
             alive()
