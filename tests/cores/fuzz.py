@@ -1,10 +1,11 @@
-"""Damages real cores at random and lists them: does it ever crash, hang or trace back?
+"""Damages real cores at random: does a command ever crash, hang or trace back?
 
     python -m tests.cores.fuzz fixtures/*.zst --cases 5000 --seed 7
 
-Each case is one run of ``memcgctl list --json`` in a process of its own on a core with
-bits flipped, words overwritten or its end cut off. The places are found by opening
-the undamaged core; the case's number is the seed of its damage.
+Each case is one run of one of ``COMMANDS`` in a process of its own on a core with bits
+flipped, words overwritten or its end cut off. The places are found by opening the
+undamaged core: what a whole census of it reads, and more often what steers its walks.
+The case's number is the seed of its damage.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -31,17 +33,30 @@ from typing import Any, NamedTuple, NoReturn
 import drgn
 from drgn.helpers.linux.mm import follow_phys
 
+from memcgctl.census import take_census
 from memcgctl.census.tree import read_tree
 from memcgctl.cli import main
 from memcgctl.kernel import elf
 from memcgctl.kernel.compressed import is_compressed, unpacked
-from memcgctl.kernel.program import Sources, open_kernel
+from memcgctl.kernel.program import OpenedKernel, Sources, open_kernel
 from memcgctl.linux.memmap import page_ranges
 
 LIMIT_SECONDS = 60
 LIMIT_BYTES = 4 << 30  # of address space: a length that is garbage must not be believed
 PAGE = 4096
-GOOD = ("listed", "listed with warnings", "refused")
+GOOD = ("answered", "in part", "refused", "usage")
+# Of what has an {id}, any of the core's zombies is asked for.
+COMMANDS = (
+    ("list", "--json"),
+    ("explain", "{id}", "--json"),
+    ("simulate", "--json"),
+    ("list", "--all", "--json"),
+    ("explain", "{id}", "--folios"),
+    ("audit", "--json"),
+    ("reclaim", "--dry-run", "--json"),
+    ("snapshot", "-o", "-"),
+)
+READS = 1 << 17
 
 
 class Extent(NamedTuple):
@@ -57,6 +72,7 @@ class Case:
 
     number: int
     target: str
+    command: str
     outcome: str
     seconds: float
     message: str
@@ -75,8 +91,8 @@ def _work(core: Path, cases: Sequence[int]) -> list[Case]:
         copy = Path(directory) / "core"
         subprocess.run(["cp", "--sparse=always", _unpacked(core), copy], check=True)
         copy.chmod(0o600)
-        targets = _targets(copy)
-        return [_case(copy, targets, number) for number in cases]
+        targets, ids = _targets(copy)
+        return [_case(copy, targets, ids, number) for number in cases]
 
 
 def _unpacked(core: Path) -> Path:
@@ -88,21 +104,23 @@ def _unpacked(core: Path) -> Path:
 # Where to damage
 
 
-def _targets(core: Path) -> dict[str, list[Extent]]:
-    """The extents of the file that hold what the name says."""
+def _targets(core: Path) -> tuple[dict[str, list[Extent]], list[int]]:
+    """The extents of the file that hold what the name says; the zombies' ids."""
     with core.open("rb") as file:
         loads = elf.read(file).segments
     with open_kernel(Sources(core)) as kernel:
         prog = kernel.prog
+        init_mm = prog["init_mm"].address_of_()
 
         def extents(address: int, size: int) -> Iterator[Extent]:
             end = address + size
             while address < end:
                 part = min(end, (address | (PAGE - 1)) + 1) - address
-                physical = int(follow_phys(prog["init_mm"].address_of_(), address))
-                for load in loads:
-                    if load.physical <= physical < load.physical + load.size:
-                        yield Extent(load.offset + physical - load.physical, part)
+                with suppress(drgn.FaultError):  # a per-CPU variable's offset
+                    physical = int(follow_phys(init_mm, address))
+                    for load in loads:
+                        if load.physical <= physical < load.physical + load.size:
+                            yield Extent(load.offset + physical - load.physical, part)
                 address += part
 
         def objects(type_name: str, addresses: Sequence[int]) -> Iterator[Extent]:
@@ -117,7 +135,10 @@ def _targets(core: Path) -> dict[str, list[Extent]]:
             for extent in extents(pages.address, pages.pages * page_size)
         ]
         btf = kernel.symbol("__start_BTF")
-        return {
+        reads, symbols = _read_by_a_census(kernel)
+        memory_map_at = {extent.offset // PAGE for extent in memory_map}
+        ids = [i for i, on in zip(tree.id.tolist(), tree.online, strict=True) if not on]
+        targets = {
             "memory map": memory_map,
             "tree": [
                 *objects("struct mem_cgroup", tree.address.tolist()),
@@ -128,24 +149,62 @@ def _targets(core: Path) -> dict[str, list[Extent]]:
             "headers": [Extent(0, min(load.offset for load in loads))],
             "anywhere": [Extent(load.offset, load.size) for load in loads],
             "truncated": [],
+            "globals": [e for at in symbols for e in extents(at, 8)],
+            "read": [
+                extent
+                for at, size in reads
+                for extent in extents(at, size)
+                if extent.offset // PAGE not in memory_map_at
+            ],
         }
+        return targets, ids
+
+
+def _read_by_a_census(
+    kernel: OpenedKernel,
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """(address, size) of what a census with all details reads, and of which symbols."""
+    reads: dict[tuple[int, int], None] = {}
+    symbols: dict[int, None] = {}
+    read, symbol = kernel.memory.read, kernel.symbol
+
+    def noted(address: int, size: int) -> bytes:
+        data = read(address, size)
+        if len(reads) < READS and size <= PAGE * 16:
+            reads[address, size] = None
+        return data
+
+    def found(name: str) -> int:
+        symbols[address := symbol(name)] = None
+        return address
+
+    kernel.memory.read, kernel.symbol = noted, found  # type: ignore[method-assign]
+    take_census(kernel, details="offline")
+    del kernel.memory.read, kernel.symbol
+    return [*reads], [*symbols]
 
 
 # How to damage
 
 
-def _case(core: Path, targets: dict[str, list[Extent]], number: int) -> Case:
+def _case(
+    core: Path, targets: dict[str, list[Extent]], ids: Sequence[int], number: int
+) -> Case:
     chance = random.Random(number)
-    target = [*targets][number % len(targets)]
+    # Half of the cases damage what steers the walks.
+    names = [*targets, *["globals", "read", "read"] * 2]
+    target = names[number % len(names)]
+    command = COMMANDS[number // len(names) % len(COMMANDS)]
+    words = [word.format(id=chance.choice(ids)) for word in command]
     with core.open("r+b", buffering=0) as file:
         if target == "truncated":
             with tempfile.NamedTemporaryFile(dir=core.parent) as short:
                 size = chance.randrange(os.fstat(file.fileno()).st_size)
                 _copy_start(file.fileno(), short.fileno(), size)
-                return _run(Path(short.name), number, target)
+                return _run(Path(short.name), number, target, words)
         undo = _damage(file.fileno(), targets[target], chance)
         try:
-            return _run(core, number, target)
+            return _run(core, number, target, words)
         finally:
             for offset, data in reversed(undo):
                 os.pwrite(file.fileno(), data, offset)
@@ -192,22 +251,23 @@ def _copy_start(source: int, target: int, size: int) -> None:
 # How to run
 
 
-def _run(core: Path, number: int, target: str) -> Case:
-    """``memcgctl list --json`` in a fork, which has drgn and NumPy imported already."""
+def _run(core: Path, number: int, target: str, command: Sequence[str]) -> Case:
+    """A command in a fork, which has drgn and NumPy imported already."""
     begin = time.monotonic()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         if not (child := os.fork()):
-            _list(core, out.fileno(), err.fileno())
+            _command(core, command, out.fileno(), err.fileno())
         _, status = os.waitpid(child, 0)
         seconds = time.monotonic() - begin
         out.seek(0)
         err.seek(0)
         text = err.read().decode(errors="replace")
-        outcome = _outcome(os.waitstatus_to_exitcode(status), out.read(), text)
-    return Case(number, target, outcome, seconds, text)
+        code = os.waitstatus_to_exitcode(status)
+        outcome = _outcome(code, out.read(), text, "--json" in command)
+    return Case(number, target, " ".join(command), outcome, seconds, text)
 
 
-def _list(core: Path, out: int, err: int) -> NoReturn:
+def _command(core: Path, command: Sequence[str], out: int, err: int) -> NoReturn:
     code: Any = 70
     try:
         resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
@@ -216,7 +276,7 @@ def _list(core: Path, out: int, err: int) -> NoReturn:
         os.dup2(err, 2)
         sys.stdout = os.fdopen(1, "w", closefd=False)
         sys.stderr = os.fdopen(2, "w", closefd=False)
-        sys.argv = ["memcgctl", "list", "--json", "--core", str(core)]
+        sys.argv = ["memcgctl", *command, "--core", str(core)]
         main()
     except SystemExit as done:
         code = done.code
@@ -228,7 +288,7 @@ def _list(core: Path, out: int, err: int) -> NoReturn:
         os._exit(code or 0)
 
 
-def _outcome(code: int, out: bytes, err: str) -> str:
+def _outcome(code: int, out: bytes, err: str, is_json: bool) -> str:
     if code == -signal.SIGALRM:
         return "hang"
     if code < 0:
@@ -238,13 +298,16 @@ def _outcome(code: int, out: bytes, err: str) -> str:
     if code == 3 and not out:
         lines = err.splitlines()
         return "refused" if lines[-1].startswith("memcgctl: error: ") else "no message"
-    if code == 0:
+    if code == 2:
+        return "usage" if err and not out else "no message"
+    if code not in (0, 4):
+        return f"exit code {code}"
+    if is_json:
         try:
-            document = json.loads(out)
+            json.loads(out)
         except ValueError:
             return "bad JSON"
-        return "listed with warnings" if document["warnings"] else "listed"
-    return f"exit code {code}"
+    return "in part" if code or "warning: " in err else "answered"
 
 
 def report(cases: Sequence[Case]) -> str:
@@ -260,7 +323,8 @@ def report(cases: Sequence[Case]) -> str:
         f"(case {slowest.number}, {slowest.target})"
     )
     lines += [
-        f"case {case.number} ({case.target}): {case.outcome}: {case.message.strip()}"
+        f"case {case.number} ({case.target}, {case.command}): {case.outcome}: "
+        + case.message.strip()
         for case in failures(cases)
     ]
     return "\n".join(lines)

@@ -21,4 +21,4 @@ def test_damaged_cores(core: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         print(f"\n{core.name}\n{report(cases)}")
     assert not failures(cases)
-    assert any(case.outcome.startswith("listed") for case in cases)
+    assert any(case.outcome in ("answered", "in part") for case in cases)
