@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcgctl.kernel.errors import KernelError
-from memcgctl.kernel.layout import dtype_of, has_member, offset_of
+from memcgctl.kernel.layout import dtype_of, has_member, offset_of, size_of
 from memcgctl.kernel.memory import Memory
 from memcgctl.kernel.program import OpenedKernel
 from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.memmap import PageRange, page_ranges
 from memcgctl.linux.records import first_member, gather_records
+from memcgctl.linux.structs import enumerators
 
 FILE, SHMEM, ANON, KERNEL = range(4)
 KINDS = 4
@@ -84,7 +85,7 @@ def page_layout(prog: drgn.Program) -> PageLayout:
     }
     if members["charge"] == "mem_cgroup":
         members["page_type"] = "page_type"
-    flags = {e.name: e.value for e in prog.type("enum pageflags").enumerators or ()}
+    flags = enumerators(prog, "enum pageflags")
     return PageLayout(
         page=dtype_of(prog, page, members),
         order=_order_offset(prog),
@@ -102,7 +103,7 @@ def _order_offset(prog: drgn.Program) -> int:
     for path in ("_folio_order", "_flags_1"):
         if has_member(prog, "struct folio", path):
             return offset_of(prog, "struct folio", path)
-    second = drgn.sizeof(prog.type("struct page"))
+    second = size_of(prog, "struct page")
     return int(second + offset_of(prog, "struct page", "compound_order"))
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import drgn
 import numpy as np
 
+from memcgctl.kernel.layout import value_of
 from memcgctl.model import Limits
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ def swap_bytes(kernel: OpenedKernel) -> tuple[int | None, int | None]:
     """All swap space of the kernel and the free part of it; None if unreadable."""
     size = kernel.memory.page_size
     try:
-        total = int(kernel.declare("total_swap_pages", "long"))
-        free = int(kernel.declare("nr_swap_pages", "atomic_long_t").counter)
+        total = value_of(kernel.declare("total_swap_pages", "long"))
+        free = value_of(kernel.declare("nr_swap_pages", "atomic_long_t"), "counter")
     except LookupError:  # CONFIG_SWAP is off
         return 0, 0
     except drgn.FaultError:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import cache
 
 import drgn
 import numpy as np
@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 from memcgctl.census.tree import Tree
 from memcgctl.kernel.errors import KernelError
-from memcgctl.kernel.layout import has_member
+from memcgctl.kernel.layout import has_member, size_behind, size_of
 from memcgctl.kernel.program import OpenedKernel
 from memcgctl.linux.records import Records, read_variable
+from memcgctl.linux.structs import enumerators
 from memcgctl.model import Overhead
 
 # Pointers to per-CPU memory in struct mem_cgroup and struct mem_cgroup_per_node that is
@@ -88,7 +89,7 @@ def read_machine(kernel: OpenedKernel) -> Machine:
     """
 
     def bits(name: str, type_name: str) -> int:
-        size = drgn.sizeof(kernel.prog.type(type_name))
+        size = size_of(kernel.prog, type_name)
         return bin(read_variable(kernel, name, size)).count("1")
 
     try:
@@ -135,12 +136,12 @@ def overheads(kernel: OpenedKernel, tree: Tree, machine: Machine) -> list[Overhe
 def _structs(prog: drgn.Program, tree: Tree, machine: Machine) -> NDArray[np.int64]:
     """Bytes of the structures themselves."""
     fixed = (
-        drgn.sizeof(prog.type(MEMCG))
+        size_of(prog, MEMCG)
         + POINTER * machine.node_ids  # nodeinfo[]
-        + machine.nodes * drgn.sizeof(prog.type(PER_NODE))
+        + machine.nodes * size_of(prog, PER_NODE)
         + machine.nodes * _sum(prog, PER_NODE, STRUCTS_PER_NODE)
-        + drgn.sizeof(prog.type(CGROUP))
-        + drgn.sizeof(prog.type("struct kernfs_node"))
+        + size_of(prog, CGROUP)
+        + size_of(prog, "struct kernfs_node")
     )
     # ancestors[] (5.10: ancestor_ids[]) has the cgroup itself, too; since Linux kernel
     # commit ef56578274d2 ("cgroup: Eliminate cgrp_ancestor_storage in cgroup_root") (in
@@ -156,7 +157,7 @@ def _structs(prog: drgn.Program, tree: Tree, machine: Machine) -> NDArray[np.int
         + np.array(names)
         + _bytes(prog, MEMCG, tree.memcg, STRUCTS)
         + _bytes(prog, CGROUP, tree.cgroup, STRUCTS_CGROUP)
-        + _objcgs(prog, tree, machine) * drgn.sizeof(prog.type("struct obj_cgroup"))
+        + _objcgs(prog, tree, machine) * size_of(prog, "struct obj_cgroup")
     )
     return total
 
@@ -198,13 +199,8 @@ def _size(prog: drgn.Program, type_name: str, path: str) -> int:
     A percpu_ref's counter is an unsigned long that holds a pointer to its like; a
     structure that is a part of its owner needs nothing else.
     """
-    null = drgn.Object(prog, type_name, address=0)
-    type_ = reduce(lambda value, name: value.member_(name), path.split("."), null).type_
-    if type_.kind == drgn.TypeKind.POINTER:
-        type_ = type_.type
-    elif type_.kind != drgn.TypeKind.INT:
-        return 0
-    return -(-int(drgn.sizeof(type_)) // MIN_ALLOC) * MIN_ALLOC
+    size = size_behind(prog, type_name, path)
+    return -(-size // MIN_ALLOC) * MIN_ALLOC
 
 
 def _kmem_is_charged(kernel: OpenedKernel) -> bool:
@@ -223,5 +219,5 @@ def _vector_is_charged(prog: drgn.Program) -> bool:
     same release brought MEMCG_VMALLOC, which in 7.x became NR_VMALLOC.
     """
     enums = ("enum memcg_stat_item", "enum node_stat_item")
-    items = {e.name for name in enums for e in prog.type(name).enumerators or ()}
+    items = {item for name in enums for item in enumerators(prog, name)}
     return bool(items & {"MEMCG_VMALLOC", "NR_VMALLOC"})

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcgctl.kernel.errors import KernelError
-from memcgctl.kernel.layout import dtype_of, offset_of
+from memcgctl.kernel.layout import dtype_of, offset_of, size_of
 from memcgctl.kernel.memory import Memory
 from memcgctl.kernel.program import OpenedKernel
 from memcgctl.kernel.trouble import Topic, reading
@@ -159,7 +159,7 @@ class _CssReader:
 
         self._memory = memory
         self._blocks: dict[int, bytes] | None = None if memory.live else {}
-        self._size = drgn.sizeof(prog.type("struct mem_cgroup"))
+        self._size = size_of(prog, "struct mem_cgroup")
         self.css = at("css")
         # In the order of _Css.
         paths = ("parent", "ss", "children.next", "sibling.next")

@@ -27,23 +27,15 @@ def opened(paths: Paths) -> Iterator[tuple[OpenedKernel, Progress]]:
     A type, symbol or piece of memory that a command cannot do without and that the
     kernel or core does not have becomes a KernelError.
     """
-    import drgn
-
-    from memcgctl.kernel.errors import KernelError, first_line
+    from memcgctl.kernel.errors import understood
     from memcgctl.kernel.program import Sources, open_kernel
 
-    try:
-        with (
-            progress_bar() as progress,
-            open_kernel(Sources(*paths), progress=progress, notify=say) as kernel,
-        ):
-            yield kernel, progress
-    except (LookupError, drgn.FaultError) as error:
-        if type(error) in (KeyError, IndexError):  # not drgn's: ours
-            raise
-        raise KernelError(
-            f"the kernel cannot be understood: {first_line(error)}"
-        ) from error
+    with (
+        understood(),
+        progress_bar() as progress,
+        open_kernel(Sources(*paths), progress=progress, notify=say) as kernel,
+    ):
+        yield kernel, progress
 
 
 def load_census(path: Path, paths: Paths) -> Census:

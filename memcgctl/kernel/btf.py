@@ -433,6 +433,7 @@ class Btf:
         members = list(self._members(type_id))
         # As in C: the last of several members, and not of a union.
         flexible = len(members) - 1 if self._kind(type_id) == STRUCT else 0
+        ends = self._ends(type_id, members, 8 * size)
         make = prog.struct_type if self._kind(type_id) == STRUCT else prog.union_type
         return make(
             self._name(type_id) or None,
@@ -444,7 +445,7 @@ class Btf:
                         prog,
                         member,
                         bits,
-                        size * 8 - offset,
+                        ends[i] - offset,
                         i == flexible != 0,
                     ),
                     self._string(name) or None,
@@ -453,6 +454,17 @@ class Btf:
                 for i, (name, member, offset, bits) in enumerate(members)
             ],
         )
+
+    def _ends(
+        self, type_id: int, members: list[tuple[int, int, int, int]], size: int
+    ) -> list[int]:
+        """Where each member has to end: where the next one of a structure begins."""
+        if self._kind(type_id) == UNION:
+            return [size] * len(members)
+        starts = [offset for _, _, offset, _ in members]
+        if starts != sorted(starts):
+            raise BtfError(f"BTF: type {type_id} has members in another order")
+        return [*starts[1:], size]
 
     def _members(self, type_id: int) -> Iterator[tuple[int, int, int, int]]:
         """(name offset, type id, bit offset, bits of a bit-field or 0) of each."""

@@ -13,7 +13,12 @@ from collections.abc import Iterable, Iterator
 import drgn
 import numpy as np
 
-from memcgctl.kernel.trouble import Trouble
+from memcgctl.kernel.layout import (
+    value_of,
+)
+from memcgctl.kernel.trouble import (
+    Trouble,
+)
 
 # A live kernel's fault may be a race with a free or a remap: ask again.
 _LIVE_TRIES = 3
@@ -106,7 +111,7 @@ class Memory:
     def page_size(self) -> int:
         """The kernel's page size in bytes."""
         if self._page_size is None:
-            self._page_size = int(self._prog["PAGE_SIZE"])
+            self._page_size = value_of(self._prog["PAGE_SIZE"])
         return self._page_size
 
 

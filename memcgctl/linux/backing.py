@@ -12,11 +12,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import drgn
 import numpy as np
 
-from memcgctl.kernel.layout import has_member, offset_of
-from memcgctl.kernel.trouble import Topic, reading
+from memcgctl.kernel.layout import (
+    has_member,
+    offset_of,
+    value_of,
+)
+from memcgctl.kernel.trouble import (
+    Topic,
+    reading,
+)
 from memcgctl.linux.structs import (
     U64,
     Rows,
@@ -213,8 +219,10 @@ def mount_point(kernel: OpenedKernel, super_block: int, root: int) -> str | None
     read_mounts(kernel, names, mounts_of(kernel, super_block))
     mountpoints = [mount.mountpoint for mount in names.mounts.values()]
     read_dentries(kernel, names, mountpoints)
-    host = kernel.declare("init_task", "struct task_struct").nsproxy.mnt_ns
-    return names.path_in(host.value_(), super_block, root, None)
+    init_task = kernel.declare("init_task", "struct task_struct")
+    nsproxy = addresses([value_of(init_task, "nsproxy")])
+    host = read_structs(kernel, "struct nsproxy", nsproxy, {"mnt_ns": "mnt_ns"})
+    return names.path_in(int(host["mnt_ns"][0]), super_block, root, None)
 
 
 @dataclass(frozen=True)
@@ -380,20 +388,19 @@ def _device(dev: int) -> str:
 
 def _bdev_name(kernel: OpenedKernel, inode: int) -> str | None:
     """The name of the block device whose own page cache this inode has."""
-    bdev = drgn.Object(
-        kernel.prog,
-        "struct bdev_inode *",
-        inode - offset_of(kernel.prog, "struct bdev_inode", "vfs_inode"),
-    ).bdev
-    try:
-        # Since Linux kernel commit 0d02129e76ed ("block: merge struct block_device and
-        # struct hd_struct") (in v5.11) partitions are devices with a name of their own.
-        if has_member(kernel.prog, "struct block_device", "bd_device"):
-            return _text(kernel, bdev.bd_device.kobj.name.value_())
-        disk = _text(kernel, bdev.bd_disk.disk_name.address_ or 0)
-        part = int(bdev.bd_partno)
-    except drgn.FaultError:
-        return None
+    start = inode - offset_of(kernel.prog, "struct bdev_inode", "vfs_inode")
+    bdev = addresses([start + offset_of(kernel.prog, "struct bdev_inode", "bdev")])
+    device = "struct block_device"
+    # Since Linux kernel commit 0d02129e76ed ("block: merge struct block_device and
+    # struct hd_struct") (in v5.11) partitions are devices with a name of their own.
+    if has_member(kernel.prog, device, "bd_device"):
+        row = read_structs(kernel, device, bdev, {"name": "bd_device.kobj.name"})
+        return _text(kernel, int(row["name"][0]))
+    members = {"disk": "bd_disk", "part": "bd_partno"}
+    (row,) = read_structs(kernel, device, bdev, members)
+    name = offset_of(kernel.prog, "struct gendisk", "disk_name")
+    disk = _text(kernel, int(row["disk"]) + name) if row["disk"] else None
+    part = int(row["part"])
     if not part or not disk:
         return disk
     return f"{disk}{'p' if disk[-1].isdigit() else ''}{part}"

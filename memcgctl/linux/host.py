@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import drgn
 
-from memcgctl.kernel.layout import has_member, offset_of
+from memcgctl.kernel.layout import has_member, offset_of, size_of
 
 if TYPE_CHECKING:
     from memcgctl.kernel.program import OpenedKernel
@@ -105,5 +105,5 @@ def _timekeeper(kernel: OpenedKernel) -> int:
     if has_member(kernel.prog, "struct tk_data", "timekeeper"):
         return core + offset_of(kernel.prog, "struct tk_data", "timekeeper")
     # A structure without a name up to 6.12: a sequence counter, aligned, before it.
-    counter: int = drgn.sizeof(kernel.prog.type("seqcount_raw_spinlock_t"))
+    counter: int = size_of(kernel.prog, "seqcount_raw_spinlock_t")
     return core + (counter + 7) // 8 * 8

@@ -14,7 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcgctl.kernel.errors import KernelError
-from memcgctl.kernel.layout import dtype_of, has_member, offset_of
+from memcgctl.kernel.layout import (
+    dtype_of,
+    has_member,
+    offset_of,
+    size_of,
+    value_of,
+)
 from memcgctl.kernel.program import OpenedKernel
 from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.records import Records, gather_records, read_variable
@@ -57,8 +63,8 @@ def page_ranges(kernel: OpenedKernel) -> list[PageRange]:
         sections = _sections(kernel)
     except (LookupError, drgn.FaultError) as error:
         raise KernelError(f"the memory map cannot be found: {error}") from error
-    page_shift = int(prog["PAGE_SHIFT"])
-    section_bits = int(prog["SECTION_SIZE_BITS"])
+    page_shift = value_of(prog["PAGE_SHIFT"])
+    section_bits = value_of(prog["SECTION_SIZE_BITS"])
     subsections = 1 << (section_bits - SUBSECTION_SHIFT)
     valid = np.ones((len(sections), subsections), np.bool_)
     # Sections found at boot are valid as a whole; those plugged in later, by 2 MiB.
@@ -86,7 +92,7 @@ def page_ranges(kernel: OpenedKernel) -> list[PageRange]:
     number = sections["number"][section] * subsections + subsection
     base = sections["map"][section] & ~np.uint64(SECTION_FLAGS)
     breaks = 1 + np.flatnonzero((np.diff(number) != 1) | (base[1:] != base[:-1]))
-    size = drgn.sizeof(prog.type("struct page"))
+    size = size_of(prog, "struct page")
     pages = 1 << (SUBSECTION_SHIFT - page_shift)
     ranges = []
     for run in np.split(np.arange(len(number)), breaks):

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from memcgctl.kernel.trouble import Topic, reading
+from memcgctl.kernel.layout import (
+    value_of,
+)
+from memcgctl.kernel.trouble import (
+    Topic,
+    reading,
+)
 from memcgctl.linux.structs import U64, addresses, read_rows, read_structs
 
 if TYPE_CHECKING:
@@ -235,7 +241,7 @@ class _Wanted:
 def _direct_map(kernel: OpenedKernel) -> int:
     """Virtual address of physical address 0."""
     try:
-        return int(kernel.declare("page_offset_base", "unsigned long"))
+        return value_of(kernel.declare("page_offset_base", "unsigned long"))
     except LookupError:  # CONFIG_DYNAMIC_MEMORY_LAYOUT is off
         return _PAGE_OFFSET
 
@@ -243,7 +249,7 @@ def _direct_map(kernel: OpenedKernel) -> int:
 def _physical_mask(kernel: OpenedKernel) -> int:
     """The bits of an entry that are a physical address, encryption bits left out."""
     try:
-        mask = int(kernel.declare("physical_mask", "unsigned long"))
+        mask = value_of(kernel.declare("physical_mask", "unsigned long"))
     except LookupError:  # CONFIG_DYNAMIC_PHYSICAL_MASK is off
         mask = 0
     return (mask or (1 << 52) - 1) & ((1 << 52) - 1)
@@ -251,6 +257,6 @@ def _physical_mask(kernel: OpenedKernel) -> int:
 
 def _five_levels(kernel: OpenedKernel) -> bool:
     try:
-        return bool(int(kernel.declare("__pgtable_l5_enabled", "unsigned int")))
+        return bool(value_of(kernel.declare("__pgtable_l5_enabled", "unsigned int")))
     except LookupError:  # CONFIG_X86_5LEVEL is off
         return False

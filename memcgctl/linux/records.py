@@ -12,7 +12,7 @@ import drgn
 import numpy as np
 from numpy.typing import NDArray
 
-from memcgctl.kernel.layout import dtype_of, has_member
+from memcgctl.kernel.layout import LayoutError, dtype_of, has_member
 from memcgctl.kernel.memory import Memory
 from memcgctl.kernel.program import OpenedKernel
 
@@ -33,7 +33,7 @@ def present(prog: drgn.Program, type_name: str, paths: Sequence[str]) -> dict[st
 def _is_scalar(prog: drgn.Program, type_name: str, path: str) -> bool:
     try:
         dtype_of(prog, type_name, {path: path})
-    except (LookupError, ValueError):
+    except (LookupError, LayoutError):
         return False
     return True
 

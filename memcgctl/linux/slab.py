@@ -15,8 +15,18 @@ import drgn
 import numpy as np
 from drgn.helpers.linux.mm import pfn_to_virt
 
-from memcgctl.kernel.layout import dtype_of, has_member, offset_of
-from memcgctl.kernel.trouble import Topic, reading
+from memcgctl.kernel.layout import (
+    bit_field,
+    dtype_of,
+    has_member,
+    offset_of,
+    size_of,
+    value_of,
+)
+from memcgctl.kernel.trouble import (
+    Topic,
+    reading,
+)
 from memcgctl.linux.memmap import page_ranges
 from memcgctl.linux.records import packed, present
 from memcgctl.linux.structs import U64, Rows, addresses, read_structs, unique
@@ -42,7 +52,7 @@ def find_slabs(kernel: OpenedKernel, caches: U64) -> Slabs:
     known = unique(caches)
     dtype, shift, bits = _slab_layout(kernel.prog)
     page_size = np.uint64(kernel.memory.page_size)
-    direct_map = np.uint64(pfn_to_virt(kernel.prog, 0).value_())
+    direct_map = np.uint64(value_of(pfn_to_virt(kernel.prog, 0)))
     found = [Slabs(addresses([]), addresses([]), addresses([]))]
     for first, pages, address in page_ranges(kernel) if len(known) else ():
         size = pages * dtype.itemsize
@@ -117,15 +127,14 @@ def _slab_layout(prog: drgn.Program) -> tuple[np.dtype[Any], int, int]:
         if has_member(prog, "struct slab", "slab_cache")
         else "struct page"
     )
-    objects = prog.type(name).member("objects")
-    offset, bits = objects.bit_offset, objects.bit_field_size or 0
+    offset, bits = bit_field(prog, name, "objects")
     word = offset // 64 * 8
     dtype = np.dtype(
         {
             "names": ["cache", "counters"],
             "formats": ["<u8", "<u8"],
             "offsets": [offset_of(prog, name, "slab_cache"), word],
-            "itemsize": drgn.sizeof(prog.type("struct page")),
+            "itemsize": size_of(prog, "struct page"),
         }
     )
     return dtype, offset - word * 8, (1 << bits) - 1

@@ -15,7 +15,7 @@ import drgn
 import numpy as np
 from numpy.typing import NDArray
 
-from memcgctl.kernel.layout import dtype_of
+from memcgctl.kernel.layout import LayoutError, dtype_of, size_of
 from memcgctl.kernel.trouble import Topic
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ Rows = NDArray[np.void]
 
 # Entries of one walk over trees; what is beyond it is damage, not a kernel.
 _ENTRIES_LIMIT = 1 << 24
+# 8192 CPUs (CONFIG_MAXSMP) are 1 KiB.
+_CPUMASK_LIMIT = 1 << 13
 # Names of file systems and devices are shorter.
 _STRING = 64
 
@@ -92,9 +94,34 @@ def read_strings(kernel: OpenedKernel, at: U64) -> list[str]:
     return texts
 
 
-def enumerators(kernel: OpenedKernel, type_name: str) -> dict[str, int]:
-    """The values of an enum, by name; they depend on version and configuration."""
-    return {e.name: e.value for e in kernel.prog.type(type_name).enumerators or ()}
+def possible_cpus(kernel: OpenedKernel) -> list[int]:
+    """The numbers of the CPUs that can ever be; LookupError if there is no mask."""
+    size = size_of(kernel.prog, "struct cpumask")
+    if size > _CPUMASK_LIMIT:
+        raise LayoutError(f"struct cpumask has {size} bytes")
+    mask = kernel.memory.read(kernel.symbol("__cpu_possible_mask"), size)
+    bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")
+    cpus: list[int] = bits.nonzero()[0].tolist()
+    return cpus
+
+
+def enumerators(prog: drgn.Program, type_name: str) -> dict[str, int]:
+    """The values of an enum, by name; they depend on version and configuration.
+
+    Asking for one that is not there raises LookupError, as drgn does.
+    """
+    found = _Enumerators(type_name)
+    for one in prog.type(type_name).enumerators or ():
+        found[one.name] = one.value
+    return found
+
+
+class _Enumerators(dict[str, int]):
+    def __init__(self, type_name: str) -> None:
+        self._type_name = type_name
+
+    def __missing__(self, name: str) -> int:
+        raise LookupError(f"{self._type_name} has no {name}")
 
 
 def unique(values: U64) -> U64:

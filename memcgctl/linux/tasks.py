@@ -13,8 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcgctl.kernel.layout import offset_of
-from memcgctl.kernel.trouble import Topic, reading
+from memcgctl.kernel.layout import (
+    offset_of,
+    value_of,
+)
+from memcgctl.kernel.trouble import (
+    Topic,
+    reading,
+)
 from memcgctl.linux.structs import (
     U64,
     addresses,
@@ -145,10 +151,10 @@ def open_files(kernel: OpenedKernel) -> OpenFiles:
 @reading(Topic.PROCESSES)
 def _threads(kernel: OpenedKernel) -> U64:
     """``struct task_struct *`` of every thread, from the initial pid namespace."""
-    head = kernel.declare("init_pid_ns", "struct pid_namespace").idr.idr_rt.xa_head
-    pids = unique(
-        xarray_entries(kernel, addresses([head.value_()]), Topic.PROCESSES).entry
+    head = value_of(
+        kernel.declare("init_pid_ns", "struct pid_namespace"), "idr.idr_rt.xa_head"
     )
+    pids = unique(xarray_entries(kernel, addresses([head]), Topic.PROCESSES).entry)
     # PIDTYPE_PID is 0: a pid's first list holds the one thread that has it.
     tasks = offset_of(kernel.prog, "struct pid", "tasks")
     links = read_pointers(kernel, pids + np.uint64(tasks))
@@ -160,7 +166,7 @@ def _threads(kernel: OpenedKernel) -> U64:
 @reading(Topic.PROCESSES)
 def _memcgs(kernel: OpenedKernel, css_sets: U64) -> U64:
     """``struct mem_cgroup *`` of each ``struct css_set *``."""
-    ids = enumerators(kernel, "enum cgroup_subsys_id")
+    ids = enumerators(kernel.prog, "enum cgroup_subsys_id")
     sets = unique(css_sets)
     if not len(sets):
         return np.zeros(len(css_sets), np.uint64)

@@ -13,8 +13,16 @@ import drgn
 import numpy as np
 from numpy.typing import NDArray
 
-from memcgctl.kernel.layout import has_member, offset_of
-from memcgctl.kernel.trouble import Topic, reading
+from memcgctl.kernel.layout import (
+    has_member,
+    length_of,
+    offset_of,
+    value_of,
+)
+from memcgctl.kernel.trouble import (
+    Topic,
+    reading,
+)
 from memcgctl.linux.structs import (
     U64,
     enumerators,
@@ -37,28 +45,27 @@ class Generations:
 
     def __init__(self, kernel: OpenedKernel) -> None:
         prog = kernel.prog
-        zones = enumerators(kernel, "enum zone_type")["__MAX_NR_ZONES"]
+        zones = enumerators(prog, "enum zone_type")["__MAX_NR_ZONES"]
         # MAX_ZONES_PER_ZONELIST + 1, on a kernel with NUMA a list for all nodes.
-        refs = prog.type("struct zonelist").member("_zonerefs").type.length or 1
-        self._node_bits = _order((refs - 1) // zones)
+        refs = length_of(prog, "struct zonelist", "_zonerefs")
+        self._node_bits = _order((refs - 1) // max(zones, 1))
         self._node_shift = _BITS - self._node_bits
         used = self._node_bits + _order(zones)
-        flags = enumerators(kernel, "enum pageflags")["__NR_PAGEFLAGS"]
+        flags = enumerators(prog, "enum pageflags")["__NR_PAGEFLAGS"]
         # 6.1, commit ec1c86b25f4b ("mm: multi-gen LRU: groundwork").
         self.known = has_member(prog, "struct lruvec", "lrugen")
         self.count = 0
         if self.known:
-            lrugen = prog.type("struct lruvec").member("lrugen").type
-            self.count = int(lrugen.member("timestamps").type.length or 0)
+            self.count = length_of(prog, "struct lruvec", "lrugen.timestamps")
         self._bits = _order(self.count + 1) if self.known else 0
         # CONFIG_NUMA_BALANCING: 8 bits of pid and a CPU, if they fit.
         if has_member(prog, "struct task_struct", "numa_scan_seq"):
-            words = prog.type("struct cpumask").member("bits").type.length or 1
+            words = length_of(prog, "struct cpumask", "bits")
             cpupid = 8 + _order(words * _BITS)
             if used + self._bits + cpupid <= _BITS - flags:
                 used += cpupid
         self._shift = _BITS - used - self._bits
-        self.now = int(prog["jiffies_64"])
+        self.now = value_of(prog["jiffies_64"])
         self.hertz = _hertz(kernel)
 
     def node(self, flags: U64) -> NDArray[np.int64]:
@@ -121,7 +128,7 @@ def _hertz(kernel: OpenedKernel) -> int | None:
     """Ticks a second: the clock source "jiffies" knows a tick's length."""
     try:
         clock = kernel.declare("clocksource_jiffies", "struct clocksource")
-        tick = int(clock.mult) >> int(clock.shift)
+        tick = value_of(clock, "mult") >> min(value_of(clock, "shift"), 64)
     except (LookupError, drgn.FaultError):
         return None
     return round(1e9 / tick) if tick else None

@@ -12,18 +12,31 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import drgn
 import numpy as np
-from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.percpu import per_cpu
 from numpy.typing import NDArray
 
 from memcgctl.census import folios
-from memcgctl.kernel.layout import dtype_of, has_member, offset_of
-from memcgctl.kernel.trouble import Topic, reading
+from memcgctl.kernel.layout import (
+    dtype_of,
+    has_member,
+    members_of_type,
+    offset_of,
+    size_of,
+)
+from memcgctl.kernel.trouble import (
+    Topic,
+    reading,
+)
 from memcgctl.linux.memmap import PageRange, page_ranges
 from memcgctl.linux.records import first_member
-from memcgctl.linux.structs import U64, addresses, enumerators
+from memcgctl.linux.structs import (
+    U64,
+    addresses,
+    enumerators,
+    possible_cpus,
+    read_structs,
+)
 
 if TYPE_CHECKING:
     from memcgctl.kernel.program import OpenedKernel
@@ -237,7 +250,7 @@ class _Counters:
 
 def _counters(kernel: OpenedKernel) -> _Counters:
     prog = kernel.prog
-    size = int(drgn.sizeof(prog.type("struct page")))
+    size = size_of(prog, "struct page")
     # memdesc_flags_t since Linux kernel commit 53fbef56e07d ("mm: introduce
     # memdesc_flags_t") (in v6.18).
     flags = first_member(prog, "struct page", "flags.f", "flags")
@@ -278,7 +291,7 @@ def _counters(kernel: OpenedKernel) -> _Counters:
         pincount=pincount,
         second_flags=size + offset_of(prog, "struct page", flags),
         # Up to 6.1, a THP that is mapped by PMD and by PTE has this in its second page.
-        double_map=enumerators(kernel, "enum pageflags").get("PG_double_map"),
+        double_map=enumerators(prog, "enum pageflags").get("PG_double_map"),
     )
 
 
@@ -308,7 +321,7 @@ def _rows(
 def _batched(kernel: OpenedKernel, ranges: list[PageRange]) -> NDArray[np.int64]:
     """Page frames that per-CPU batches hold references to, sorted, once for each."""
     found = []
-    size = drgn.sizeof(kernel.prog.type("struct page"))
+    size = size_of(kernel.prog, "struct page")
     pages = addresses(list(_batch_pages(kernel)))
     for first, count, address in ranges:
         page = (pages - np.uint64(address % 2**64)) // np.uint64(size)
@@ -323,22 +336,21 @@ def _batch_pages(kernel: OpenedKernel) -> Iterator[int]:
             variable = kernel.percpu(name, type_name)
         except LookupError:
             continue
-        members = [
-            member.name
-            for member in variable.type_.members or ()
-            if member.type.type_name() in _BATCH_TYPES and member.name
+        batches = [
+            (offset, one)
+            for one in _BATCH_TYPES
+            for offset in members_of_type(kernel.prog, type_name, one)
         ]
-        for cpu in for_each_possible_cpu(kernel.prog):
-            for member in members:
-                try:
-                    yield from _batch(per_cpu(variable, cpu).member_(member).read_())
-                except drgn.FaultError:
-                    kernel.trouble.fault()
+        for cpu in possible_cpus(kernel):
+            address = per_cpu(variable, cpu).address_
+            for offset, batch_type in batches:
+                yield from _batch(kernel, batch_type, address + offset)
 
 
-def _batch(batch: drgn.Object) -> Iterator[int]:
+def _batch(kernel: OpenedKernel, type_name: str, at: int) -> Iterator[int]:
     """The pages of a ``struct folio_batch`` (5.16+) or ``struct pagevec``."""
-    pages = batch.folios if hasattr(batch, "folios") else batch.pages
-    for index in range(min(int(batch.nr), len(pages))):
-        # Low bits are flags in mlock batches (mm/mlock.c).
-        yield pages[index].value_() & ~3
+    array = first_member(kernel.prog, type_name, "folios", "pages")
+    members = {"nr": "nr", "pages": array}
+    (row,) = read_structs(kernel, type_name, addresses([at]), members)
+    # Low bits are flags in mlock batches (mm/mlock.c).
+    yield from (page & ~3 for page in row["pages"][: row["nr"]].tolist())

@@ -68,7 +68,7 @@ def read_frames(
 
 def _flag_names(kernel: OpenedKernel) -> list[tuple[int, str]]:
     """Each page flag's bit with its own name; aliases come after __NR_PAGEFLAGS."""
-    flags = enumerators(kernel, "enum pageflags")
+    flags = enumerators(kernel.prog, "enum pageflags")
     end = flags["__NR_PAGEFLAGS"]
     names: dict[int, str] = {}
     for name, bit in flags.items():

@@ -242,7 +242,7 @@ class _Totals:
 
 
 def _flag(kernel: OpenedKernel, flags: U64, name: str) -> NDArray[np.bool_]:
-    bit = enumerators(kernel, "enum pageflags")[name]
+    bit = enumerators(kernel.prog, "enum pageflags")[name]
     mask: NDArray[np.bool_] = flags & np.uint64(1 << bit) != 0
     return mask
 

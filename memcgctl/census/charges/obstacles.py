@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from memcgctl.census import folios
 from memcgctl.census.charges.collect import GUP_PIN_COUNTING_BIAS, Folios
-from memcgctl.kernel.trouble import Topic, reading
+from memcgctl.kernel.layout import (
+    size_of,
+    value_of,
+)
+from memcgctl.kernel.trouble import (
+    Topic,
+    reading,
+)
 from memcgctl.linux.structs import U64, addresses, enumerators, read_structs
 
 if TYPE_CHECKING:
@@ -49,7 +56,7 @@ def obstacles(
     ``wanted`` are the memcgs that ``found`` refers to; ``mapping_flags`` (0 for
     anonymous memory) and ``on_bdev`` are of each folio's mapping.
     """
-    bits = enumerators(kernel, "enum pageflags")
+    bits = enumerators(kernel.prog, "enum pageflags")
 
     def flag(name: str) -> Mask:
         mask: Mask = found.flags & np.uint64(1 << bits[name]) != 0
@@ -60,7 +67,7 @@ def obstacles(
     swapbacked = flag("PG_swapbacked")
     locked = flag("PG_mlocked")
     # AS_UNEVICTABLE: the folios get the flag only once reclaim has met them.
-    unevictable = 1 << enumerators(kernel, "enum mapping_flags")["AS_UNEVICTABLE"]
+    unevictable = 1 << enumerators(kernel.prog, "enum mapping_flags")["AS_UNEVICTABLE"]
     of_mapping = mapping_flags & np.uint64(unevictable) != 0
     space = swap_space(kernel, tree, wanted)
     no_slot = memory & swapbacked & ~swapcache
@@ -111,9 +118,9 @@ def _busy_buffers(kernel: OpenedKernel, found: Folios, candidates: Mask) -> Mask
     """
     busy = np.zeros(len(candidates), np.bool_)
     (places,) = candidates.nonzero()
-    size = int(drgn.sizeof(kernel.prog.type("struct page")))
+    size = size_of(kernel.prog, "struct page")
     page = found.pfn[places].astype(np.uint64) * np.uint64(size)
-    page += np.uint64(int(kernel.prog["vmemmap"]))
+    page += np.uint64(value_of(kernel.prog["vmemmap"]))
     buffer = first = found.private[places]
     most = kernel.memory.page_size // _SECTOR * int(found.pages[places].max(initial=0))
     for _ in range(most):
@@ -153,8 +160,8 @@ def swap_space(kernel: OpenedKernel, tree: Tree, wanted: U64) -> SwapSpace:
     """What swap the ``struct mem_cgroup *`` in ``wanted`` can use."""
     limited = np.zeros(len(wanted), np.bool_)
     try:
-        total = int(kernel.declare("total_swap_pages", "long"))
-        free = int(kernel.declare("nr_swap_pages", "atomic_long_t").counter)
+        total = value_of(kernel.declare("total_swap_pages", "long"))
+        free = value_of(kernel.declare("nr_swap_pages", "atomic_long_t"), "counter")
     except (LookupError, drgn.FaultError):  # CONFIG_SWAP is off
         return SwapSpace(0, 0, limited)
     if tree.cgroup_version == 1:
@@ -188,8 +195,8 @@ def protected(kernel: OpenedKernel, tree: Tree, wanted: U64) -> Mask:
             "claimed": "memory.children_min_usage.counter",
         },
     )
-    flags = int(kernel.declare("cgrp_dfl_root", "struct cgroup_root").flags)
-    shared = bool(flags & int(kernel.prog["CGRP_ROOT_MEMORY_RECURSIVE_PROT"]))
+    flags = value_of(kernel.declare("cgrp_dfl_root", "struct cgroup_root"), "flags")
+    shared = bool(flags & value_of(kernel.prog["CGRP_ROOT_MEMORY_RECURSIVE_PROT"]))
     values = [tuple(map(int, row)) for row in rows.tolist()]
     for place, chain in enumerate(chains):
         effective = parent_usage = claimed = 0

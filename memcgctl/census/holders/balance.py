@@ -23,8 +23,14 @@ from memcgctl.census.holders.sockets import Sockets, kmalloc_holders, socket_hol
 from memcgctl.census.holders.stock import stock_holders
 from memcgctl.census.holders.writeback import unlisted_holders, writeback_holders
 from memcgctl.census.tree import read_references
-from memcgctl.kernel.layout import has_member
-from memcgctl.kernel.trouble import Topic, reading
+from memcgctl.kernel.layout import (
+    LayoutError,
+    has_member,
+)
+from memcgctl.kernel.trouble import (
+    Topic,
+    reading,
+)
 from memcgctl.linux.files import Opened
 from memcgctl.linux.namespaces import Namespaces
 from memcgctl.linux.structs import U64, addresses, read_pointers, read_structs
@@ -115,7 +121,7 @@ def _look(
         try:
             for address, holder in holders_of():
                 found[address].append(holder)
-        except (LookupError, ValueError, drgn.FaultError) as error:
+        except (LookupError, LayoutError, drgn.FaultError) as error:
             kernel.trouble.note(
                 Topic.REFERENCES, f"{what} cannot be looked for: {error}"
             )

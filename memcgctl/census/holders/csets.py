@@ -14,9 +14,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memcgctl.census.tree import node_paths
-from memcgctl.kernel.layout import has_member, offset_of
-from memcgctl.kernel.trouble import Topic, reading
+from memcgctl.census.tree import (
+    node_paths,
+)
+from memcgctl.kernel.layout import (
+    has_member,
+    offset_of,
+    value_of,
+)
+from memcgctl.kernel.trouble import (
+    Topic,
+    reading,
+)
 from memcgctl.linux import tasks
 from memcgctl.linux.lists import list_walker, occupied
 from memcgctl.linux.namespaces import Namespaces
@@ -134,7 +143,10 @@ def mm_list_holders(kernel: OpenedKernel, wanted: U64) -> Iterator[tuple[int, Ho
         _, rows = walk(int(heads[place]))
         if len(rows):
             owners = read_structs(
-                kernel, TASK, addresses(rows["owner"]), {"pid": "tgid", "comm": "comm"}
+                kernel,
+                TASK,
+                addresses(rows["owner"]),
+                {"pid": "tgid", "comm": "comm"},
             )
             detail = f"address space: {_names(owners[owners['pid'] != 0]) or 'nobody'}"
             yield int(wanted[place]), Holder("other", len(rows), detail)
@@ -162,7 +174,7 @@ def oom_holders(
 def _css_sets(kernel: OpenedKernel, wanted: U64) -> Iterator[tuple[int, int, int]]:
     """(``struct mem_cgroup *``, ``struct css_set *``, references to this)."""
     prog = kernel.prog
-    memory = int(prog["memory_cgrp_id"])
+    memory = value_of(prog["memory_cgrp_id"])
     csses = wanted + np.uint64(offset_of(prog, MEMCG, "css"))
     cgroups = read_structs(kernel, MEMCG, wanted, {"cgroup": "css.cgroup"})["cgroup"]
     offset = offset_of(prog, "struct cgroup", "e_csets") + 16 * memory

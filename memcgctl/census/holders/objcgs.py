@@ -12,14 +12,20 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import drgn
 import numpy as np
 from numpy.typing import NDArray
 
 from memcgctl.census import folios
 from memcgctl.census.overhead import read_machine
-from memcgctl.kernel.layout import has_member, offset_of
-from memcgctl.kernel.trouble import Topic, reading
+from memcgctl.kernel.layout import (
+    has_member,
+    offset_of,
+    size_of,
+)
+from memcgctl.kernel.trouble import (
+    Topic,
+    reading,
+)
 from memcgctl.linux.lists import list_walker, occupied
 from memcgctl.linux.memmap import page_ranges
 from memcgctl.linux.structs import U64, addresses, read_pointers, read_structs
@@ -143,8 +149,8 @@ def _costs(kernel: OpenedKernel, objcgs: U64) -> tuple[Int64, Int64]:
     refs = {"percpu": "refcnt.percpu_count_ptr", "data": "refcnt.data"}
     rows = read_structs(kernel, OBJCG, objcgs, refs)
     data = read_structs(kernel, REF_DATA, rows["data"], {"count": "count.counter"})
-    sizes = np.full(len(objcgs), drgn.sizeof(prog.type(OBJCG)), np.int64)
-    sizes += np.where(rows["data"], drgn.sizeof(prog.type(REF_DATA)), 0)
+    sizes = np.full(len(objcgs), size_of(prog, OBJCG), np.int64)
+    sizes += np.where(rows["data"], size_of(prog, REF_DATA), 0)
     # The per-CPU counters go soon after percpu_ref_kill (percpu_ref_call_confirm_rcu).
     counters = rows["percpu"] & ~REF_FLAGS != 0
     sizes += np.where(counters, 8 * read_machine(kernel).cpus, 0)

@@ -19,6 +19,7 @@ import drgn
 import numpy as np
 from numpy.typing import NDArray
 
+from memcgctl.kernel.layout import value_of
 from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.files import Opened
 from memcgctl.linux.namespaces import Namespaces
@@ -182,7 +183,8 @@ class Sockets:
     def _is_kernels(self, sock: int) -> bool:
         """Whether the kernel made it for itself (``sock_create_kern``)."""
         try:
-            return bool(drgn.Object(self.kernel.prog, f"{SOCK} *", sock).sk_kern_sock)
+            found = drgn.Object(self.kernel.prog, f"{SOCK} *", sock)
+            return bool(value_of(found, "sk_kern_sock"))
         except drgn.FaultError:
             return False
 

@@ -10,11 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.percpu import per_cpu
 
-from memcgctl.kernel.trouble import Topic, reading
-from memcgctl.linux.structs import addresses, read_structs
+from memcgctl.kernel.trouble import (
+    Topic,
+    reading,
+)
+from memcgctl.linux.structs import (
+    addresses,
+    possible_cpus,
+    read_structs,
+)
 from memcgctl.model import Holder
 
 if TYPE_CHECKING:
@@ -27,7 +33,7 @@ def stock_holders(
 ) -> Iterator[tuple[int, Holder]]:
     """(``struct mem_cgroup *``, holder) for each CPU and memcg in its stock."""
     stock = kernel.percpu("memcg_stock", "struct memcg_stock_pcp")
-    cpus = list(for_each_possible_cpu(kernel.prog))
+    cpus = possible_cpus(kernel)
     at = addresses([per_cpu(stock, cpu).address_ for cpu in cpus])
     rows = read_structs(
         kernel, "struct memcg_stock_pcp", at, {"cached": "cached", "pages": "nr_pages"}

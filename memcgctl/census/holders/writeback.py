@@ -16,11 +16,25 @@ from typing import TYPE_CHECKING
 import drgn
 import numpy as np
 
-from memcgctl.kernel.layout import has_member, offset_of
-from memcgctl.kernel.trouble import Topic, reading
+from memcgctl.kernel.layout import (
+    LayoutError,
+    has_member,
+    offset_of,
+)
+from memcgctl.kernel.trouble import (
+    Topic,
+    reading,
+)
 from memcgctl.linux.backing import read_backings
 from memcgctl.linux.lists import list_structs, list_walker, occupied
-from memcgctl.linux.structs import U64, Rows, addresses, read_structs, unique
+from memcgctl.linux.structs import (
+    U64,
+    Rows,
+    addresses,
+    read_strings,
+    read_structs,
+    unique,
+)
 from memcgctl.linux.tasks import read_tasks
 from memcgctl.model import Holder
 
@@ -230,7 +244,7 @@ def _paths(kernel: OpenedKernel, inodes: list[int]) -> dict[int, str]:
         mappings = addresses(inodes) + np.uint64(offset)
         nobody: list[tuple[int, ...]] = [()] * len(inodes)
         backings = read_backings(kernel, mappings, read_tasks(kernel), nobody, {})
-    except (LookupError, ValueError, drgn.FaultError):
+    except (LookupError, LayoutError, drgn.FaultError):
         return {}
     return {
         inode: backing.path
@@ -241,11 +255,12 @@ def _paths(kernel: OpenedKernel, inodes: list[int]) -> dict[int, str]:
 
 def _device(kernel: OpenedKernel, bdi: int) -> str:
     """The name of a ``struct backing_dev_info *``: its disk's, else its own."""
-    info = drgn.Object(kernel.prog, f"{BDI} *", bdi)
-    try:
-        # bdi_set_owner: the disk's device, which other device numbers have not.
-        name = info.owner.kobj.name.value_() if info.owner else info.dev_name.address_
-        text: bytes = kernel.prog.read_c_string(name, max_size=NAME_MAX)
-    except drgn.FaultError:
-        return "?"
-    return text.decode(errors="surrogateescape")
+    # bdi_set_owner: the disk's device, which other device numbers have not.
+    owner = read_structs(kernel, BDI, addresses([bdi]), {"owner": "owner"})["owner"]
+    if owner[0]:
+        name = read_structs(kernel, "struct device", owner, {"name": "kobj.name"})
+        (text,) = read_strings(kernel, name["name"])
+    else:
+        at = addresses([bdi + offset_of(kernel.prog, BDI, "dev_name")])
+        (text,) = read_strings(kernel, at)
+    return text or "?"

@@ -12,13 +12,19 @@ from collections.abc import Callable, Iterator
 
 import drgn
 import numpy as np
-from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.mm import phys_to_virt
 from drgn.helpers.linux.percpu import per_cpu
 from numpy.typing import NDArray
 
 from memcgctl.census.tree import Tree
-from memcgctl.kernel.layout import dtype_of, has_member
+from memcgctl.kernel.layout import (
+    LayoutError,
+    dtype_of,
+    has_member,
+    offset_of,
+    size_of,
+    value_of,
+)
 from memcgctl.kernel.program import OpenedKernel
 from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.records import (
@@ -28,6 +34,7 @@ from memcgctl.linux.records import (
     gather_records,
     read_variable,
 )
+from memcgctl.linux.structs import addresses, possible_cpus, read_pointers
 
 IDS = 1 << 16
 ID = np.dtype("<u2")
@@ -91,7 +98,7 @@ def at_once_bytes(kernel: OpenedKernel) -> int | None:
             {"flags": "flags", "priority": "prio", "pages": "pages", "used": used},
         )
         begun = _begun(kernel)
-    except (LookupError, ValueError, drgn.FaultError):
+    except (LookupError, LayoutError, drgn.FaultError):
         return None
     ready = (info["flags"] & SWP_WRITEOK != 0) & (info["used"] < info["pages"])
     if not ready.any():
@@ -114,8 +121,9 @@ def _begun(kernel: OpenedKernel) -> list[int]:
         clusters = kernel.percpu("percpu_swap_cluster", "struct percpu_swap_cluster")
     except LookupError:
         return []
-    cpus = for_each_possible_cpu(kernel.prog)
-    used = {int(per_cpu(clusters, cpu).si[0]) for cpu in cpus} - {0}
+    first = offset_of(kernel.prog, "struct percpu_swap_cluster", "si")
+    places = [per_cpu(clusters, cpu).address_ + first for cpu in possible_cpus(kernel)]
+    used = set(read_pointers(kernel, addresses(places)).tolist()) - {0}
     dtype = dtype_of(kernel.prog, "struct swap_info_struct", {"flags": "flags"})
     found: list[int] = gather_records(kernel.memory, sorted(used), dtype)[0][
         "flags"
@@ -213,14 +221,14 @@ def _page_ids(kernel: OpenedKernel, address: int, pages: int) -> Pieces:
     """Ids from an array of pointers to the struct pages of pages full of ids."""
     prog, memory = kernel.prog, kernel.memory
     per_page = memory.page_size // ID.itemsize
-    page_size = drgn.sizeof(prog.type("struct page"))
+    page_size = size_of(prog, "struct page")
     try:
-        vmemmap = int(prog["vmemmap"])
+        vmemmap = value_of(prog["vmemmap"])
     except LookupError:  # drgn could not read mem_section
         kernel.trouble.fault()
         yield 0, None
         return
-    direct_map = int(phys_to_virt(prog, 0))
+    direct_map = value_of(phys_to_virt(prog, 0))
     for at, data in memory.chunks(address, pages * 8, BATCH * 8, unit=8):
         first = (at - address) // 8
         if data is None:
@@ -237,7 +245,7 @@ def _page_ids(kernel: OpenedKernel, address: int, pages: int) -> Pieces:
 def _cluster_ids(kernel: OpenedKernel, address: int, entries: int) -> Pieces:
     """Ids from the tables of the clusters that have one (unused ones have none)."""
     prog, memory = kernel.prog, kernel.memory
-    table_size = int(drgn.sizeof(prog.type("struct swap_memcg_table")))
+    table_size = size_of(prog, "struct swap_memcg_table")
     per_table = table_size // ID.itemsize
     clusters = -(-entries // per_table)
     dtype = dtype_of(prog, "struct swap_cluster_info", {"table": "memcg_table"})

@@ -15,13 +15,20 @@ from typing import TYPE_CHECKING
 
 import drgn
 import numpy as np
-from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.percpu import per_cpu
 from numpy.typing import NDArray
 
 from memcgctl.census.swap.maps import IDS, MAX_DEVICES, entry_ids
-from memcgctl.kernel.layout import has_member, offset_of
-from memcgctl.kernel.trouble import Topic, reading
+from memcgctl.kernel.layout import (
+    has_member,
+    offset_of,
+    size_of,
+    value_of,
+)
+from memcgctl.kernel.trouble import (
+    Topic,
+    reading,
+)
 from memcgctl.linux.backing import file_paths, read_backings
 from memcgctl.linux.pagetables import swap_entries, walk
 from memcgctl.linux.rmap import file_vmas
@@ -29,6 +36,7 @@ from memcgctl.linux.structs import (
     U64,
     addresses,
     find,
+    possible_cpus,
     read_pointers,
     read_rows,
     read_structs,
@@ -191,7 +199,7 @@ def _in_parents_cache(kernel: OpenedKernel, entry: U64) -> NDArray[np.bool_]:
     # cluster table directly") (in v7.2).
     if not has_member(prog, "struct swap_cluster_info", "memcg_table"):
         return np.zeros(len(entry), np.bool_)
-    table = np.dtype(("<u8", (drgn.sizeof(prog.type("struct swap_table")) // 8,)))
+    table = np.dtype(("<u8", (size_of(prog, "struct swap_table") // 8,)))
     width = np.uint64(table.shape[0])
     offset = entry & _OFFSET_MASK
     keys, which = np.unique(
@@ -204,7 +212,7 @@ def _in_parents_cache(kernel: OpenedKernel, entry: U64) -> NDArray[np.bool_]:
         read_pointers(kernel, addresses(infos)),
         {"clusters": "cluster_info"},
     )
-    size = np.uint64(drgn.sizeof(prog.type("struct swap_cluster_info")))
+    size = np.uint64(size_of(prog, "struct swap_cluster_info"))
     clusters = read_structs(
         kernel,
         "struct swap_cluster_info",
@@ -340,10 +348,10 @@ def _in_slot_caches(kernel: OpenedKernel, charged: Charged) -> Counter[Held]:
         caches = kernel.percpu("swp_slots", "struct swap_slots_cache")
     except LookupError:
         return held
-    for cpu in for_each_possible_cpu(kernel.prog):
+    for cpu in possible_cpus(kernel):
         try:
             cache = per_cpu(caches, cpu)
-            address, count = cache.slots_ret.value_(), int(cache.n_ret)
+            address, count = value_of(cache, "slots_ret"), value_of(cache, "n_ret")
         except drgn.FaultError:
             kernel.trouble.fault()
             continue
@@ -360,7 +368,7 @@ def _in_slot_caches(kernel: OpenedKernel, charged: Charged) -> Counter[Held]:
 @reading(Topic.SWAP_SPACE)
 def _device_names(kernel: OpenedKernel) -> dict[int, str]:
     """The path of each swap device, by number."""
-    count = min(int(kernel.declare("nr_swapfiles", "unsigned int")), MAX_DEVICES)
+    count = min(value_of(kernel.declare("nr_swapfiles", "unsigned int")), MAX_DEVICES)
     slots = kernel.symbol("swap_info") + 8 * np.arange(count, dtype=np.uint64)
     info = read_pointers(kernel, addresses(slots))
     files = read_structs(
