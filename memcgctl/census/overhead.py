@@ -92,11 +92,21 @@ def read_machine(kernel: OpenedKernel) -> Machine:
         size = size_of(kernel.prog, type_name)
         return bin(read_variable(kernel, name, size)).count("1")
 
+    def node_ids(nodes: int) -> int:
+        try:
+            return read_variable(kernel, "nr_node_ids", 4)
+        except LookupError:
+            # A macro without CONFIG_NUMA (include/linux/nodemask.h): there is one.
+            if nodes != 1:
+                raise
+            return 1
+
     try:
+        nodes = bits("node_states", "nodemask_t")
         machine = Machine(
             cpus=bits("__cpu_possible_mask", "struct cpumask"),
-            nodes=bits("node_states", "nodemask_t"),
-            node_ids=read_variable(kernel, "nr_node_ids", 4),
+            nodes=nodes,
+            node_ids=node_ids(nodes),
         )
     except (LookupError, drgn.FaultError) as error:
         raise KernelError(f"CPUs and NUMA nodes cannot be counted: {error}") from error

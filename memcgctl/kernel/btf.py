@@ -461,10 +461,9 @@ class Btf:
         """Where each member has to end: where the next one of a structure begins."""
         if self._kind(type_id) == UNION:
             return [size] * len(members)
-        starts = [offset for _, _, offset, _ in members]
-        if starts != sorted(starts):
-            raise BtfError(f"BTF: type {type_id} has members in another order")
-        return [*starts[1:], size]
+        starts = sorted({offset for _, _, offset, _ in members})
+        ends = dict(zip(starts, [*starts[1:], size], strict=False))
+        return [min(ends[offset], size) for _, _, offset, _ in members]
 
     def _members(self, type_id: int) -> Iterator[tuple[int, int, int, int]]:
         """(name offset, type id, bit offset, bits of a bit-field or 0) of each."""

@@ -197,6 +197,16 @@ def _find_symbols(
     """
     if system_map is not None:
         return read_system_map(system_map, info)
+    symbols = _own_symbols(prog, info)
+    # CONFIG_KALLSYMS_ALL is off: there are functions only.
+    if symbols.find("init_uts_ns") is None:
+        raise NoSymbols(
+            "the kernel's kallsyms have no variables (CONFIG_KALLSYMS_ALL is off)"
+        )
+    return symbols
+
+
+def _own_symbols(prog: drgn.Program, info: Vmcoreinfo) -> Symbols:
     if prog.flags & drgn.ProgramFlags.IS_LIVE and (symbols := live.read_symbols()):
         return symbols
     memory, stext = Memory(prog), info.symbols["_stext"]

@@ -135,11 +135,12 @@ def read_system_map(path: Path, info: Vmcoreinfo) -> Symbols:
 
 
 def _fits(symbols: Symbols, info: Vmcoreinfo) -> bool:
-    """Whether the symbols are where VMCOREINFO has them."""
+    """Whether the symbols are where VMCOREINFO has them; one at least has to be."""
     if symbols.find("_stext") is None:
         return False
-    return all(
+    fits = [
         address in {value for _, value in found}
         for name, address in info.symbols.items()
         if address >= _KERNEL_IMAGE and (found := symbols.all(name))
-    )
+    ]
+    return bool(fits) and all(fits)

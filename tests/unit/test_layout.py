@@ -6,7 +6,7 @@ import drgn
 import numpy as np
 import pytest
 
-from memcgctl.kernel.layout import dtype_of, has_member, offset_of
+from memcgctl.kernel.layout import LayoutError, dtype_of, has_member, offset_of
 from tests.unit.fake_kernel import PLATFORM
 
 
@@ -95,12 +95,12 @@ def test_offset_of(prog: drgn.Program) -> None:
     assert offset_of(prog, "struct folio", "refs.value") == 32
     with pytest.raises(LookupError):
         offset_of(prog, "struct folio", "mem_cgroup")
-    with pytest.raises(ValueError, match="bit-field"):
+    with pytest.raises(LayoutError, match="bit-field"):
         offset_of(prog, "struct folio", "order")
 
 
 @pytest.mark.parametrize("member", ["ratio", "counter", "order"])
 def test_what_is_no_integer_is_refused(prog: drgn.Program, member: str) -> None:
     """Lost: a structure or a float read as if it were a number."""
-    with pytest.raises(ValueError, match=r"integer|bit-field"):
+    with pytest.raises(LayoutError, match=r"integer|bit-field"):
         dtype_of(prog, "struct folio", {"x": member})

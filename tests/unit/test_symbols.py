@@ -89,6 +89,24 @@ def test_drgn_finds_them() -> None:
         prog.symbol("missing")
 
 
+def test_a_map_of_which_nothing_can_be_compared_is_refused(tmp_path: Path) -> None:
+    """Lost: a map of another machine, all of it below the image, is taken as it is."""
+    path = tmp_path / "System.map"
+    path.write_bytes(
+        b"ffff800080000000 T _text\nffff800080010000 T _stext\n"
+        b"ffff800082a00000 D init_uts_ns_of_another\n"
+    )
+    lines = (
+        "OSRELEASE=6.0.0",
+        "PAGESIZE=4096",
+        "SYMBOL(_stext)=ffff800080020000",
+        "SYMBOL(init_uts_ns)=ffff800082b00000",
+        "SYMBOL(swapper_pg_dir)=ffff800083000000",
+    )
+    with pytest.raises(KernelError, match="is not of this kernel"):
+        read_system_map(path, parse("\n".join([*lines, ""]).encode()))
+
+
 @pytest.mark.parametrize("offset", [0, 0x2F800000])
 def test_system_map_moves_with_kaslr(tmp_path: Path, offset: int) -> None:
     """Lost: with --system-map, every address on a kernel with KASLR."""
