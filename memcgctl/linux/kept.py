@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import drgn
 import numpy as np
 
-from memcgctl.kernel.layout import has_member, offset_of
+from memcgctl.kernel.layout import has_member, offset_of, size_of, value_of
 from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.lists import list_walker, occupied
 from memcgctl.linux.structs import U64, addresses, read_pointers, read_structs, unique
@@ -148,7 +148,8 @@ def _fixed(kernel: OpenedKernel, context: int) -> U64:
     if not has_member(prog, RING, "file_table.files"):
         return addresses([])
     ring = drgn.Object(prog, f"{RING} *", context)
-    number, table = int(ring.nr_user_files), ring.file_table.files.value_()
+    number = value_of(ring, "nr_user_files")
+    table = value_of(ring, "file_table.files")
     if not table or not 0 < number < LIMIT:
         return addresses([])
     slots = table + 8 * np.arange(number, dtype=np.uint64)
@@ -172,8 +173,8 @@ def _nodes(kernel: OpenedKernel, context: int, member: str) -> U64:
 
 def _frames(kernel: OpenedKernel, pages: U64) -> U64:
     """The page frame numbers of ``struct page *`` or ``struct folio *``."""
-    start = np.uint64(int(kernel.prog["vmemmap"]))
-    size = np.uint64(drgn.sizeof(kernel.prog.type("struct page")))
+    start = np.uint64(value_of(kernel.prog["vmemmap"]))
+    size = np.uint64(size_of(kernel.prog, "struct page"))
     pages = unique(pages)
     return addresses((pages[pages >= start] - start) // size)
 
@@ -185,7 +186,7 @@ def _in_pipe(kernel: OpenedKernel, pipe: int) -> U64:
     number = int(row["size"])
     if not 0 < number < LIMIT:
         return addresses([])
-    step = drgn.sizeof(kernel.prog.type("struct pipe_buffer"))
+    step = size_of(kernel.prog, "struct pipe_buffer")
     places = int(row["bufs"]) + step * np.arange(number, dtype=np.uint64)
     rows = read_structs(
         kernel, "struct pipe_buffer", addresses(places), {"page": "page", "ops": "ops"}
@@ -263,7 +264,7 @@ def _of_buffer(kernel: OpenedKernel, buffer: int) -> U64:
     number = int(row["number"])
     if not 0 < number < LIMIT:
         return addresses([])
-    step = drgn.sizeof(prog.type("struct bio_vec"))
+    step = size_of(prog, "struct bio_vec")
     first = buffer + offset_of(prog, name, "bvec")
     places = first + step * np.arange(number, dtype=np.uint64)
     rows = read_structs(
@@ -275,7 +276,8 @@ def _of_buffer(kernel: OpenedKernel, buffer: int) -> U64:
     page_size = kernel.memory.page_size
     end = rows["offset"].astype(np.int64) + rows["size"]
     pages = np.minimum(-(-end // page_size), LIMIT)
-    size = drgn.sizeof(prog.type("struct page"))
+    size = size_of(prog, "struct page")
+    pages = pages[np.cumsum(pages) <= LIMIT]
     step_in = np.arange(pages.sum()) - np.repeat(np.cumsum(pages) - pages, pages)
-    every = np.repeat(addresses(rows["page"]), pages)
+    every = np.repeat(addresses(rows["page"])[: len(pages)], pages)
     return _frames(kernel, every + addresses(size * step_in))

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-import drgn
 import numpy as np
 from numpy.typing import NDArray
 
 from memcgctl.census.charges.collect import Folios
 from memcgctl.census.processes import Processes
-from memcgctl.kernel.layout import has_member, offset_of
+from memcgctl.kernel.layout import has_member, offset_of, size_of, value_of
 from memcgctl.linux.files import Opened
 from memcgctl.linux.kept import kept_pages
 from memcgctl.linux.rmap import file_vmas
@@ -142,8 +141,8 @@ def _indices(
     (rows,) = wanted.nonzero()
     # struct folio since 5.16; its index is where struct page has it.
     of = "struct folio" if has_member(prog, "struct folio", "index") else "struct page"
-    size = drgn.sizeof(prog.type("struct page"))
-    start = int(prog["vmemmap"]) + offset_of(prog, of, "index")
+    size = size_of(prog, "struct page")
+    start = value_of(prog["vmemmap"]) + offset_of(prog, of, "index")
     parts = [np.zeros(0, np.int64)]
     for pfn, pages, folios in zip(
         *(c[rows].tolist() for c in (found.pfn, found.pages, found.folios)), strict=True
