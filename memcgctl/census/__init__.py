@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from memcgctl.census import identity, overhead
+from memcgctl.census import dying, identity, overhead
 from memcgctl.census.limits import MEMBERS, limits, swap_bytes
 from memcgctl.census.tree import Tree, read_tree
 from memcgctl.kernel.program import OpenedKernel
@@ -52,7 +52,7 @@ def take_census(
     tree = read_tree(
         kernel,
         (*overhead.MEMCG_MEMBERS, *MEMBERS),
-        (*overhead.CGROUP_MEMBERS, *identity.MEMBERS, FROZEN),
+        (*overhead.CGROUP_MEMBERS, *identity.MEMBERS, *dying.MEMBERS, FROZEN),
     )
     machine = overhead.read_machine(kernel)
     host = read_host(kernel)
@@ -78,6 +78,7 @@ def take_census(
         ]
         entries = maps.entries(kernel, tree).tolist()
         swaps = [SwapUse(n, n * page_size) for n in entries]
+    dying_count, bare_count = dying.dying_cgroups(tree)
     census = Census(
         kernel=Kernel(
             kind=kernel.kind,
@@ -94,6 +95,8 @@ def take_census(
             boot_id=host.boot_id,
             machine_id=host.machine_id,
             taken_at=host.time,
+            dying_cgroups=dying_count,
+            bare_cgroups=bare_count,
         ),
         memcgs=tuple(_memcgs(tree, page_size, overheads, charges, swaps, bounds, who)),
         warnings=(),

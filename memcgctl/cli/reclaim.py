@@ -213,8 +213,13 @@ def reclaim(
         from memcgctl.census import take_census
 
         taken = take_census(kernel, details="offline", progress=progress)
-        made = planned(taken)
         progress("", 0, 0)
+        offline = sum(memcg.state == "offline" for memcg in taken.memcgs)
+        if why := _too_few(min_zombies, min_overhead, offline):
+            if not quiet:
+                say(f"nothing done: {why}")
+            return
+        made = planned(taken)
         _must_be_the_host()
         if not quiet and not as_json:
             write(_plan_screen(made, taken, limit, steps))
@@ -279,14 +284,23 @@ def _question(plan: Plan) -> str:
     return f"Take {counted(steps, 'step')} to free {counted(freed, 'zombie')}?"
 
 
-def _too_few(min_zombies: int, min_overhead_bytes: int) -> str | None:
-    """Why there is nothing to do, by the kernel's own counters; None if there is."""
+def _too_few(
+    min_zombies: int, min_overhead_bytes: int, offline: int | None = None
+) -> str | None:
+    """Why there is nothing to do, None if there is.
+
+    By the kernel's own counters, or by how many were found ``offline``: the counters
+    can have cgroups that no memcg belongs to.
+    """
     if not min_zombies and not min_overhead_bytes:
         return None
     from memcgctl.actions.host.machine import read_machine
-    from memcgctl.actions.host.thresholds import below, count_zombies
+    from memcgctl.actions.host.thresholds import below, count_zombies, recount
 
-    return below(count_zombies(read_machine()), min_zombies, min_overhead_bytes)
+    zombies = count_zombies(read_machine())
+    if offline is not None:
+        zombies = recount(zombies, offline)
+    return below(zombies, min_zombies, min_overhead_bytes)
 
 
 def _act(

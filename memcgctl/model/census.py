@@ -42,7 +42,8 @@ class Kernel:
     ``at_once_bytes`` is the room on such devices before one comes that does not.
     ``host`` is the machine's name, ``taken_at`` the moment by its clock (of a core,
     when it was taken) in seconds since the epoch; they and the IDs are None where the
-    kernel does not tell.
+    kernel does not tell. ``dying_cgroups`` is the kernel's own count, ``bare_cgroups``
+    those among them that no memcg belongs to.
     """
 
     kind: Literal["live", "vmcore", "census"]
@@ -63,6 +64,8 @@ class Kernel:
     boot_id: str | None = None
     machine_id: str | None = None
     taken_at: float | None = None
+    dying_cgroups: int | None = None
+    bare_cgroups: int | None = None
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,9 @@ def _zombies(checkup: Checkup) -> str:
         parts.append(f"estimated to take at least {least}")
     if checkup.offline is not None and checkup.offline != checkup.zombies:
         parts.append(f"{checkup.offline:,} in the kernel's memory")
+    if checkup.kernel and checkup.kernel.bare_cgroups:
+        bare = counted(checkup.kernel.bare_cgroups, "dying cgroup")
+        parts.append(f"{bare} without a memcg")
     return "; ".join(parts)
 
 
@@ -145,6 +148,7 @@ def to_json(checkup: Checkup) -> str:
             "source": checkup.zombies_source,
             "overhead_estimate": checkup.overhead_bytes,
             "in_kernel_memory": checkup.offline,
+            "dying_without_memcg": checkup.kernel and checkup.kernel.bare_cgroups,
         },
         "actions": [asdict(ability) for ability in checkup.abilities],
     }

@@ -24,6 +24,7 @@ from memcgctl.report.schemas import (
 )
 from memcgctl.report.text import (
     Styled,
+    bare_words,
     cell_count,
     count,
     counted,
@@ -68,7 +69,7 @@ def screen(
 ) -> Styled:
     """The listing as a person reads it; ``online`` adds a column for the state."""
     text = Styled()
-    for line in headline(listing):
+    for line in filter(None, [*headline(listing), bare_words(listing.kernel)]):
         text.append((textwrap.fill(line, width) + "\n", "bold"))
     if listing.memcgs or listing.groups:
         head, *rows, total = table(listing, width, encoding, online)
@@ -191,6 +192,8 @@ def to_json(
         "source": source_json(listing.kernel, schema),
         "totals": {
             "offline": total.memcgs,
+            "dying_cgroups": listing.kernel.dying_cgroups,
+            "dying_without_memcg": listing.kernel.bare_cgroups,
             "charged_bytes": total.charges and total.charges.total_bytes,
             "swap_bytes": total.swap and total.swap.bytes,
             "overhead_bytes": total.overhead.total_bytes,

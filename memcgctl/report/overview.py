@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from memcgctl.model import ChargeGroup, Holder, Kernel, Memcg, Process
 from memcgctl.report.text import (
     Styled,
+    bare_words,
     cell_count,
     count,
     counted,
@@ -61,7 +62,7 @@ def screen(
     ``width`` None is a pipe: nothing is cut. ``columns`` are names out of ``COLUMNS``.
     """
     text = Styled([(f"{source_line(found.kernel)}\n", "dim")])
-    for line in verdict(found):
+    for line in filter(None, [*verdict(found), bare_words(found.kernel)]):
         text.append((f"{textwrap.fill(line, width) if width else line}\n", "bold"))
     if not found.rows:
         return text

@@ -14,6 +14,8 @@ from functools import lru_cache
 
 from rich.cells import cell_len
 
+from memcgctl.model import Kernel
+
 UNITS = "KMGTPEZY"
 # Left-to-right letters, digits and neutral signs. The others (Hebrew, Arabic) would
 # make a terminal that knows bidi show the numbers after them in reverse order.
@@ -146,3 +148,16 @@ def _encodable(char: str, encoding: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def bare_words(kernel: Kernel) -> str:
+    """Why the kernel counts more dying cgroups than there are zombies; "" if not."""
+    number = kernel.bare_cgroups or 0
+    if not number:
+        return ""
+    one = number == 1
+    return (
+        f"{counted(number, 'more dying cgroup')} {'has' if one else 'have'} no memcg: "
+        f"the kernel counts {'it' if one else 'them'} too "
+        f"({kernel.dying_cgroups:,} in all)."
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memcgctl.actions.host.machine import Machine, read_text
@@ -47,6 +47,14 @@ def count_zombies(machine: Machine) -> Zombies:
     else:
         count, source = None, "no cgroup file system with memory is mounted"
     return Zombies(count, source, each)
+
+
+def recount(zombies: Zombies, offline: int) -> Zombies:
+    """The same with how many memcgs really are offline, once that is known.
+
+    Up to 6.11 cgroup v2 also counts dying cgroups that no memcg belongs to.
+    """
+    return replace(zombies, count=offline, source="the kernel's memory")
 
 
 def below(zombies: Zombies, min_zombies: int, min_overhead_bytes: int) -> str | None:
