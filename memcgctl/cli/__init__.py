@@ -16,6 +16,7 @@ from memcgctl import __version__
 from memcgctl.cli.audit import audit_memcgs
 from memcgctl.cli.doctor import doctor
 from memcgctl.cli.explain import explain_memcg
+from memcgctl.cli.help import show_help
 from memcgctl.cli.journal import journal
 from memcgctl.cli.list import list_memcgs
 from memcgctl.cli.reclaim import reclaim
@@ -27,7 +28,7 @@ from memcgctl.kernel.errors import KernelError
 
 app = typer.Typer(
     name="memcgctl",
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -41,6 +42,7 @@ app.command("snapshot")(snapshot)
 app.command("doctor")(doctor)
 app.command("journal")(journal)
 app.command("systemd-units")(systemd_units)
+app.command("help")(show_help)
 
 
 def _version(wanted: bool) -> None:
@@ -49,8 +51,22 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+FIRST = """\
+memcgctl shows zombie memory cgroups, says why they are still there, frees them.
+
+  memcgctl list                 which there are, what they cost, what holds them
+  memcgctl explain ID           why one is still there, and what has to happen
+  memcgctl reclaim --dry-run    what would free them, and at what price
+  memcgctl reclaim              the same, asked first, then done
+
+Of a core, without root: --core FILE with any of these, or MEMCGCTL_CORE=FILE.
+memcgctl --help has all commands, memcgctl help the topics.
+"""
+
+
 @app.callback()
 def memcgctl(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -63,6 +79,8 @@ def memcgctl(
     Exit codes: 0 done; 1 memcgctl failed; 2 wrong usage; 3 the kernel or core could
     not be opened or understood; 4 done in part: what is left is shown.
     """
+    if context.invoked_subcommand is None:
+        typer.echo(FIRST, nl=False)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ Core = Annotated[
     typer.Option(
         "--core",
         metavar="PATH",
+        envvar="MEMCGCTL_CORE",
         help="A vmcore, also one compressed whole (.zst, .xz, .gz). "
         "Without it, the running kernel.",
         show_default=False,

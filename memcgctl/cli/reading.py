@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,7 +43,9 @@ def load_census(path: Path, paths: Paths) -> Census:
     """The census in the file ``path``, which leaves no room for a kernel's options."""
     from memcgctl.snapshot import load
 
-    if any(paths):
+    core, *others = paths
+    by_habit = core is not None and str(core) == os.environ.get("MEMCGCTL_CORE")
+    if any(others) or (core and not by_habit):
         raise typer.BadParameter(
             "--census takes the place of a kernel: no --core, --vmlinux, --btf, "
             "--system-map or --vmcoreinfo with it."
