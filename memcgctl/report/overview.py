@@ -42,6 +42,8 @@ HELD_BY = {
 }
 # The row's words are cut before these are.
 _LEAST = 12
+# So much longer than others a name may be: a pod and its container.
+_NAME = 8
 _WAITS = 3
 _STYLES = {"yes": "green", "no": "yellow", "unknown": ""}
 
@@ -61,7 +63,9 @@ def screen(
 
     ``width`` None is a pipe: nothing is cut. ``columns`` are names out of ``COLUMNS``.
     """
-    text = Styled([(f"{source_line(found.kernel)}\n", "dim")])
+    source = source_line(found.kernel)
+    source = shorten(source, width, encoding) if width else source
+    text = Styled([(f"{source}\n", "dim")])
     for line in filter(None, [*verdict(found), bare_words(found.kernel)]):
         text.append((f"{textwrap.fill(line, width) if width else line}\n", "bold"))
     if not found.rows:
@@ -197,7 +201,7 @@ def _table(cells: Cells, width: int | None, encoding: str) -> Styled:
     safe = [[escape(cell, encoding) for cell in line] for line in lines]
     widths = [max(map(cell_count, column)) for column in zip(*safe, strict=True)]
     if width is not None:
-        _fit(widths, width, aligns)
+        _fit(widths, width, aligns, lines[0])
         safe = [
             [
                 shorten(cell, room, encoding)
@@ -218,11 +222,13 @@ def _table(cells: Cells, width: int | None, encoding: str) -> Styled:
     return text
 
 
-def _fit(widths: list[int], width: int, aligns: Sequence[str]) -> None:
-    """Take from the widest columns of text until a line fits."""
+def _fit(
+    widths: list[int], width: int, aligns: Sequence[str], titles: Sequence[str]
+) -> None:
+    """Take from the widest columns of text until a line fits, from names last."""
     texts = [n for n, align in enumerate(aligns[: len(widths)]) if align == "<"]
     while sum(widths) + 2 * (len(widths) - 1) > width:
-        widest = max(texts, key=lambda n: widths[n])
+        widest = max(texts, key=lambda n: widths[n] - _NAME * (titles[n] == "WHO"))
         if widths[widest] <= _LEAST:
             return
         widths[widest] -= 1

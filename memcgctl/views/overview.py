@@ -212,7 +212,7 @@ def whose(said: Workload) -> str:
     """Pod, container, unit, session or machine in a few words; empty if not known."""
     container = said.container_id[:12] if said.container_id else ""
     if said.pod_uid:
-        return f"pod {said.pod_uid[:8]}" + (f" ctr {container}" if container else "")
+        return f"pod {said.pod_uid[:8]}" + (f" {container}" if container else "")
     if container:
         return f"{said.runtime} {container}"
     if said.runtime in ("slurm", "android", "yarn", "lxc", "nspawn", "libvirt", "ecs"):
