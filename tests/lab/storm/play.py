@@ -494,26 +494,31 @@ def tidy(stage: Stage) -> bool:
     return False
 
 
+def promised(ran: Json) -> int:
+    return len(ran["json"]["predicted"]["freed"]) if ran["json"] else 0
+
+
 def play(scene: Json) -> Json:
     began = time.monotonic()
     stage = made(scene)
     time.sleep(0.5)
     around, before = surroundings(), look(stage)
     took = round(time.monotonic() - began, 1)
-    plan = command("reclaim", "--dry-run", "--json")
-    ran = command("reclaim", "--yes", "--json")
+    said = {}
+    if scene.get("plan"):
+        said["plan"] = command("reclaim", "--dry-run", "--json")
+    said["ran"] = command("reclaim", "--yes", "--json")
     after, still = look(stage), surroundings()
-    rest = command("list", "--json", "--no-scan")
+    if after["dying"] != before["dying"] - promised(said["ran"]):
+        said["rest"] = command("list", "--json", "--no-scan")
     facts: Json = {
         "ids": stage.ids,
         "before": before,
         "after": after,
         "left": {key: [x for x in still[key] if x not in around[key]] for key in still},
         "lost": {key: [x for x in around[key] if x not in still[key]] for key in still},
-        "plan": plan,
-        "ran": ran,
-        "rest": rest,
         "damage": damage(stage),
+        **said,
     }
     facts["clean"] = tidy(stage)
     facts["seconds"] = [took, round(time.monotonic() - began, 1)]
