@@ -9,14 +9,19 @@ python -m tests.lab storm --kernel 6.12 --minutes 60 --seed 1
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
+import random
+import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tests.lab import big, core, live, packages
 from tests.lab.scenarios import SCENARIOS
-from tests.lab.storm.run import storm
+from tests.lab.storm.run import Storm, cases, composed
 
 
 def run_live(options: argparse.Namespace) -> int:
@@ -33,17 +38,19 @@ def run_live(options: argparse.Namespace) -> int:
 
 
 def run_storm(options: argparse.Namespace) -> int:
-    held = storm(
-        options.kernel,
-        options.seed,
-        options.minutes,
-        only=options.only,
-        drop=options.drop,
-        shrink=options.shrink,
-        first=options.first,
-        out=options.out,
+    series, only = options.kernel, options.only
+    seed = options.seed
+    if seed is None:
+        seed = random.randrange(1 << 32)
+    numbers = only if only else itertools.count(options.first)
+    minutes = math.inf if only else options.minutes
+    # Ended, it ends its guest.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    storm = Storm(series, options.shrink, options.out, options.keep)
+    scenes: Iterable[dict[str, Any]] = composed(
+        series, seed, numbers, minutes, options.drop or ()
     )
-    return 0 if held else 4
+    return 0 if storm.play(cases(series) if options.cases else scenes) else 4
 
 
 def add_storm(commands: Any) -> None:
@@ -58,6 +65,9 @@ def add_storm(commands: Any) -> None:
     words = "seconds for finding what a failure can do without"
     parser.add_argument("--shrink", type=float, default=0, help=words)
     parser.add_argument("-o", "--out", type=Path, help="all facts, a line a scene")
+    parser.add_argument("--cases", action="store_true", help="those that failed once")
+    words = "add what fails, as far as it was shrunk, to the cases"
+    parser.add_argument("--keep", action="store_true", help=words)
 
 
 def main() -> None:

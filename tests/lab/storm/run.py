@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
 import sys
 import tempfile
 import time
@@ -156,48 +155,73 @@ def shrunk(stage: Stage, scene: Json, kinds: set[str], seconds: float) -> list[s
     return dropped
 
 
-def storm(
-    series: str,
-    seed: int | None,
-    minutes: float,
-    *,
-    only: list[int] | None = None,
-    drop: list[str] | None = None,
-    shrink: float = 0,
-    out: Path | None = None,
-    first: int = 0,
-) -> bool:
-    """Play scenes for so long; whether all that was promised held."""
-    seed = random.randrange(1 << 32) if seed is None else seed
+@dataclass
+class Storm:
+    """What is asked for, and what came of it so far."""
+
+    series: str
+    shrink: float = 0
+    out: Path | None = None
+    keep: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def play(self, scenes: Iterable[Json]) -> bool:
+        """Play scenes, tell of each; whether all that was promised held."""
+        stage = Stage(self.series)
+        try:
+            for scene in scenes:
+                self.one(stage, scene)
+        finally:
+            stage.close()
+            words = (f"{value} {key}" for key, value in self.counts.items())
+            print(f"{self.series}: {', '.join(words)}")
+        return not self.counts["failed"]
+
+    def one(self, stage: Stage, scene: Json) -> None:
+        facts = stage.play(scene)
+        verdict = judge(scene, facts)
+        report(scene, verdict, facts.get("seconds", []), sys.stdout)
+        kinds = {kind for kind, _ in verdict.findings}
+        dropped: list[str] = []
+        if kinds and self.shrink:
+            dropped = shrunk(stage, scene, kinds, self.shrink)
+            words = f" --drop {','.join(dropped)}" if dropped else ""
+            print(f"    again: storm {scene['origin']}{words}", flush=True)
+        if self.out:
+            line = {"scene": scene, "facts": facts, "findings": verdict.findings}
+            with self.out.open("a") as file:
+                print(json.dumps(line | {"drop": dropped}), file=file)
+        if kinds and self.keep:
+            keep(self.series, without(scene, dropped), verdict)
+        self.counts.update(kinds)
+        self.counts.update(
+            scenes=1,
+            promised=verdict.promised,
+            freed=verdict.freed,
+            zombies=verdict.zombies,
+            failed=bool(kinds),
+        )
+
+
+def composed(
+    series: str, seed: int, numbers: Iterable[int], minutes: float, drop: Iterable[str]
+) -> Iterator[Json]:
     deadline = time.monotonic() + 60 * minutes
-    stage, counts = Stage(series), Counter[str]()
-    number = first
-    try:
-        while number < first + len(only) if only else time.monotonic() < deadline:
-            at = only[number - first] if only else number
-            number += 1
-            scene = without(compose(seed, at, series), drop or ())
-            facts = stage.play(scene)
-            verdict = judge(scene, facts)
-            report(scene, verdict, facts.get("seconds", []), sys.stdout)
-            kinds = {kind for kind, _ in verdict.findings}
-            dropped: list[str] = []
-            if kinds and shrink:
-                dropped = shrunk(stage, scene, kinds, shrink)
-                words = f" --drop {','.join(dropped)}" if dropped else ""
-                print(f"    again: storm {scene['origin']}{words}", flush=True)
-            if out:
-                line = {"scene": scene, "facts": facts, "findings": verdict.findings}
-                with out.open("a") as file:
-                    print(json.dumps(line | {"drop": dropped}), file=file)
-            counts.update(kinds)
-            counts["scenes"] += 1
-            counts["promised"] += verdict.promised
-            counts["freed"] += verdict.freed
-            counts["zombies"] += verdict.zombies
-            counts["failed"] += bool(kinds)
-    finally:
-        stage.close()
-        words = ", ".join(f"{value} {key}" for key, value in counts.items())
-        print(f"{series}, seed {seed}: {words}")
-    return not counts["failed"]
+    for number in numbers:
+        if time.monotonic() > deadline:
+            return
+        yield without(compose(seed, number, series), drop)
+
+
+def cases(series: str) -> list[Json]:
+    """Scenes that failed once, on this kernel."""
+    kept = json.loads(CASES.read_text())
+    return [case["scene"] for case in kept if case["kernel"] == series]
+
+
+def keep(series: str, scene: Json, verdict: Verdict) -> None:
+    """Add a scene to the cases, as it is: what composes scenes may change."""
+    kept = json.loads(CASES.read_text())
+    why = [f"{kind}: {words}" for kind, words in verdict.findings]
+    kept.append({"kernel": series, "why": why, "scene": scene})
+    CASES.write_text(json.dumps(kept, indent=1) + "\n")
