@@ -19,7 +19,6 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -436,17 +435,6 @@ def command(*argv: str) -> Json:
             return said | {"json": None, "stdout": text}
 
 
-def warm() -> None:
-    """What a fork then finds done: types that were read, code that QEMU translated."""
-    here = os.dup(1)
-    os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
-    sys.argv = ["memcgctl", "reclaim", "--dry-run", "--json"]
-    with suppress(SystemExit):
-        main()
-    sys.stdout.flush()
-    os.dup2(here, 1)
-
-
 def run_here(argv: tuple[str, ...], out: int, err: int) -> None:
     status = 99
     try:
@@ -510,14 +498,12 @@ def promised(ran: Json) -> int:
     return len(ran["json"]["predicted"]["freed"]) if ran["json"] else 0
 
 
-def play(scene: Json, first: bool) -> Json:
+def play(scene: Json) -> Json:
     began = time.monotonic()
     stage = made(scene)
     time.sleep(0.5)
     around, before = surroundings(), look(stage)
     took = round(time.monotonic() - began, 1)
-    if first:
-        warm()
     said = {}
     if scene.get("plan"):
         said["plan"] = command("reclaim", "--dry-run", "--json")
@@ -557,13 +543,13 @@ def serve() -> None:
 
     with program.open_kernel(program.Sources()) as kernel:
         program.open_kernel = lambda *_, **__: nullcontext(kernel)  # type: ignore
-        for turn in count():
+        while True:
             while not REQUEST.exists():
                 time.sleep(0.2)
             scene = json.loads(REQUEST.read_text())
             REQUEST.unlink()
             try:
-                facts = play(scene, turn == 0)
+                facts = play(scene)
             except Exception:
                 facts = {"error": traceback.format_exc(), "clean": False}
             partial = ANSWER.with_suffix(".part")

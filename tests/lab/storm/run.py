@@ -28,7 +28,8 @@ CASES = Path(__file__).with_name("cases.json")
 WAIT = f"""
 cd {ROOT}/run
 while [ ! -e answer ]; do
-    [ -e /proc/$(cat pid) ] || {{ tail -n 5 log; exit 1; }}
+    # Nobody waits for it meanwhile: it stays as a process that has ended.
+    grep -q '^State:.[^ZX]' /proc/$(cat pid)/status || {{ tail -n 5 log; exit 1; }}
     sleep 0.3
 done
 cat answer; rm answer
