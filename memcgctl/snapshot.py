@@ -136,6 +136,7 @@ def dumps(census: Census) -> bytes:
         "schema": _json(f"{FORMAT}{VERSION}"),
         "kernel": _json(encode(census.kernel)),
         "warnings": _json(encode(census.warnings)),
+        "unread": _json(encode(census.unread)),
         "shared": _json(
             {name: [r for _, r in rows.values()] for name, rows in shared.items()}
         ),
@@ -189,6 +190,8 @@ def _loads(data: bytes | bytearray) -> Census:
         if lines is None
         else tuple(memcg for batch in lines for memcg in decode(_value(batch))),
         warnings=_many(_decoder(str, tables))(document.get("warnings")),
+        # the files of older versions have none
+        unread=_many(_decoder(str, tables))(document.get("unread", [])),
     )
     if twice := duplicate(memcg.address for memcg in census.memcgs):
         raise CensusError(f"damaged: two memcgs at {twice:#x}")

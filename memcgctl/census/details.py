@@ -39,8 +39,9 @@ def with_details(
     ]
     charged = details_for(kernel, tree, [memcg.address for memcg in asked], progress)
     held = holders(kernel, asked)
+    unread = tuple(topic.value for topic in kernel.trouble.unread)
     found = {
-        memcg.address: Details(*held[memcg.address], *charged[memcg.address])
+        memcg.address: Details(*held[memcg.address], *charged[memcg.address], unread)
         for memcg in asked
     }
     legacies = inherited(kernel, memcgs, progress)

@@ -46,12 +46,15 @@ CONSEQUENCES: dict[Topic, str] = {
 
 
 class Trouble:
-    """Sentences about trouble, each with its topic and how often it came up."""
+    """Sentences about trouble, each with its topic and how often it came up.
+
+    ``topic`` is what is being read right now.
+    """
 
     def __init__(self) -> None:
         self._met: Counter[tuple[Topic | None, str]] = Counter()
         self._opening: Counter[tuple[Topic | None, str]] = Counter()
-        self._topic: Topic | None = Topic.OTHER
+        self.topic: Topic | None = Topic.OTHER
 
     def note(self, topic: Topic | None, sentence: str, times: int = 1) -> None:
         """Trouble with ``topic``, or without one what a person should know.
@@ -62,19 +65,17 @@ class Trouble:
 
     def fault(self, times: int = 1) -> None:
         """A part of what is being read cannot be."""
-        if self._topic:
-            self.note(
-                self._topic, f"a part of {the(self._topic)} cannot be read", times
-            )
+        if self.topic:
+            self.note(self.topic, f"a part of {the(self.topic)} cannot be read", times)
 
     @contextmanager
     def reading(self, topic: Topic | None) -> Iterator[None]:
         """Inside, faults are about ``topic``; None: about nothing, for a mere try."""
-        before, self._topic = self._topic, topic
+        before, self.topic = self.topic, topic
         try:
             yield
         finally:
-            self._topic = before
+            self.topic = before
 
     def settle(self) -> None:
         """What has been noted so far is of the kernel's opening: it stays for good."""

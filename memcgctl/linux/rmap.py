@@ -31,6 +31,7 @@ _DENSE = 1 << 22
 _PFN_BITS = 40
 # Of a page table of the lowest level.
 _TABLE_PAGES = 512
+_NONE = np.zeros(0, np.intp)
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,49 @@ def anon_vmas(kernel: OpenedKernel, anon_vmas: U64) -> Vmas:
     return _vmas(kernel, owner, addresses(chains["vma"]))
 
 
+class Seen:
+    """How often each page of some frames was met in page tables."""
+
+    def __init__(self, frames: Frames) -> None:
+        self._frames = frames
+        self._start = np.concatenate(
+            (np.zeros(1, np.int64), np.cumsum(frames.pages.astype(np.int64)))
+        )
+        # Where runs of pages that were met begin (+1) and end (-1).
+        self._edges = np.zeros(int(self._start[-1]) + 1, np.int32)
+
+    def add(self, pfn: U64, pages: NDArray[np.int64]) -> None:
+        """Runs of frames, all of them wanted ones, were met once more."""
+        row = np.searchsorted(self._frames.pfn, pfn, side="right") - 1
+        at = self._start[row] + (pfn - self._frames.pfn[row]).astype(np.int64)
+        np.add.at(self._edges, at, 1)
+        np.add.at(self._edges, at + pages, -1)
+
+    def rows(
+        self, least: NDArray[np.int64], large: NDArray[np.bool_]
+    ) -> NDArray[np.intp]:
+        """The rows with a page that was met less often than ``least``.
+
+        Of ``large`` ones, which need not be mapped as a whole: that was never met.
+        """
+        if not len(least):
+            return _NONE
+        times = np.cumsum(self._edges[:-1], dtype=np.int32)
+        some = np.maximum.reduceat(times, self._start[:-1]) > 0
+        every = np.minimum.reduceat(times, self._start[:-1]) >= least
+        return (~np.where(large, some, every)).nonzero()[0]
+
+    def pages(
+        self, rows: NDArray[np.intp]
+    ) -> tuple[NDArray[np.intp], NDArray[np.int64], U64]:
+        """Of each page of some rows: the row, how often it was met, its frame."""
+        count = np.diff(self._start)[rows]
+        row = np.repeat(rows, count)
+        step = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+        times = np.cumsum(self._edges[:-1], dtype=np.int64)[self._start[row] + step]
+        return row, times, self._frames.pfn[row] + step.astype(np.uint64)
+
+
 class Mapped(NamedTuple):
     """How much of a group the page tables of an ``mm`` (its position) map.
 
@@ -109,6 +153,7 @@ def mapped_pages(
     wanted: Frames,
     ranges: Ranges | None = None,
     areas: Ranges | None = None,
+    seen: Seen | None = None,
 ) -> tuple[list[Mapped], dict[int, int]]:
     """How much of each group the page tables map, of each mm and of all together.
 
@@ -128,6 +173,8 @@ def mapped_pages(
         first = _neighbours(mm, pfn, leaves.pages, full)
         size = np.diff(first, append=len(pfn)) * leaves.pages
         place, hit, start, count = _overlaps(runs, pfn[first], size.astype(np.uint64))
+        if seen:
+            seen.add(start.astype(np.uint64), count)
         owner, group = mm[first[hit]], runs.group[place]
         filled.update(_filled(full, first[hit], owner * groups + group, count))
         parts.append((owner, group, start, count))

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from memcgctl.kernel.layout import (
     offset_of,
-    value_of,
 )
 from memcgctl.kernel.trouble import (
     Topic,
@@ -91,6 +90,8 @@ def read_tasks(kernel: OpenedKernel) -> Tasks:
             "fs": "fs",
         },
     )
+    # Pid 0 is on no list: that one could not be read.
+    threads, rows = threads[rows["tgid"] != 0], rows[rows["tgid"] != 0]
     # A leader that ended before its other threads has no mm, and stays in the cgroup
     # that it was in although the process moves (cgroup_migrate_add_task).
     other = rows["pid"] != rows["tgid"]
@@ -151,10 +152,14 @@ def open_files(kernel: OpenedKernel) -> OpenFiles:
 @reading(Topic.PROCESSES)
 def _threads(kernel: OpenedKernel) -> U64:
     """``struct task_struct *`` of every thread, from the initial pid namespace."""
-    head = value_of(
-        kernel.declare("init_pid_ns", "struct pid_namespace"), "idr.idr_rt.xa_head"
+    tree = addresses(
+        [
+            kernel.symbol("init_pid_ns")
+            + offset_of(kernel.prog, "struct pid_namespace", "idr.idr_rt.xa_head")
+        ]
     )
-    pids = unique(xarray_entries(kernel, addresses([head]), Topic.PROCESSES).entry)
+    tree = read_pointers(kernel, tree)
+    pids = unique(xarray_entries(kernel, tree, Topic.PROCESSES).entry)
     # PIDTYPE_PID is 0: a pid's first list holds the one thread that has it.
     tasks = offset_of(kernel.prog, "struct pid", "tasks")
     links = read_pointers(kernel, pids + np.uint64(tasks))

@@ -9,6 +9,10 @@ escaping is the report's business.
 from __future__ import annotations
 
 from memcgctl.model.census import (
+    HOLDERS,
+    MAPPERS,
+    OPENERS,
+    OWNERS,
     Backing,
     Census,
     ChargeGroup,
@@ -72,6 +76,10 @@ from memcgctl.model.views import (
 )
 
 __all__ = [
+    "HOLDERS",
+    "MAPPERS",
+    "OPENERS",
+    "OWNERS",
     "Ability",
     "Account",
     "Audit",

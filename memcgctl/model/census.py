@@ -31,6 +31,18 @@ class Topic(str, Enum):
     OTHER = "kernel's structures"
 
 
+# What answers rest on: who maps memory, who would read swap, who has files open, and
+# what holds references.
+MAPPERS = (Topic.PROCESSES, Topic.AREAS, Topic.PAGE_TABLES)
+OWNERS = (*MAPPERS, Topic.SHMEM_SWAP, Topic.SWAP_MAP)
+OPENERS = (Topic.PROCESSES, Topic.FILE_TABLES, Topic.FILES)
+HOLDERS = (
+    *(Topic.MEMCGS, Topic.MEMORY_MAP, Topic.SLABS, Topic.STOCKS, Topic.CSS_SETS),
+    *(Topic.WRITEBACK, Topic.OBJCGS, Topic.SOCKETS, Topic.EVENTS, Topic.REFERENCES),
+    *(Topic.PROCESSES, Topic.FILE_TABLES),
+)
+
+
 @dataclass(frozen=True)
 class Kernel:
     """The kernel a census was taken of, and how it was read.
@@ -247,6 +259,8 @@ class ChargeGroup:
     folio in the swap cache (not on cgroup v1, which charges when the folio goes).
     Of a large folio a process may map a part: ``mapped_bytes`` is what any of the
     ``mappers`` does, each page once, and so is less than their bytes where they share.
+    At least ``mapper_missing_bytes`` are mapped by somebody (``folio->_mapcount``) who
+    was not found in any page tables.
     """
 
     kind: Literal["file", "shmem", "anon", "kernel"]
@@ -263,6 +277,7 @@ class ChargeGroup:
     swap_entry_bytes: int = 0
     mapped_bytes: int = 0
     keepers: tuple[Keeper, ...] = ()
+    mapper_missing_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -319,13 +334,15 @@ class Details:
     """What ``explain`` adds to one memcg.
 
     ``unexplained`` is the css references that no holder accounts for, None where
-    the kernel does not tell the total.
+    the kernel does not tell the total. ``unread`` has the topics (``Topic``) that were
+    not read in full: what rests on them is a lower bound.
     """
 
     holders: tuple[Holder, ...]
     unexplained: int | None
     charge_groups: tuple[ChargeGroup, ...]
     swap_devices: tuple[SwapDeviceUse, ...]
+    unread: tuple[str, ...] = ()
 
 
 def cost_bytes(
@@ -380,7 +397,10 @@ class Memcg:
 
 @dataclass(frozen=True)
 class Census:
-    """All memcgs of one kernel, parents before children, and what went wrong."""
+    """All memcgs of one kernel, parents before children, and what went wrong.
+
+    ``unread`` has the topics (``Topic``) that were not read in full.
+    """
 
     kernel: Kernel
     memcgs: tuple[Memcg, ...]

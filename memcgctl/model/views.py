@@ -55,6 +55,7 @@ class Listing:
     total: Group
     reason: Reason | None
     warnings: tuple[str, ...]
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class Explanation:
     unused_bytes: int
     warnings: tuple[str, ...]
     unfound_bytes: int = 0
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ class Audit:
     unknown: int
     root: Memcg | None
     warnings: tuple[str, ...]
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

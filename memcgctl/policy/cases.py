@@ -12,6 +12,8 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from memcgctl.model import (
+    MAPPERS,
+    OWNERS,
     ChargeGroup,
     Coldness,
     Details,
@@ -197,6 +199,20 @@ def users(part: Part, page_size: int) -> list[Process]:
     if part.group:
         return list(part.group.mappers)
     return _processes([part.device] if part.device else [], page_size)
+
+
+def nobody(part: Part) -> str:
+    """Why nobody is known who maps the folios, or has the swap entries."""
+    unread = part.memcg.details.unread if part.memcg.details else ()
+    if part.case == "swap":
+        if any(topic in unread for topic in OWNERS):
+            return "who has them in its page tables could not be read"
+        return "no process has them in its page tables"
+    if part.group is None or not part.group.mapped:
+        return "nobody maps it"
+    if any(topic in unread for topic in MAPPERS):
+        return "who maps it could not be read"
+    return "who maps it was not found"
 
 
 def swapped_users(memcg: Memcg, page_size: int) -> list[Process]:

@@ -16,6 +16,7 @@ from memcgctl.policy.cases import (
     Part,
     charged_already,
     movable,
+    nobody,
     users,
     warm_bytes,
 )
@@ -132,8 +133,7 @@ def _recharge_mapper(part: Part, rule: MapperRule, room: Headroom) -> Effect:
         return left(part, "a reference is no charge", "recharge-mapper")
     found = [u for u in users(part, room.page_size) if u.memcg_id in room.memcgs]
     if not found:
-        who = "has it in its page tables" if part.case == "swap" else "maps it"
-        return left(part, f"nobody {who}", "recharge-mapper")
+        return left(part, nobody(part), "recharge-mapper")
     charged = share(found, part.bytes, rule, room)
     rest = part.bytes - sum(size for _, size in charged)
     why = "nobody was found who uses all of it" if rest else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from memcgctl.model import Census, Memcg, Remaining
+from memcgctl.model import HOLDERS, Census, Memcg, Remaining, Topic
 from memcgctl.policy.cases import Case
 from memcgctl.policy.effects import Effect
 
@@ -93,9 +93,15 @@ def reasons(
     for one in effects:
         if one.why:
             yield (words or because)(one)
-    unexplained = memcg.details.unexplained
+    unread, unexplained = memcg.details.unread, memcg.details.unexplained
+    if Topic.SWAP_MAP in unread and any(
+        h.kind == "swap" for h in memcg.details.holders
+    ):
+        yield "which swap entries it has could not be read in full"
     if unexplained is None:
         yield "how many references it has is not known"
+    elif unexplained > 0 and any(topic in unread for topic in HOLDERS):
+        yield "the holders of all its references could not be read"
     elif unexplained > 0 and words:
         yield "references that nobody accounts for"
     elif unexplained > 0:

@@ -10,16 +10,17 @@ from typing import Any
 from rich.text import Text
 
 from memcgctl import utf8
-from memcgctl.model import Account, Audit
+from memcgctl.model import HOLDERS, Account, Audit, Topic
 from memcgctl.report.listing import aligned
 from memcgctl.report.schemas import memcg_json, source_json
-from memcgctl.report.text import count, counted, escape, size
+from memcgctl.report.text import count, counted, escape, size, unread_words
 from memcgctl.report.verdict import legacy_words
 
 SCHEMA = "memcgctl/audit/1"
 # Few enough columns for 80 characters, with the rare kinds of holders in one.
 KINDS = ("folio", "kernel", "swap", "child", "writeback", "stock")
 MAX_KINDS = 5
+BUG = "a kernel bug or a holder memcgctl doesn't know"
 
 
 def screen(
@@ -45,13 +46,16 @@ def headline(audit: Audit) -> list[str]:
     references = counted(_explained(audit.held) + audit.unexplained, "reference")
     lines = []
     if not audit.accounts:
-        lines.append("No offline memcgs, so no reference to account for.")
+        why = unread_words(audit.unread, [Topic.MEMCGS])
+        so = f"found: {why}" if why else ", so no reference to account for"
+        lines.append(f"No offline memcgs{' ' if why else ''}{so}.")
     elif not (audit.unexplained or audit.missing or audit.unknown):
         lines.append(f"{memcgs}, {references}: all of them accounted for.")
     if audit.unexplained:
+        why = unread_words(audit.unread, HOLDERS)
         lines.append(
             f"{audit.unexplained:,} of {references} of {memcgs} that nobody accounts "
-            "for: a kernel bug or a holder memcgctl doesn't know."
+            f"for: {why or BUG}."
         )
     if audit.missing:
         lines.append(
@@ -123,6 +127,7 @@ def to_json(audit: Audit) -> str:
             **memcg_json(audit.root),
             "inherited": [asdict(legacy) for legacy in audit.root.inherited],
         },
+        "unread": audit.unread,
         "warnings": audit.warnings,
     }
     return utf8.dumps(document, indent=1) + "\n"

@@ -7,7 +7,7 @@ width at hand, never cut, as a path that was cut in the middle helps nobody here
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
@@ -16,6 +16,10 @@ from rich.text import Text
 from rich.tree import Tree
 
 from memcgctl.model import (
+    HOLDERS,
+    MAPPERS,
+    OPENERS,
+    OWNERS,
     Backing,
     ChargeGroup,
     Coldness,
@@ -31,11 +35,12 @@ from memcgctl.model import (
     Prospect,
     SwapDeviceUse,
     SwapOwner,
+    Topic,
     User,
 )
 from memcgctl.report.listing import right_aligned
 from memcgctl.report.schemas import LATEST, dumper, memcg_json, source_json
-from memcgctl.report.text import counted, escape, size
+from memcgctl.report.text import counted, escape, size, unread_words
 from memcgctl.report.verdict import (
     backing_words,
     holders_words,
@@ -49,10 +54,13 @@ from memcgctl.report.way_out import cost, to_do, verdict_of
 SCHEMA = "memcgctl/explain/"
 CLASSES = {"file": "file", "shmem": "shmem", "anon": "anon", "kernel": "kernel pages"}
 SHOWN = 8
+CHARGES = (Topic.MEMORY_MAP,)
+USERS = tuple(dict.fromkeys((*OPENERS, *OWNERS)))
 
 Item = TypeVar("Item")
 # A line, and the branches below it.
 Branch = tuple[str, Sequence[Any]]
+_Twigs = Iterator[Branch]
 
 
 def screen(
@@ -79,7 +87,7 @@ def screen(
         for branch in (
             *([_identity(memcg)] if verbose else []),
             _references(explanation, details),
-            _charges(details, verbose),
+            _charges(explanation, details, verbose),
             _swap(explanation, details),
             _users(explanation),
         ):
@@ -166,7 +174,21 @@ def _references(explanation: Explanation, details: Details) -> Branch:
         detail += " (just taken, may be gone soon)" if holder.transient else ""
         number = _reference_words(holder)
         below.append((f"{number}{detail}", named))
+    if (unexplained or 0) > 0:
+        below += _maybe_more("holders", explanation.unread, HOLDERS)
     return line, below
+
+
+def _maybe_more(what: str, unread: Collection[str], topics: Sequence[str]) -> _Twigs:
+    """A line that says what may be missing, if any of the ``topics`` is unread."""
+    if why := unread_words(unread, topics):
+        yield f"{what} may be missing: {why}", ()
+
+
+def _none(what: str, unread: Collection[str], topics: Sequence[str]) -> Branch:
+    """That there is none of it, or that none was found where not all was read."""
+    why = unread_words(unread, topics)
+    return (f"{what}: none found; {why}" if why else f"{what}: none"), ()
 
 
 def _reference_words(holder: Holder) -> str:
@@ -175,16 +197,17 @@ def _reference_words(holder: Holder) -> str:
     return holders_words(holder.count, holder.kind)
 
 
-def _charges(details: Details, verbose: bool) -> Branch:
-    groups = details.charge_groups
+def _charges(explanation: Explanation, details: Details, verbose: bool) -> Branch:
+    groups, unread = details.charge_groups, explanation.unread
+    if not groups:
+        return _none("charges", unread, CHARGES)
     folios, total = sum(g.folios for g in groups), sum(g.bytes for g in groups)
     line = f"charges: {_sized(total)} in {counted(folios, 'folio')}"
-    return (line if groups else "charges: none"), _some(
-        groups, lambda group: _group(group, verbose)
-    )
+    more = _maybe_more("folios", unread, CHARGES)
+    return line, [*_some(groups, lambda g: _group(g, unread, verbose)), *more]
 
 
-def _group(group: ChargeGroup, verbose: bool) -> Branch:
+def _group(group: ChargeGroup, unread: Collection[str], verbose: bool) -> Branch:
     where = (
         "" if group.kind == "kernel" else ", mapped" if group.mapped else ", unmapped"
     )
@@ -202,11 +225,19 @@ def _group(group: ChargeGroup, verbose: bool) -> Branch:
         below.append((f"last used: {_coldness(group.coldness, verbose)}", ()))
     for how, processes in (("mapped by", group.mappers), ("open in", group.openers)):
         below += [(f"{how} {line}", ()) for line, _ in _some(processes, _process)]
+    if group.mapper_missing_bytes:
+        missing = f"mapped by somebody who was not found: {_missing(group)}"
+        why = unread_words(unread, MAPPERS)
+        below.append((f"{missing}{why and f'; {why}'}", ()))
     return line, [*below, *_some(group.keepers, _keeper)]
 
 
 def _keeper(keeper: Keeper) -> Branch:
     return f"{keeper_words(keeper)}: {_sized(keeper.process.bytes)}", ()
+
+
+def _missing(group: ChargeGroup) -> str:
+    return _sized(group.mapper_missing_bytes)
 
 
 def _evictable(group: ChargeGroup) -> str:
@@ -242,17 +273,22 @@ def _process(process: Process) -> Branch:
 
 
 def _swap(explanation: Explanation, details: Details) -> Branch:
-    swap = explanation.memcg.swap
-    if not (swap and swap.entries):
-        return ("swap: not looked at" if swap is None else "swap: none"), ()
+    swap, unread = explanation.memcg.swap, explanation.unread
+    if swap is None:
+        return "swap: not looked at", ()
+    if not swap.entries:
+        return _none("swap", unread, [Topic.SWAP_MAP])
     line = f"swap: {_entries(swap.entries)}, {_sized(swap.bytes)}"
-    return line, [_device(device) for device in details.swap_devices]
+    devices = [_device(device, unread) for device in details.swap_devices]
+    return line, [*devices, *_maybe_more("entries", unread, [Topic.SWAP_MAP])]
 
 
-def _device(device: SwapDeviceUse) -> Branch:
+def _device(device: SwapDeviceUse, unread: Collection[str]) -> Branch:
     below = list(_some(device.owners, lambda owner: (_owner(owner), ())))
     if unowned := _unowned(device):
-        below.append((f"{_entries(unowned)} of nobody that was found", ()))
+        why = unread_words(unread, OWNERS)
+        nobody = f"{_entries(unowned)} of nobody that was found"
+        below.append((f"{nobody}{why and f'; {why}'}", ()))
     return f"{device.device}: {_entries(device.entries)}", below
 
 
@@ -267,11 +303,23 @@ def _unowned(device: SwapDeviceUse) -> int:
 def _users(explanation: Explanation) -> Branch:
     below = list(_some(explanation.users, lambda user: (_user(user), ())))
     if unused := explanation.unused_bytes - explanation.unfound_bytes:
-        below.append((f"nobody: {_sized(unused)} neither mapped nor open", ()))
+        why = unread_words(explanation.unread, OPENERS)
+        nobody = "nobody that was found" if why else "nobody"
+        below.append((f"{nobody}: {_sized(unused)} neither mapped nor open", ()))
     if explanation.unfound_bytes:
         unfound = _sized(explanation.unfound_bytes)
         below.append((f"not found: who has {unfound} of files without a name", ()))
-    return ("users" if below else "users: none"), below
+    missing = sum(group.mapper_missing_bytes for group in _groups(explanation))
+    if missing:
+        below.append((f"somebody who was not found: {_sized(missing)} mapped", ()))
+    if not below:
+        return _none("users", explanation.unread, USERS)
+    return "users", [*below, *_maybe_more("users", explanation.unread, USERS)]
+
+
+def _groups(explanation: Explanation) -> Sequence[ChargeGroup]:
+    details = explanation.memcg.details
+    return details.charge_groups if details else ()
 
 
 def _user(user: User) -> str:
@@ -358,6 +406,7 @@ def to_json(
         **({"frames": asdict(frames)} if frames else {}),
         "options": [asdict(option) for option in options],
         "next": following or None,
+        "unread": explanation.unread,
         "warnings": explanation.warnings,
     }
     return dumper(schema)(document, indent=1) + "\n"
@@ -386,6 +435,7 @@ def _group_json(group: ChargeGroup) -> dict[str, Any]:
         "openers": [asdict(process) for process in group.openers],
         "keepers": [asdict(keeper) for keeper in group.keepers],
         "mapped_bytes": group.mapped_bytes,
+        "mapper_missing_bytes": group.mapper_missing_bytes,
         "evictable_bytes": group.evictable_bytes,
         "obstacle_bytes": dict(group.obstacles),
         "dirty_bytes": group.dirty_bytes,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memcgctl.model import Group, Listing, Memcg
+from memcgctl.model import Group, Listing, Memcg, Topic
 from memcgctl.report.schemas import (
     CLASSES,
     LATEST,
@@ -31,10 +31,13 @@ from memcgctl.report.text import (
     escape,
     shorten,
     size,
+    unread_words,
 )
 from memcgctl.views.overview import Row
 
 SCHEMA = "memcgctl/list/"
+# What charges and swap are counted from.
+COUNTED = (Topic.MEMORY_MAP, Topic.SWAP_MAP)
 HOLDERS = {
     "file": "file folios",
     "shmem": "shmem folios",
@@ -84,16 +87,20 @@ def screen(
 
 def headline(listing: Listing) -> list[str]:
     """How many offline memcgs, what they cost in all, what holds most of it."""
-    total = listing.total
+    total, unread = listing.total, listing.unread
+    more = unread_words(unread, [Topic.MEMCGS])
     if not total.memcgs:
-        return ["No offline memcgs."]
+        return [f"No offline memcgs{f' found: {more}' if more else ''}."]
     who = counted(total.memcgs, "offline memcg")
     overhead = size(total.overhead.total_bytes, long=True)
     if total.charges is None:
         usage = size(total.usage_bytes, long=True)
         return [f"{who}: {overhead} overhead, {usage} on their counters, not scanned."]
     cost = size(total.cost_bytes, long=True)
-    lines = [f"{who}: {cost} in all, {overhead} of it overhead."]
+    least = "at least " if unread_words(unread, COUNTED) else ""
+    lines = [f"{who}: {least}{cost} in all, {overhead} of it overhead."]
+    if more:
+        lines.append(f"There may be more of them: {more}.")
     if reason := listing.reason:
         cost = size(reason.cost_bytes, long=True)
         part = f"{reason.memcgs:,} of {who}" if reason.memcgs < total.memcgs else "all"

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import textwrap
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 
 from rich.cells import cell_len
 
-from memcgctl.model import Kernel
+from memcgctl.model import Kernel, Topic
 
 UNITS = "KMGTPEZY"
 # Left-to-right letters, digits and neutral signs. The others (Hebrew, Arabic) would
@@ -62,6 +62,12 @@ def count(number: int | None) -> str:
 def counted(number: int, noun: str) -> str:
     """``1 memcg``, ``2,000 memcgs``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def unread_words(unread: Collection[str], topics: Iterable[str]) -> str:
+    """What of the ``topics`` is ``unread``, as a clause; empty if nothing is."""
+    its = [f"the {topic.value}" for topic in map(Topic, topics) if topic in unread]
+    return f"{' and '.join(its)} could not be read in full" if its else ""
 
 
 def escape(text: str, encoding: str = "utf-8") -> str:

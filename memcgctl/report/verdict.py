@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from memcgctl.model import (
+    HOLDERS,
     Backing,
     ChargeGroup,
     Explanation,
@@ -22,7 +23,7 @@ from memcgctl.model import (
     SwapOwner,
     SwapUse,
 )
-from memcgctl.report.text import counted, size
+from memcgctl.report.text import counted, size, unread_words
 
 SHOWN = 3
 CLASSES = {
@@ -147,6 +148,8 @@ def group_words(group: ChargeGroup) -> str:
         return f"{words}, {keeper_words(group.keepers[0])}" + _others(
             len({keeper.process.pid for keeper in group.keepers}) - 1
         )
+    if group.mapper_missing_bytes:
+        return f"{words}, mapped by somebody who was not found"
     return words
 
 
@@ -211,6 +214,8 @@ def _balance(explanation: Explanation) -> str:
     number = details.unexplained
     if number is None:
         return "How many references it has in all could not be read."
+    if number > 0 and (why := unread_words(explanation.unread, HOLDERS)):
+        return f"{counted(number, 'reference')} whose holder was not found: {why}."
     if number > 0:
         passing = ", or one that is already gone" if live else ""
         return (

@@ -40,6 +40,7 @@ def explain(census: Census, memcg: Memcg) -> Explanation:
         unused_bytes=sum(map(_unused, groups)),
         unfound_bytes=sum(_unused(group) for group in groups if _nameless(group)),
         warnings=census.warnings,
+        unread=census.unread,
     )
 
 
@@ -48,7 +49,7 @@ def _unused(group: ChargeGroup) -> int:
 
     Unmapped anonymous memory is a swap entry's.
     """
-    if group.kind not in ("file", "shmem") or group.mappers or group.openers:
+    if group.kind not in ("file", "shmem") or group.mapped or group.openers:
         return 0
     kept = max((keeper.process.bytes for keeper in group.keepers), default=0)
     return max(0, group.bytes - kept)
@@ -212,6 +213,7 @@ def audit(census: Census) -> Audit:
         unknown=sum(account.unexplained is None for account in accounts),
         root=next((m for m in census.memcgs if m.path == "/"), None),
         warnings=census.warnings,
+        unread=census.unread,
     )
 
 

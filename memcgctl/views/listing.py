@@ -64,6 +64,7 @@ def select(
         total=total("/", offline),
         reason=largest_reason(offline),
         warnings=census.warnings,
+        unread=census.unread,
     )
 
 

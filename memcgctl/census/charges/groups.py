@@ -20,15 +20,14 @@ from memcgctl.census.charges import obstacles
 from memcgctl.census.charges.coldness import Generations, generation_ages
 from memcgctl.census.charges.collect import Folios, collect_folios
 from memcgctl.census.charges.keepers import Keepers
+from memcgctl.census.charges.mappers import FLAGS, Mappers, Sharers, find_mappers
 from memcgctl.census.processes import Processes, name_processes
 from memcgctl.census.swap.owners import swap_devices
-from memcgctl.kernel.trouble import Topic
 from memcgctl.linux.backing import read_backings
 from memcgctl.linux.files import Opened
 from memcgctl.linux.openers import Sighting, read_openers, user_paths
-from memcgctl.linux.pagetables import Ranges
-from memcgctl.linux.rmap import Frames, Vmas, anon_vmas, file_vmas, mapped_pages
-from memcgctl.linux.structs import U64, addresses, enumerators, read_structs, unique
+from memcgctl.linux.rmap import Vmas, file_vmas
+from memcgctl.linux.structs import U64, addresses, enumerators, read_structs
 from memcgctl.linux.tasks import Tasks, read_tasks
 from memcgctl.model import ChargeGroup, Coldness, SwapDeviceUse
 
@@ -40,18 +39,7 @@ Progress = Callable[[str, int, int], None]
 _Kind = Literal["file", "shmem", "anon", "kernel"]
 KINDS: tuple[_Kind, ...] = ("file", "shmem", "anon", "kernel")  # folios.FILE, ...
 
-# include/linux/page-flags.h: the low bits of folio->mapping. 2 is a movable page that
-# is on no LRU list (up to 6.16); 3 is KSM.
-_FLAGS, _ANON, _KSM = np.uint64(3), np.uint64(1), np.uint64(3)
-
 _ANON_KIND = KINDS.index("anon")
-
-# All of a process's addresses, whether there are four or five levels of page tables.
-_USER_END = 1 << 56
-
-
-# How many pages each process has, by its position in ``tasks``.
-Sharers = Counter[int]
 _NOBODY: Sharers = Counter()
 
 
@@ -68,19 +56,6 @@ class Groups:
     kind: NDArray[np.int64]
     mapped: NDArray[np.bool_]
     mapping: U64
-
-
-class Mappings(NamedTuple):
-    """Who maps how many pages: of each group, and of each folio looked at apart.
-
-    ``huge`` is what of each group fills page tables of an anonymous area, ``pages``
-    how many of each group somebody maps.
-    """
-
-    by_group: dict[int, Sharers]
-    by_folio: dict[int, Sharers]
-    huge: dict[int, Sharers]
-    pages: Counter[int]
 
 
 def details_for(
@@ -104,9 +79,11 @@ def details_for(
     vmas = file_vmas(kernel, np.where(is_mapped, mappings, np.uint64(0)))
     # A swap entry whose folio is in the swap cache belongs to those who map this.
     cached = _flag(kernel, found.flags, "PG_swapcache") & (found.kind == _ANON_KIND)
-    mapped = _map(kernel, found, vmas, cached, groups.of, processes.tasks)
-    lists = _charge_groups(kernel, tree, memcgs, processes, found, groups, vmas, mapped)
-    entries = {int(found.private[one]): who for one, who in mapped.by_folio.items()}
+    users = find_mappers(kernel, found, vmas, cached, groups.of, processes.tasks)
+    lists = _charge_groups(kernel, tree, memcgs, processes, found, groups, vmas, users)
+    entries = {
+        int(found.private[folio]): sharers for folio, sharers in users.by_folio.items()
+    }
     row = {address: row for row, address in enumerate(tree.address.tolist())}
     ids = tree.memcg["id.id"].astype(np.int64)[[row[address] for address in wanted]]
     devices = swap_devices(kernel, ids, entries, processes)
@@ -124,14 +101,14 @@ def _charge_groups(
     found: Folios,
     groups: Groups,
     vmas: Vmas,
-    mapped: Mappings,
+    mappers: Mappers,
 ) -> list[list[ChargeGroup]]:
     """The charge groups of each memcg in ``wanted``, largest first."""
     tasks, page_size = processes.tasks, kernel.memory.page_size
     mappings, which = np.unique(groups.mapping, return_inverse=True)
     openers = read_openers(kernel, mappings, tasks)
     users = [set(openers.tasks.get(place, ())) for place in range(len(mappings))]
-    for group, sharers in mapped.by_group.items():
+    for group, sharers in mappers.by_group.items():
         users[which[group]].update(sharers)
     seen = {**_seen_mapped(kernel, vmas, tasks), **openers.seen}
     backings = read_backings(kernel, mappings, tasks, users, seen)
@@ -181,11 +158,9 @@ def _charge_groups(
                     processes.process(
                         position,
                         pages * page_size,
-                        mapped.huge.get(group, _NOBODY)[position] * page_size,
+                        mappers.huge.get(group, _NOBODY)[position] * page_size,
                     )
-                    for position, pages in mapped.by_group.get(
-                        group, _NOBODY
-                    ).most_common()
+                    for position, pages in mappers.of(group).most_common()
                 ),
                 openers=tuple(
                     processes.process(position, every[group])
@@ -193,8 +168,11 @@ def _charge_groups(
                 ),
                 coldness=cold[group],
                 swap_entry_bytes=in_swap[group],
-                mapped_bytes=mapped.pages[group] * page_size,
+                mapped_bytes=mappers.pages[group] * page_size,
                 keepers=keepers.of_group(group),
+                mapper_missing_bytes=min(
+                    every[group], mappers.missing.get(group, 0) * page_size
+                ),
             )
         )
     return result
@@ -203,7 +181,7 @@ def _charge_groups(
 def group_folios(found: Folios) -> Groups:
     """Folios of one memcg, class and mapping, mapped or not, are a group."""
     # A movable page's mapping is no address space's.
-    mapping = np.where(found.mapping & _FLAGS, np.uint64(0), found.mapping)
+    mapping = np.where(found.mapping & FLAGS, np.uint64(0), found.mapping)
     mapping[found.kind == KINDS.index("kernel")] = 0
     mappings, which = _unique(mapping)
     mapped = found.mapcount > 0
@@ -261,81 +239,6 @@ def _alike(groups: Groups, found: Folios) -> _Alike:
     group, place = np.divmod(key, max(len(flags), 1))
     pages = np.bincount(which, found.all_pages, len(key)).astype(np.int64)
     return _Alike(group, flags[place], pages)
-
-
-def _map(
-    kernel: OpenedKernel,
-    found: Folios,
-    of_files: Vmas,
-    apart: NDArray[np.bool_],
-    of: NDArray[np.int64],
-    tasks: Tasks,
-) -> Mappings:
-    """Who maps each group, and who maps each folio that is looked at ``apart``.
-
-    The reverse map says where to look, page tables how much is there. KSM pages have
-    a reverse map of their own; for these all address spaces are looked at. ``of`` is
-    the group of each folio.
-    """
-    (mapped,) = (found.mapcount > 0).nonzero()
-    mapping = found.mapping[mapped]
-    anon = mapping[(mapping & _FLAGS) == _ANON] & ~_FLAGS
-    areas = [of_files, anon_vmas(kernel, unique(anon))]
-    if ((mapping & _FLAGS) == _KSM).any():
-        areas.append(_everything(tasks))
-    mm = np.concatenate([area.mm for area in areas])
-    mms = unique(mm)
-    ranges = Ranges(
-        np.searchsorted(mms, mm),
-        np.concatenate([area.start for area in areas]),
-        np.concatenate([area.end for area in areas]),
-    )
-    no_file = areas[1].file == 0
-    anonymous = Ranges(
-        np.searchsorted(mms, areas[1].mm[no_file]),
-        areas[1].start[no_file],
-        areas[1].end[no_file],
-    )
-    # What is looked at apart has a number of its own, beyond those of the groups.
-    groups = int(of.max(initial=-1)) + 1
-    number = np.where(apart, groups + np.arange(len(of)), of)
-    frames = Frames(
-        found.pfn[mapped].astype(np.uint64),
-        found.all_pages[mapped].astype(np.uint64),
-        number[mapped],
-    )
-    positions: dict[int, list[int]] = {}
-    for position, address in enumerate(tasks.mm.tolist()):
-        positions.setdefault(address, []).append(position)
-    by_group: dict[int, Sharers] = {}
-    by_folio: dict[int, Sharers] = {}
-    huge: dict[int, Sharers] = {}
-    by_mm, by_anybody = mapped_pages(kernel, mms, frames, ranges, anonymous)
-    for place, group, pages, full in by_mm:
-        sharers = positions.get(int(mms[place]), ())
-        if not sharers:
-            kernel.trouble.note(
-                Topic.PROCESSES,
-                "memory is mapped by an address space without a process",
-            )
-        if group >= groups:
-            folio, group = group - groups, int(of[group - groups])
-            by_folio.setdefault(folio, Counter()).update(dict.fromkeys(sharers, pages))
-        elif full:
-            huge.setdefault(group, Counter()).update(dict.fromkeys(sharers, full))
-        by_group.setdefault(group, Counter()).update(dict.fromkeys(sharers, pages))
-    together: Sharers = Counter()
-    for group, pages in by_anybody.items():
-        together[group if group < groups else int(of[group - groups])] += pages
-    return Mappings(by_group, by_folio, huge, together)
-
-
-def _everything(tasks: Tasks) -> Vmas:
-    """The whole of each address space, as one area."""
-    mms = unique(tasks.mm)
-    nothing = np.zeros(len(mms), np.uint64)
-    end = np.full(len(mms), _USER_END, np.uint64)
-    return Vmas(nothing.astype(np.int64), mms, nothing, end, nothing, nothing)
 
 
 def _seen_mapped(kernel: OpenedKernel, vmas: Vmas, tasks: Tasks) -> dict[int, Sighting]:

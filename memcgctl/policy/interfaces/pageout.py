@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from memcgctl.model import HostTarget, ProcessTarget
-from memcgctl.policy.cases import Part, swapped_users, users
+from memcgctl.policy.cases import Part, nobody, swapped_users, users
 from memcgctl.policy.interfaces.base import (
     Action,
     Deed,
@@ -30,7 +30,9 @@ from memcgctl.policy.interfaces.world import Asked, World, identity
 def reach(part: Part, world: World) -> Reach:
     found = users(part, world.page_size)
     if not found:
-        return cannot(part, "no process was found that maps it")
+        return cannot(part, nobody(part))
+    if part.group and part.group.mapper_missing_bytes:
+        return cannot(part, "not all who map it were found")
     if sum(process.bytes for process in found) > part.bytes:
         return cannot(part, "several processes map it, which MADV_PAGEOUT passes by")
     ancestor = world.room.ancestor(part.memcg)

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 from memcgctl.model import ProcessTarget
-from memcgctl.policy.cases import Part, users
+from memcgctl.policy.cases import Part, nobody, users
 from memcgctl.policy.effects import Effect
 from memcgctl.policy.interfaces.base import (
     Action,
@@ -30,7 +30,7 @@ def reach(part: Part, world: World) -> Reach:
     if not found:
         if swapped_file(part):
             return cannot(part, "")
-        return cannot(part, "no process has them in its page tables")
+        return cannot(part, nobody(part))
     if "swap entries stay" in world.census.kernel.interfaces and not at_once(part):
         return cannot(part, "this kernel keeps them on the disk when they are read")
     if frozen := next((u for u in found if world.frozen(u.memcg_id)), None):
