@@ -51,6 +51,7 @@ CSS_ONLINE = 1 << 1
 PERCPU_REF_ATOMIC = 1
 
 UNKNOWN_NAME = b"?"
+OFF = "memory cgroups are off (cgroup_disable=memory)"
 
 
 @dataclass(frozen=True)
@@ -234,8 +235,21 @@ def _root_memcg(kernel: OpenedKernel) -> int:
     except drgn.FaultError as error:
         raise KernelError(f"root_mem_cgroup cannot be read: {error}") from error
     if not root:
-        raise KernelError("memory cgroups are off (cgroup_disable=memory)")
+        raise KernelError(OFF)
+    if not _enabled(kernel):
+        raise KernelError(OFF)
     return root
+
+
+def _enabled(kernel: OpenedKernel) -> bool:
+    """Not ``mem_cgroup_disabled()``, which leaves the root memcg there alone."""
+    try:
+        at = kernel.symbol("memory_cgrp_subsys_enabled_key")
+        at += offset_of(kernel.prog, "struct static_key", "enabled")
+    except LookupError:  # no kallsyms of variables (CONFIG_KALLSYMS_ALL)
+        return True
+    data = kernel.memory.try_read(at, 4)
+    return data is None or any(data)  # -1: it is being switched on
 
 
 @reading(None)  # which is followed again, or noted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 import pytest
 
@@ -343,6 +344,16 @@ def test_no_tree() -> None:
     fake.symbols["root_mem_cgroup"] = 64
     with pytest.raises(KernelError, match="cannot be read"):
         read_tree(fake.kernel)
+
+
+@pytest.mark.parametrize(("enabled", "off"), [(1, False), (0, True), (-1, False)])
+def test_memory_cgroups_that_are_off(enabled: int, off: bool) -> None:
+    """Lost: "No offline memcgs." where the kernel makes none; the root is there."""
+    forest = Forest({**STRUCTS, "static_key": {"gap": "u32", "enabled": "s32"}})
+    key = forest.fake.make("static_key", {"enabled": enabled})
+    forest.fake.symbols["memory_cgrp_subsys_enabled_key"] = key
+    with pytest.raises(KernelError, match="off") if off else nullcontext():
+        read_tree(forest.fake.kernel)
 
 
 def test_garbage_for_a_root() -> None:
