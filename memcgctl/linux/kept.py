@@ -209,7 +209,8 @@ def _in_dma_buffer(kernel: OpenedKernel, buffer: int) -> U64:
     )
     if int(row["ops"]) != operations:
         return addresses([])
-    # Folios in 6.12, pages before and after.
+    # Folios since Linux kernel commit 5e72b2b41a21 ("udmabuf: convert udmabuf driver to
+    # use folios") (in v6.12), pages before, and later again.
     name = "pages" if has_member(prog, "struct udmabuf", "pages") else "folios"
     members = {"number": "pagecount", "pages": name}
     folios = addresses([int(row["its"])])
@@ -225,7 +226,9 @@ def _in_ring(kernel: OpenedKernel, context: int) -> U64:
     """An io_uring's rings, where the kernel's pages are its own, and its buffers."""
     prog = kernel.prog
     found = [addresses([])]
-    # Up to 6.3 pages of the direct map; what comes later is charged otherwise.
+    # Up to 6.3 pages of the direct map, charged to the memcg itself until Linux kernel
+    # commit b4e0b68fbd9d ("mm: memcontrol: use obj_cgroup APIs to charge kmem pages")
+    # (in v5.13).
     if has_member(prog, "struct page", "mem_cgroup"):
         members = {"rings": "rings", "entries": "sq_sqes"}
         (row,) = read_structs(kernel, RING, addresses([context]), members)
@@ -241,7 +244,9 @@ def _in_ring(kernel: OpenedKernel, context: int) -> U64:
 def _buffers(kernel: OpenedKernel, context: int) -> U64:
     """The ``struct io_mapped_ubuf *`` registered with a ring."""
     prog = kernel.prog
-    if has_member(prog, RING, "buf_table.nodes"):  # since 6.13, as for files
+    # Since Linux kernel commit 3597f2786b68 ("io_uring/rsrc: unify file and buffer
+    # resource tables") (in v6.13), as for files.
+    if has_member(prog, RING, "buf_table.nodes"):
         nodes = _nodes(kernel, context, "buf_table")
         return unique(
             read_structs(kernel, "struct io_rsrc_node", nodes, {"buf": "buf"})["buf"]

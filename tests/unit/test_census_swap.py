@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memcgctl.census.swap import maps
+from memcgctl.kernel.program import OpenedKernel
 from tests.unit.fake_kernel import BASE, PAGE, FakeKernel
 
 PAGES = {  # until 6.13
@@ -104,7 +106,11 @@ KERNELS = [pages_kernel, packed_kernel, cluster_kernel]
 def direct_map() -> Iterator[None]:
     """drgn asks page tables for it, which a kernel made by hand has not."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(maps, "phys_to_virt", lambda prog, at: DIRECT_MAP + at)
+        patch.setattr(
+            maps,
+            "phys_to_virt",
+            lambda prog, at: SimpleNamespace(value_=lambda: DIRECT_MAP + at),
+        )
         yield
 
 
@@ -182,3 +188,23 @@ def test_too_many_devices() -> None:
     counts, warnings = count(fake)
     assert not counts
     assert len(warnings) == 1
+
+
+def test_the_next_generation_costs_a_function_and_a_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Lost: an afternoon, whenever a kernel keeps the ids of swap entries elsewhere."""
+
+    def beside_the_device(
+        kernel: OpenedKernel, devices: int
+    ) -> Iterator[tuple[int, maps.Pieces]]:
+        info = maps._devices(kernel, devices, {"size": "max", "map": "memcg_ids"})
+        return maps._each(kernel, info["map"], info["size"], maps._array_ids)
+
+    row = (("struct swap_info_struct", "memcg_ids"), beside_the_device)
+    monkeypatch.setattr(maps, "GENERATIONS", [row, *maps.GENERATIONS])
+    made_up = {"gap": "u64", "max": "u32", "x": "u32", "memcg_ids": "u64"}
+    fake = FakeKernel({"swap_info_struct": made_up})
+    ids = fake.allocate(id_bytes([7, 0, 7, 9], 4))
+    infos(fake, [{"max": 4, "memcg_ids": ids}, {"max": 100}])
+    assert count(fake) == ({7: 2, 9: 1}, ())

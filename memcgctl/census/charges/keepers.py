@@ -139,7 +139,8 @@ def _indices(
     """The place in its file of each page of some folios, in pages."""
     prog = kernel.prog
     (rows,) = wanted.nonzero()
-    # struct folio since 5.16; its index is where struct page has it.
+    # Since Linux kernel commit 7b230db3b8d3 ("mm: Introduce struct folio") (in v5.16);
+    # its index is where struct page has it.
     of = "struct folio" if has_member(prog, "struct folio", "index") else "struct page"
     size = size_of(prog, "struct page")
     start = value_of(prog["vmemmap"]) + offset_of(prog, of, "index")

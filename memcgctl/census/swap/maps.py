@@ -162,34 +162,56 @@ def entry_ids(kernel: OpenedKernel) -> Iterator[tuple[int, int, NDArray[np.uint1
                 yield device, offset, ids
 
 
-def _maps(kernel: OpenedKernel, devices: int) -> list[tuple[int, Pieces]]:
+def _maps(kernel: OpenedKernel, devices: int) -> Iterator[tuple[int, Pieces]]:
     """The number and the ids of each swap device that has a map."""
-    prog = kernel.prog
-    # Each cluster of the swap table has its own array of ids since Linux kernel commit
-    # b197d41462c2 ("mm/memcg, swap: store cgroup id in cluster table directly") (in
-    # v7.2), each device has one since commit 2b3a58b12134 ("mm/swap_cgroup: remove
-    # global swap cgroup lock") and its series (in v6.14), or pages of ids before.
-    if has_member(prog, "struct swap_cluster_info", "memcg_table"):
-        info = _devices(kernel, devices, {"size": "max", "map": "cluster_info"})
-        sizes = info["size"]
-        read: Callable[[OpenedKernel, int, int], Pieces] = _cluster_ids
-    elif has_member(prog, "struct swap_cgroup_ctrl", "length"):
-        info = _controls(kernel, devices, {"size": "length", "map": "map"})
-        sizes = info["size"]
-        read = _page_ids
-    else:
-        # Since Linux kernel commit 2b3a58b12134 ("mm/swap_cgroup: remove global swap
-        # cgroup lock") (in v6.14) there is one array, of as many ids as entries.
-        info = _controls(kernel, devices, {"map": "map"})
-        sizes = _devices(kernel, devices, {"size": "max"})["size"]
-        read = _array_ids
-    return [
-        (device, read(kernel, address, size))
-        for device, (address, size) in enumerate(
-            zip(info["map"].tolist(), sizes.tolist(), strict=True)
-        )
-        if address
-    ]
+    for shape, maps in GENERATIONS:
+        if shape is None or has_member(kernel.prog, *shape):
+            return maps(kernel, devices)
+    raise LookupError("no map of swap entries is known")
+
+
+def _clusters(kernel: OpenedKernel, devices: int) -> Iterator[tuple[int, Pieces]]:
+    """Each cluster of the swap table has its own array of ids."""
+    info = _devices(kernel, devices, {"size": "max", "map": "cluster_info"})
+    return _each(kernel, info["map"], info["size"], _cluster_ids)
+
+
+def _pages(kernel: OpenedKernel, devices: int) -> Iterator[tuple[int, Pieces]]:
+    """Each device has an array of pages of ids."""
+    info = _controls(kernel, devices, {"size": "length", "map": "map"})
+    return _each(kernel, info["map"], info["size"], _page_ids)
+
+
+def _arrays(kernel: OpenedKernel, devices: int) -> Iterator[tuple[int, Pieces]]:
+    """Each device has one array, of as many ids as entries."""
+    info = _controls(kernel, devices, {"map": "map"})
+    sizes = _devices(kernel, devices, {"size": "max"})["size"]
+    return _each(kernel, info["map"], sizes, _array_ids)
+
+
+Maps = Callable[[OpenedKernel, int], Iterator[tuple[int, Pieces]]]
+# Where ids are, by the type and member that show it; the first that is there counts.
+GENERATIONS: list[tuple[tuple[str, str] | None, Maps]] = [
+    # Since Linux kernel commit b197d41462c2 ("mm/memcg, swap: store cgroup id in
+    # cluster table directly") (in v7.2).
+    (("struct swap_cluster_info", "memcg_table"), _clusters),
+    # Until Linux kernel commit 2b3a58b12134 ("mm/swap_cgroup: remove global swap cgroup
+    # lock") and its series (in v6.14).
+    (("struct swap_cgroup_ctrl", "length"), _pages),
+    (None, _arrays),
+]
+
+
+def _each(
+    kernel: OpenedKernel,
+    addresses: NDArray[np.void],
+    sizes: NDArray[np.void],
+    read: Callable[[OpenedKernel, int, int], Pieces],
+) -> Iterator[tuple[int, Pieces]]:
+    pairs = zip(addresses.tolist(), sizes.tolist(), strict=True)
+    for device, (address, size) in enumerate(pairs):
+        if address:
+            yield device, read(kernel, address, size)
 
 
 def _controls(
