@@ -25,7 +25,7 @@ from memcgctl.actions.host.machine import (
 )
 from memcgctl.actions.host.pages import U64
 from memcgctl.actions.host.reader import reader
-from memcgctl.actions.host.target import cgroup_of, hold
+from memcgctl.actions.host.target import alive, cgroup_of, hold
 from memcgctl.model import ProcessTarget, Step
 
 _WINDOW = 256
@@ -41,15 +41,15 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     """Fault in all addresses in swap, a megabyte between two looks at the guard."""
     process = aim(step, ProcessTarget).process
     with hold(process, machine):
-        directory = cgroup_of(process.pid, machine)
+        directory = cgroup_of(alive(process), machine)
         assert machine.cgroup
         freezer.must_run(str(directory).removeprefix(machine.cgroup.point), machine)
-        at = _swapped(process.pid, machine)
+        at = _swapped(alive(process), machine)
         size = len(at) * machine.page_size
         guard.afford(size, step.target)
         _must_fit(size, directory, step, machine)
-        ended = not _touch(process.pid, at, directory, machine, guard)
-        left = len(_swapped(process.pid, machine)) * machine.page_size
+        ended = not _touch(alive(process), at, directory, machine, guard)
+        left = len(_swapped(alive(process), machine)) * machine.page_size
     why = ENDED if ended else f"{left} bytes stay in swap" if left else ""
     return Outcome(max(0, len(at) * machine.page_size - left), why)
 

@@ -303,12 +303,15 @@ class SwapDeviceUse:
 
     Of these, ``parents_entries`` have a folio in the swap cache that is charged to the
     nearest online ancestor (from 7.1 on, where folios go to the parent).
+    ``synchronous``: it writes and reads without delay, as zram (SWP_SYNCHRONOUS_IO);
+    None: not known.
     """
 
     device: str
     entries: int
     owners: tuple[SwapOwner, ...]
     parents_entries: int = 0
+    synchronous: bool | None = None
 
 
 @dataclass(frozen=True)

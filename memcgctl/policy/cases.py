@@ -168,7 +168,7 @@ def _by_kind(device: SwapDeviceUse) -> Iterator[SwapDeviceUse]:
     for owner in device.owners:
         if owner.file and (entries := min(owner.entries, rest)):
             rest -= entries
-            yield SwapDeviceUse(device.device, entries, (owner,))
+            yield replace(device, entries=entries, owners=(owner,), parents_entries=0)
     if rest:
         owners = tuple(owner for owner in device.owners if not owner.file)
         cached = min(rest, device.parents_entries)
@@ -243,6 +243,7 @@ def _process(owner: SwapOwner, size_bytes: int) -> Process:
         memcg_id=owner.memcg_id,
         bytes=size_bytes,
         start_ticks=owner.start_ticks,
+        tid=owner.tid,
     )
 
 

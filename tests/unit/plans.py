@@ -107,7 +107,7 @@ def swapped(
     owners = (SwapOwner(77, "user", "/holder", HOLDER, entries, 100),) if owner else ()
     if file:
         owners = (SwapOwner(None, file.path or "", "", 0, entries, file=file),)
-    return (SwapDeviceUse(device, entries, owners),)
+    return (SwapDeviceUse(device, entries, owners, synchronous="zram" in device),)
 
 
 CASES: dict[str, dict[str, Any]] = {

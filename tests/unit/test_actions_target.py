@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
+import signal
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +97,40 @@ def test_a_link_of_that_name(path: Path, machine: Machine) -> None:
         opened.append(fd)
         assert not target._is(fd, replace(meant, device="0:0"), machine)
         os.close(fd)
+
+
+LEADERLESS = """
+import ctypes, sys, threading, time
+file = open(sys.argv[1], "rb")
+threading.Thread(target=time.sleep, args=(60,)).start()
+print(threading.enumerate()[1].native_id, flush=True)
+ctypes.CDLL(None).syscall(ctypes.c_long(60), 0)  # exit, of this thread alone
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the number of exit")
+def test_a_process_whose_first_thread_has_ended(path: Path, machine: Machine) -> None:
+    """Promised, and then "pid 478 is gone", though its other threads live on."""
+    meant = replace(backing(path, machine), deleted=True, path=None)
+    with subprocess.Popen(
+        [sys.executable, "-c", LEADERLESS, path], stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout
+        tid = int(child.stdout.readline())
+        while Path(f"/proc/{child.pid}/stat").read_text().split()[2] != "Z":
+            time.sleep(0.01)
+        started = target.start_ticks(child.pid, machine.proc, tid)
+        assert started is not None
+        theirs = Process(child.pid, "test", "/", 1, 0, started, tid=tid)
+        with target.hold(theirs, machine):
+            assert target.alive(theirs) == tid
+        assert contents(meant, machine, theirs) == b"the one"
+        with (
+            pytest.raises(ActionError, match="is gone"),
+            target.hold(replace(theirs, tid=os.getpid()), machine),
+        ):
+            pass
+        os.kill(child.pid, signal.SIGKILL)
 
 
 def test_a_deleted_file_by_who_has_it_open(path: Path, machine: Machine) -> None:

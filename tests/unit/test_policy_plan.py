@@ -642,6 +642,32 @@ def test_a_swap_cache_of_several_goes_before_its_entries_are_read() -> None:
     assert not plan(world(held, interfaces=AIMED), LEAST).freed
 
 
+def test_what_nobody_can_do_to_a_process_is_not_promised() -> None:
+    """Lost: trust, when a step waits for a frozen process, or finds it gone."""
+    mapped = CASES["swap-backed-mapped"]
+    headless = tuple(replace(one, tid=78) for one in mapped["mappers"])
+    held = zombie(100, zombies.group(**{**mapped, "mappers": headless}))
+    made = plan(world(held), LEAST, only=("pageout", "collapse"))
+    assert not made.steps
+    assert "the first thread of pid" in made.remaining[0].why
+    census = world(zombie(100, swap=swapped()))
+    assert plan(census, LEAST).freed == (100,)
+    frozen = [replace(m, frozen=m.path == "/holder") for m in census.memcgs]
+    made = plan(replace(census, memcgs=tuple(frozen)), LEAST)
+    assert not made.steps
+    assert "/holder is frozen" in made.remaining[0].why
+
+
+def test_a_device_is_no_disk_by_its_name() -> None:
+    """Lost: who pays, where a swap file on a disk is called zram0.swap."""
+    (device,) = swapped(4, device="/var/dev/zram0.swap")
+    here = tuple(name for name in INTERFACES_HERE if name != PAYS)
+    for known, payer in ((False, "/"), (None, "/"), (True, "/holder")):
+        held = zombie(100, swap=(replace(device, synchronous=known),))
+        (step,) = steps(world(held, interfaces=here))
+        assert step.charged_to == (payer,)
+
+
 def test_entries_that_outlive_their_reading_are_not_promised() -> None:
     """Lost: reading gigabytes from a disk for nothing, on 7.0 to 7.2."""
     held = zombie(100, swap=swapped(device="/dev/sda2"))

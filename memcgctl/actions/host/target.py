@@ -84,7 +84,7 @@ def _candidates(
                 yield os.open(f"{above}{path}", _LOOK | os.O_NOFOLLOW)
     for process in processes:
         with suppress(ActionError), hold(process, machine):
-            for place in _used(process.pid, file, machine):
+            for place in _used(alive(process), file, machine):
                 with suppress(OSError):
                     yield os.open(place, _LOOK)
     yield from _by_handle(file, machine)
@@ -239,7 +239,7 @@ def hold(process: Process, machine: Machine) -> Iterator[int]:
         raise ActionError(f"{name} is gone") from error
     try:
         # Read after the pidfd is open: as long as it lives, the pid is its own.
-        started = start_ticks(process.pid, machine.proc)
+        started = start_ticks(process.pid, machine.proc, alive(process))
         if started is None:
             raise ActionError(f"{name} is gone")
         if started != process.start_ticks:
@@ -249,12 +249,29 @@ def hold(process: Process, machine: Machine) -> Iterator[int]:
         os.close(pidfd)
 
 
-def start_ticks(pid: int, proc: Path) -> int | None:
-    """When a process started (proc(5), field 22 of stat); None: it lives no more."""
-    text = read_text(proc / str(pid) / "stat").rpartition(")")[2].split()
-    if len(text) <= 19 or text[0] in _DEAD:
+def alive(process: Process) -> int:
+    """By which number in /proc a process has its memory, files and cgroup.
+
+    Its first thread has none any more once it has ended; a thread that lives is not
+    listed there, but found.
+    """
+    return process.tid or process.pid
+
+
+def start_ticks(pid: int, proc: Path, thread: int = 0) -> int | None:
+    """When a process started (proc(5), field 22 of stat); None: it lives no more.
+
+    That is, its first thread, or the one that is given, which is to be one of its.
+    """
+    if thread not in (0, pid) and not (proc / f"{pid}/task/{thread}").exists():
         return None
-    return int(text[19])
+    texts = [
+        read_text(proc / str(number) / "stat").rpartition(")")[2].split()
+        for number in (pid, thread or pid)
+    ]
+    if any(len(text) <= 19 for text in texts) or texts[1][0] in _DEAD:
+        return None
+    return int(texts[0][19])
 
 
 @contextmanager

@@ -77,6 +77,14 @@ def entries(kernel: OpenedKernel, tree: Tree) -> NDArray[np.int64]:
 
 
 @reading(Topic.SWAP_SPACE)
+def synchronous(kernel: OpenedKernel) -> dict[int, bool]:
+    """Whether each swap device, by number, writes and reads without delay, as zram."""
+    count = min(read_variable(kernel, "nr_swapfiles", 4), MAX_DEVICES)
+    flags = _devices(kernel, count, {"flags": "flags"})["flags"]
+    return dict(enumerate(((flags & SWP_SYNCHRONOUS_IO) != 0).tolist()))
+
+
+@reading(Topic.SWAP_SPACE)
 def at_once_bytes(kernel: OpenedKernel) -> int | None:
     """How much can be swapped out so that it is written before the call returns.
 

@@ -18,7 +18,7 @@ import numpy as np
 from drgn.helpers.linux.percpu import per_cpu
 from numpy.typing import NDArray
 
-from memcgctl.census.swap.maps import IDS, MAX_DEVICES, entry_ids
+from memcgctl.census.swap.maps import IDS, MAX_DEVICES, entry_ids, synchronous
 from memcgctl.kernel.layout import (
     has_member,
     offset_of,
@@ -134,7 +134,7 @@ def swap_devices(
             _owner(processes, holder, entries)
         )
     every = np.arange(len(charged.entry))
-    names = _device_names(kernel)
+    names, at_once = _device_names(kernel), synchronous(kernel)
     (cached_,) = _in_parents_cache(kernel, charged.entry).nonzero()
     parents = charged.count(cached_, cached_ * 0)
     for place, entries in charged.count(every, every * 0).items():
@@ -144,6 +144,7 @@ def swap_devices(
             entries=entries,
             owners=tuple(owners.get((memcg, device), ())),
             parents_entries=parents[place],
+            synchronous=at_once.get(device),
         )
         result[memcg] = (*result[memcg], use)
     return result

@@ -16,6 +16,7 @@ from memcgctl.policy.interfaces.base import (
     cannot,
 )
 from memcgctl.policy.interfaces.common import (
+    beyond_madvise,
     charged_to_ancestor,
     group_of,
     only,
@@ -31,6 +32,8 @@ def reach(part: Part, world: World) -> Reach:
     # Only where nothing else is in the same 2 MiB of addresses, and nothing is missing.
     if len(found) != 1 or found[0].huge_bytes < part.bytes:
         return cannot(part, "")
+    if why := beyond_madvise(found[0]):
+        return cannot(part, why)
     if found[0].memcg_id not in world.room.memcgs or not ancestor:
         return cannot(part, "")
     _, why = movable(group_of([(part, 0)]), (LOCKED,))

@@ -125,6 +125,19 @@ def process_of(target: ProcessTarget, served: Served, world: World) -> Process:
     return replace(same[0], bytes=sum(user.bytes for user in same))
 
 
+def beyond_madvise(process: Process) -> str:
+    """Why process_madvise(2) does not reach a process: by its first thread's memory.
+
+    A pidfd, even one of a thread, stands for that (``pidfd_get_task``, up to 7.3).
+    """
+    if not process.tid:
+        return ""
+    return (
+        f"the first thread of pid {process.pid} has ended, and without it no advice on "
+        "its memory is taken"
+    )
+
+
 def process_words(process: Process) -> str:
     return f"pid {process.pid} ({process.comm})"
 

@@ -16,6 +16,7 @@ from memcgctl.policy.interfaces.base import (
 )
 from memcgctl.policy.interfaces.common import (
     backing_of,
+    beyond_madvise,
     charged_to_ancestor,
     evicted,
     group_of,
@@ -33,6 +34,8 @@ def reach(part: Part, world: World) -> Reach:
         return cannot(part, nobody(part))
     if part.group and part.group.mapper_missing_bytes:
         return cannot(part, "not all who map it were found")
+    if why := next(filter(None, map(beyond_madvise, found)), ""):
+        return cannot(part, why)
     if sum(process.bytes for process in found) > part.bytes:
         return cannot(part, "several processes map it, which MADV_PAGEOUT passes by")
     ancestor = world.room.ancestor(part.memcg)
@@ -91,6 +94,8 @@ def _reach_cached(part: Part, world: World) -> Reach:
         return cannot(part, "")
     if len(found) != 1 or found[0].bytes < part.bytes:
         return cannot(part, "not just one process has its swap entries")
+    if why := beyond_madvise(found[0]):
+        return cannot(part, why)
     reach = evicted(part, world.process(found[0], ancestor), world, anew=True)
     # Half of it would only make a zombie's entries a zombie's pages.
     return cannot(part, reach.effect.why) if reach.effect.why else reach

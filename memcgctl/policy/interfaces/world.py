@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
@@ -24,8 +23,6 @@ from memcgctl.policy.cases import Part
 from memcgctl.policy.headroom import Headroom
 from memcgctl.policy.policies import MapperRule
 
-# Swap devices without readahead (SWP_SYNCHRONOUS_IO).
-_SYNCHRONOUS = re.compile(r"/dev/(zram|pmem|ram)\d")
 # What one round of reclaim takes at least (SWAP_CLUSTER_MAX, MAX_LRU_BATCH; of large
 # folios more): asked for one page, it took 786,432 bytes on 6.12.
 _RECLAIM_BATCH = 1 << 20
@@ -238,7 +235,7 @@ def _reclaimable(memcg: Memcg) -> int:
 
 def at_once(part: Part) -> bool:
     """Whether a swap device lets go of an entry as soon as it is read."""
-    return bool(part.device and _SYNCHRONOUS.search(part.device.device))
+    return bool(part.device and part.device.synchronous)
 
 
 def _has_path(backing: Backing) -> bool:
