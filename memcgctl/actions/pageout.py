@@ -59,7 +59,11 @@ class Found:
 
 
 def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
-    """Page out, then drop what is left in the swap cache."""
+    """Page out, then drop what is left in the swap cache; shmem waits there.
+
+    memory.reclaim alone finds that, and it would swap out other zombies' memory, which
+    their own steps would miss then.
+    """
     target = aim(step, ProcessTarget)
     process = target.process
     with hold(process, machine) as pidfd:
@@ -73,17 +77,18 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
         for number in range(_ROUNDS):
             if number:
                 lru.drain(machine)
-                shared = left.frames[left.shared]
-                swapcache.let_go(shared, machine, unaimed=target.unaimed)
                 _touch_swap_cache(process.pid, left, machine)
             if not _advise(pidfd, left.addresses, machine, guard):
                 return Outcome(gone(meant, target, machine), ENDED)
             left = _still(meant, target, machine)
-            if not len(left.frames):
+            cached = left.shared & pages.flagged(left.frames, pages.SWAPCACHE, machine)
+            if cached.all():
                 break
-    rest = (len(left.frames) + meant.refused) * machine.page_size
+    rest = (int((~cached).sum()) + meant.refused) * machine.page_size
     return Outcome(
-        gone(meant, target, machine), f"{rest} bytes stay in memory" if rest else ""
+        gone(meant, target, machine),
+        f"{rest} bytes stay in memory" if rest else "",
+        tuple(left.frames[cached].tolist()),
     )
 
 

@@ -21,7 +21,7 @@ from memcgctl.actions.host.machine import (
     aim,
     meminfo,
 )
-from memcgctl.actions.host.pages import U64
+from memcgctl.actions.host.pages import U64, Bools
 from memcgctl.actions.host.target import open_file, windows, words
 from memcgctl.model import FileTarget, Step
 
@@ -34,8 +34,13 @@ def probe(machine: Machine) -> str | None:
     return machine.lacks("dac_read_search", "dac_override", "sys_admin")
 
 
-def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
-    """Page the file out, window by window; what stays is what others map or lock."""
+def apply(
+    step: Step, machine: Machine, guard: Guard, kept: U64 = pages.NONE
+) -> Outcome:
+    """Page the file out, window by window; what stays is what others map or lock.
+
+    ``kept`` are the offsets of pages that are not meant.
+    """
     target = aim(step, FileTarget)
     moved, left, why = 0, 0, ""
     waiting: list[int] = []
@@ -44,7 +49,8 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
         size = os.fstat(fd).st_size
         for offset in windows(fd, size, _WINDOW):
             with Mapping(fd, offset, min(_WINDOW, size - offset)) as mapping:
-                frames = _touch(mapping, machine)
+                meant = _meant(mapping, offset, kept, machine)
+                frames = _touch(mapping, meant, machine)
                 there = len(frames) * machine.page_size
                 if not guard.allows(there):
                     why = ENDED
@@ -54,25 +60,43 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
                 done = moved + len(waiting) * machine.page_size
                 if why := _cannot(there, done, machine, guard):
                     break
-                cached = _page_out(mapping, frames, machine)
+                cached = _page_out(mapping, meant, frames, machine)
                 if len(cached) and not swapcache.can_be_asked(
                     machine, unaimed=target.unaimed
                 ):
                     swapcache.use_up_slots(machine)
-                    cached = _page_out(mapping, _touch(mapping, machine), machine)
+                    frames = _touch(mapping, meant, machine)
+                    cached = _page_out(mapping, meant, frames, machine)
                 waiting += cached.tolist()
                 # mincore has what is in the swap cache, too.
-                rest = sum(mapping.resident(machine.page_size)) * machine.page_size
+                rest = (
+                    int((_resident(mapping, machine) & meant).sum()) * machine.page_size
+                )
                 moved += there - rest
                 left += max(0, rest - len(cached) * machine.page_size)
     why = why or (f"{left} bytes stay in memory" if left else "")
     return Outcome(moved, why, tuple(waiting))
 
 
-def _page_out(mapping: Mapping, frames: U64, machine: Machine) -> U64:
-    """Page these frames out; those that are in the swap cache then."""
+def _meant(mapping: Mapping, offset: int, kept: U64, machine: Machine) -> Bools:
+    """Which pages of the mapping are to go."""
+    size = machine.page_size
+    result: Bools = ~np.isin(np.arange(offset, offset + mapping.size, size), kept)
+    return result
+
+
+def _resident(mapping: Mapping, machine: Machine) -> Bools:
+    result: Bools = np.frombuffer(mapping.resident(machine.page_size), np.bool_)
+    return result
+
+
+def _page_out(mapping: Mapping, meant: Bools, frames: U64, machine: Machine) -> U64:
+    """Page out what is meant; which of its frames are in the swap cache then."""
     lru.drain(machine)
-    mapping.advise(MADV_PAGEOUT)
+    size = machine.page_size
+    addresses = np.flatnonzero(meant).astype(np.uint64) * np.uint64(size)
+    for start, length in pages.runs(addresses, size, _WINDOW):
+        mapping.advise(MADV_PAGEOUT, start, length)
     cached: U64 = frames[pages.flagged(frames, pages.SWAPCACHE, machine)]
     return cached
 
@@ -85,8 +109,8 @@ def _cannot(size: int, moved: int, machine: Machine, guard: Guard) -> str:
     return "no room in swap" if free < size else ""
 
 
-def _touch(mapping: Mapping, machine: Machine) -> U64:
-    """Map what is in memory, and say in which page frames it is.
+def _touch(mapping: Mapping, meant: Bools, machine: Machine) -> U64:
+    """Map what is meant and in memory, and say in which page frames it is.
 
     The kernel reads for us: where the file has been truncated meanwhile that is an
     error, and no SIGBUS.
@@ -94,14 +118,16 @@ def _touch(mapping: Mapping, machine: Machine) -> U64:
     size = machine.page_size
     memory = os.open(machine.proc / "self/mem", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        for page, resident in enumerate(mapping.resident(size)):
-            if resident:
-                with suppress(OSError):
-                    os.pread(memory, 1, mapping.address + page * size)
+        for page in np.flatnonzero(_resident(mapping, machine) & meant).tolist():
+            with suppress(OSError):
+                os.pread(memory, 1, mapping.address + page * size)
     finally:
         os.close(memory)
     area = pages.Area.of(mapping.address, mapping.size)
-    found = [values for _, values in pages.entries(os.getpid(), area, machine)]
-    frames = pages.frames(np.concatenate([pages.NONE, *found]))
+    found = [pages.NONE]
+    for addresses, values in pages.entries(os.getpid(), area, machine):
+        places = (addresses - np.uint64(mapping.address)) // np.uint64(size)
+        found.append(pages.frames(values[meant[places.astype(np.intp)]]))
+    frames = np.concatenate(found)
     present: U64 = frames[frames != 0]
     return present

@@ -27,6 +27,7 @@ from memcgctl.actions.host.machine import (
     aim,
     meminfo,
 )
+from memcgctl.actions.host.pages import NONE, U64
 from memcgctl.actions.host.reader import reader
 from memcgctl.actions.host.target import open_cgroup, open_file, windows, words
 from memcgctl.model import Step, SwappedFileTarget
@@ -52,13 +53,16 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
         guard.afford(step.bytes, step.target)
         before = _resident(fd, machine)
         ended = not _read(fd, directory, machine, guard)
-        there = _resident(fd, machine)
+        there = len(_resident(fd, machine)) * machine.page_size
         # mincore had what was in the swap cache as well.
-        moved = max(there - before, min(there, step.bytes))
+        moved = max(there - len(before) * machine.page_size, min(there, step.bytes))
     short = "" if moved >= step.bytes else f"{step.bytes - moved} bytes stay in swap"
     if ended or not target.page_out:
         return Outcome(moved, ENDED if ended else short)
-    out = pageout_file.apply(step, machine, replace(guard, most=None))
+    # What was in memory waits for its own step: as long as a zombie has entries, of
+    # another file, it would be charged for these as well.
+    kept = before if target.keep else NONE
+    out = pageout_file.apply(step, machine, replace(guard, most=None), kept)
     waiting = len(out.waiting) * machine.page_size  # told of when they are let go of
     return Outcome(max(0, moved - waiting), short or out.left, out.waiting)
 
@@ -91,11 +95,12 @@ def _read(fd: int, directory: int, machine: Machine, guard: Guard) -> bool:
     return True
 
 
-def _resident(fd: int, machine: Machine) -> int:
-    """Bytes of the file that are in memory."""
-    size = os.fstat(fd).st_size
-    total = 0
+def _resident(fd: int, machine: Machine) -> U64:
+    """The offsets of the file's pages that are in memory, or in the swap cache."""
+    size, page = os.fstat(fd).st_size, machine.page_size
+    found = [NONE]
     for offset in windows(fd, size, _WINDOW):
         with Mapping(fd, offset, min(_WINDOW, size - offset)) as mapping:
-            total += sum(mapping.resident(machine.page_size)) * machine.page_size
-    return total
+            (here,) = np.frombuffer(mapping.resident(page), np.bool_).nonzero()
+        found.append(here.astype(np.uint64) * np.uint64(page) + np.uint64(offset))
+    return np.concatenate(found)

@@ -34,11 +34,15 @@ class FileTarget:
 
 @dataclass(frozen=True)
 class SwappedFileTarget(FileTarget):
-    """A file of shmem, to be read from within a memcg; ``page_out``: it goes again."""
+    """A file of shmem, to be read from within a memcg; ``page_out``: it goes again.
+
+    With ``keep`` what of it was in memory before stays.
+    """
 
     memcg_id: int = 0
     memcg_path: str = ""
     page_out: bool = False
+    keep: bool = False
 
 
 @dataclass(frozen=True)

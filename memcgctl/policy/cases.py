@@ -45,6 +45,10 @@ CASES: tuple[Case, ...] = (*MEMORY, "swap", *REFERENCES)
 
 
 LOCKED = "locked (mlock)"
+# Keeps the kernel's own reclaim away, and nothing that is asked for by name: neither
+# fadvise nor MADV_PAGEOUT look at it, nor what reclaims from the memcg right above
+# (``mem_cgroup_calculate_protection``), where an offline one has none of its own.
+PROTECTED = "memory.min protection"
 
 
 class Part(NamedTuple):
@@ -128,8 +132,9 @@ def _by_size(group: ChargeGroup) -> tuple[ChargeGroup, ...]:
     huge = group.mappers[0].huge_bytes if len(group.mappers) == 1 else 0
     if not 0 < huge < group.bytes:
         return (group,)
-    locked = sum(size for what, size in group.obstacles if what == LOCKED)
-    if locked > huge or any(what != LOCKED for what, _ in group.obstacles):
+    obstacles = [one for one in group.obstacles if one[0] != PROTECTED]
+    locked = sum(size for what, size in obstacles if what == LOCKED)
+    if locked > huge or any(what != LOCKED for what, _ in obstacles):
         return (group,)
     rest = group.bytes - huge
     return _share(group, huge, huge, locked), _share(group, rest, 0, 0)
@@ -180,6 +185,7 @@ def movable(group: ChargeGroup, beaten: Iterable[str] = ()) -> tuple[int, str]:
 
     ``beaten`` are the obstacles that whoever evicts it knows how to remove.
     """
+    beaten = (PROTECTED, *beaten)
     stubborn = [(what, size) for what, size in group.obstacles if what not in beaten]
     if not stubborn:
         return group.bytes, ""

@@ -75,7 +75,7 @@ class Chooser:
         if part.case == "swap-backed-unmapped" and part.group:
             in_cache = part.group.kind == "anon"
             self._world.stuck[part.memcg.id] += in_cache * effect.left_bytes
-            if found and found.rank and found.aimed:
+            if found and found.after:
                 self._world.mapped_again[part.memcg.id] += effect.swapped_bytes
         # The next one has less room in swap, or in the memcg that it is recharged to.
         if effect.swapped_bytes or (found and found.rank < 0):

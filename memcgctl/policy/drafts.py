@@ -41,6 +41,16 @@ class Draft(NamedTuple):
         return sum(deed.bytes for _, _, deed in self.shares)
 
     @property
+    def rank(self) -> int:
+        """As of its interface, but for what is mapped and has a swap entry.
+
+        That is a zombie's own entry in a page table as soon as the page is gone.
+        """
+        groups = [part.group for _, part, _ in self.shares]
+        has_entries = any(one and one.mapped and one.swap_entry_bytes for one in groups)
+        return min(self.interface.rank, 0) if has_entries else self.interface.rank
+
+    @property
     def served(self) -> Served:
         return [(part, deed.bytes) for _, part, deed in self.shares]
 
@@ -49,10 +59,11 @@ class Drafts:
     """All steps that a chooser has for ``memcgs``, by number.
 
     Those from ``whole_from`` on are for files that go whole, of which a draft is only
-    made when it is asked for. By number are ``interfaces``, ``bytes``, ``collateral``
-    (what a step can move of others'), and ``firsts``: the position of the first memcg
-    that it is for, and the place of that one's part, in one number. Each pair of
-    ``numbers`` and ``positions`` is a draft and a memcg that it is for. ``effects`` are
+    made when it is asked for. By number are ``interfaces``, ``ranks``, ``bytes``,
+    ``collateral`` (what a step can move of others'), and ``firsts``: the position of
+    the first memcg that it is for, and the place of that one's part, in one number.
+    Each pair of ``numbers`` and ``positions`` is a draft and a memcg that it is for.
+    ``effects`` are
     by the memcg's id and the part's place, without those of files that go whole.
     """
 
@@ -67,6 +78,8 @@ class Drafts:
         self.whole_from = len(drafts)
         self.interfaces = [one.interface for one in drafts]
         self.interfaces += [kind.interface for kind in whole.kinds]
+        self.ranks = [one.rank for one in drafts]
+        self.ranks += [kind.interface.rank for kind in whole.kinds]
         self.bytes = [one.bytes for one in drafts]
         self.bytes += whole.bytes
         self.collateral = [

@@ -1,9 +1,9 @@
 """What is to be done, in which order, so that zombies go; and which would stay?
 
 For each part of each zombie the policy's options are tried with the interfaces that
-the kernel has. Equal actions for several zombies are one step. Steps for children come
-before those for their parents, and among these the ones that give back most for what
-they disturb.
+the kernel has. Equal actions for several zombies are one step. What swaps out comes
+after what takes swap entries; in each rank steps for children come before those for
+their parents, and among these the ones that give back most for what they disturb.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def _order(
     hopeful: Collection[int],
     at_once: int | None,
 ) -> list[int]:
-    """Children first; among these by rank, what is aimed, and what it gives back.
+    """By rank and what is aimed; among these children first, and what it gives back.
 
     That is the bytes and structures that a step gives back for each byte it disturbs;
     a memcg's own structures are shared out among all its steps.
@@ -176,12 +176,12 @@ def _order(
     given_back = size + np.bincount(numbers, weights=shares, minlength=len(drafts))
     heights = np.array(_heights(memcgs, children))[positions]
     height = np.maximum.reduceat(heights, np.flatnonzero(np.diff(numbers, prepend=-1)))
-    kind = np.array([2 * one.rank + (not one.aimed) for one in drafts.interfaces])
+    kind = 2 * np.array(drafts.ranks) + [not one.aimed for one in drafts.interfaces]
     ratio = given_back / disturbed
     last: NDArray[np.bool_] = np.zeros(len(drafts), dtype=bool)
     if at_once is not None:  # shmem first, while there is room for it
         last = np.array([not drafts.is_of_shmem(n) for n in range(len(drafts))])
-    keys = drafts.firsts, -ratio, last, kind, height
+    keys = drafts.firsts, -ratio, last, height, kind
     order: list[int] = np.lexsort(keys).tolist()
     return order
 

@@ -321,13 +321,14 @@ def test_a_tmpfs_file_that_is_truncated_meanwhile() -> None:
         with Mapping(fd, 0, 8 * size) as mapping:
             resident = mapping.resident(size)
             assert resident == bytes([0, 0, 1, 1, 0, 0, 0, 0])
-            frames = pageout_file._touch(mapping, read_machine())
+            every = np.ones(8, np.bool_)
+            frames = pageout_file._touch(mapping, every, read_machine())
             assert len(frames) in (0, 2)  # who is not root does not see which
             assert mapping.resident(size) == resident  # a hole is a hole still
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(Mapping, "resident", lambda *_: resident)
                 os.ftruncate(fd, 0)
-                assert not len(pageout_file._touch(mapping, read_machine()))
+                assert not len(pageout_file._touch(mapping, every, read_machine()))
 
 
 @pytest.mark.timeout(20)

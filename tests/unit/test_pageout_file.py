@@ -42,7 +42,7 @@ def test_what_waits_where_nobody_can_be_asked_is_paged_out_once_more(
     monkeypatch.setattr(pageout_file, "open_file", opened)
     monkeypatch.setattr(pageout_file, "meminfo", lambda proc: {})
     frames = np.array([7, 8], np.uint64)
-    monkeypatch.setattr(pageout_file, "_touch", lambda mapping, machine: frames)
+    monkeypatch.setattr(pageout_file, "_touch", lambda *_: frames)
     monkeypatch.setattr(pageout_file, "_page_out", page_out)
     monkeypatch.setattr(swapcache, "can_be_asked", lambda machine, unaimed: asked)
     monkeypatch.setattr(swapcache, "use_up_slots", lambda machine: calls.append("use"))

@@ -154,9 +154,7 @@ class Mapping:
         )
         return bytes(byte & 1 for byte in vector.raw)
 
-    def advise(self, advice: int) -> None:
-        _checked(
-            _libc.madvise(
-                ctypes.c_void_p(self.address), ctypes.c_size_t(self.size), advice
-            )
-        )
+    def advise(self, advice: int, start: int, size: int) -> None:
+        """Advise on ``size`` bytes from ``start`` on, in whole pages."""
+        at = ctypes.c_void_p(self.address + start)
+        _checked(_libc.madvise(at, ctypes.c_size_t(size), advice))

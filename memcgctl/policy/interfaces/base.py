@@ -15,6 +15,10 @@ from memcgctl.policy.policies import Option
 T = TypeVar("T", bound=Target)
 
 SWAP_BACKED: tuple[Case, ...] = ("swap-backed-unmapped", "swap-backed-mapped")
+# What takes zombies' swap entries comes before what swaps out what they have in memory:
+# as long as a zombie has an entry, it has an id, and is charged for new ones as well
+# (``mem_cgroup_id_get_online``, mm/memcontrol.c); so is the nearest offline ancestor.
+SWAPIN, AFTER_SWAPIN = 1, 2
 FILES: tuple[Case, ...] = ("file-unmapped", "file-mapped")
 
 

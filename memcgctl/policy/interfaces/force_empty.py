@@ -5,6 +5,7 @@ from __future__ import annotations
 from memcgctl.model import CgroupTarget
 from memcgctl.policy.commands import quote
 from memcgctl.policy.interfaces.base import (
+    AFTER_SWAPIN,
     FILES,
     SWAP_BACKED,
     Action,
@@ -42,4 +43,5 @@ INTERFACE = Interface(
     action=action,
     collateral=all_below,
     aimed=False,
+    rank=AFTER_SWAPIN,
 )

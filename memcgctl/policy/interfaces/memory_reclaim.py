@@ -5,6 +5,7 @@ from __future__ import annotations
 from memcgctl.model import CgroupTarget
 from memcgctl.policy.commands import quote
 from memcgctl.policy.interfaces.base import (
+    AFTER_SWAPIN,
     FILES,
     SWAP_BACKED,
     Action,
@@ -38,9 +39,10 @@ INTERFACE = Interface(
     requires="write access to the cgroup; swap for what is not a file's",
     effect="what is swapped out is charged to the nearest online ancestor's swap",
     touches="everybody's memory at or below the ancestor, the coldest first",
-    cannot="locked and pinned pages, what memory.min protects",
+    cannot="locked and pinned pages",
     reach=reach_ancestor,
     action=action,
     collateral=all_below,
     aimed=False,
+    rank=AFTER_SWAPIN,
 )

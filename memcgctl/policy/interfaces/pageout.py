@@ -7,6 +7,7 @@ from dataclasses import replace
 from memcgctl.model import HostTarget, ProcessTarget
 from memcgctl.policy.cases import Part, nobody, swapped_users, users
 from memcgctl.policy.interfaces.base import (
+    AFTER_SWAPIN,
     Action,
     Deed,
     Interface,
@@ -41,10 +42,10 @@ def reach(part: Part, world: World) -> Reach:
     ancestor = world.room.ancestor(part.memcg)
     if not ancestor:
         return cannot(part, "its ancestor is not in the census")
-    if why := waits_in_swap_cache(part, world):
-        return cannot(part, why)
     # A file's dirty pages are not written by MADV_PAGEOUT.
     reach = evicted(part, HostTarget(), world)
+    if reach.deeds and (why := waits_in_swap_cache(part, world)):
+        return cannot(part, why)
     deeds, rest = [], [deed.bytes for deed in reach.deeds]
     for process in found:
         target = world.process(process, ancestor)
@@ -125,6 +126,7 @@ INTERFACE = Interface(
     reach=reach,
     action=action,
     collateral=collateral,
+    rank=AFTER_SWAPIN,
     disturbs=True,
 )
 
@@ -143,7 +145,7 @@ AGAIN = Interface(
     reach=_reach_cached,
     action=action_again,
     collateral=charged_to_ancestor,
-    rank=2,
+    rank=AFTER_SWAPIN,
     after="swapin",
     disturbs=True,
 )

@@ -6,8 +6,15 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from memcgctl.model import FileTarget
-from memcgctl.policy.cases import Part
-from memcgctl.policy.interfaces.base import Action, Interface, Reach, Served, cannot
+from memcgctl.policy.cases import Part, movable
+from memcgctl.policy.interfaces.base import (
+    AFTER_SWAPIN,
+    Action,
+    Interface,
+    Reach,
+    Served,
+    cannot,
+)
 from memcgctl.policy.interfaces.common import (
     backing_of,
     evicted,
@@ -26,14 +33,17 @@ _RECLAIMED = (
 
 
 def reach(part: Part, world: World) -> Reach:
-    backing = backing_of(part)
-    if backing is None or not part.group or part.group.kind != "shmem":
-        return cannot(part, "it is in the swap cache")
+    backing, group = backing_of(part), part.group
+    assert group
+    if backing is None or group.kind != "shmem":
+        # Or its file was truncated, and somebody has it still.
+        _, why = movable(group)
+        return cannot(part, why or "it is in the swap cache")
     if not world.leads_to(backing):
         return cannot(part, "no path leads to its file")
-    if why := waits_in_swap_cache(part, world):
-        return cannot(part, why)
     reach = evicted(part, world.file(backing), world)
+    if reach.deeds and (why := waits_in_swap_cache(part, world)):
+        return cannot(part, why)
     return reach._replace(unaimed=True) if world.unaimed else reach
 
 
@@ -78,4 +88,5 @@ INTERFACE = Interface(
     action=action,
     collateral=collateral,
     whole=_in_reach,
+    rank=AFTER_SWAPIN,
 )

@@ -9,6 +9,7 @@ from memcgctl.model import ProcessTarget
 from memcgctl.policy.cases import Part, nobody, users
 from memcgctl.policy.effects import Effect
 from memcgctl.policy.interfaces.base import (
+    SWAPIN,
     Action,
     Deed,
     Interface,
@@ -106,6 +107,6 @@ INTERFACE = Interface(
     reach=reach,
     action=action,
     collateral=collateral,
-    rank=1,
+    rank=SWAPIN,
     disturbs=True,
 )

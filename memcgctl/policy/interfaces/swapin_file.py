@@ -8,6 +8,7 @@ from memcgctl.model import Backing, SwappedFileTarget
 from memcgctl.policy.cases import Part
 from memcgctl.policy.effects import Effect
 from memcgctl.policy.interfaces.base import (
+    SWAPIN,
     Action,
     Deed,
     Interface,
@@ -16,7 +17,7 @@ from memcgctl.policy.interfaces.base import (
     cannot,
 )
 from memcgctl.policy.interfaces.common import WAITS, file_words, only, swapped_file
-from memcgctl.policy.interfaces.world import Asked, World
+from memcgctl.policy.interfaces.world import Asked, World, identity
 
 
 def reach(part: Part, world: World) -> Reach:
@@ -63,6 +64,8 @@ def _target(backing: Backing, payer: int, world: World) -> SwappedFileTarget:
         memcg_id=payer,
         memcg_path=world.room.path(payer),
         page_out=_pages_out(payer, world),
+        # Another step pages that out, once the zombies have no entries any more.
+        keep=bool(world.known.get(identity(backing))),
     )
 
 
@@ -108,5 +111,5 @@ INTERFACE = Interface(
     reach=reach,
     action=action,
     collateral=collateral,
-    rank=1,
+    rank=SWAPIN,
 )
