@@ -12,6 +12,7 @@ import drgn
 import numpy as np
 
 from memcgctl.kernel.layout import value_of
+from memcgctl.kernel.trouble import Topic
 from memcgctl.model import Limits
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def swap_bytes(kernel: OpenedKernel) -> tuple[int | None, int | None]:
     except LookupError:  # CONFIG_SWAP is off
         return 0, 0
     except drgn.FaultError:
+        kernel.trouble.note(Topic.SWAP_SPACE, "how much swap there is cannot be read")
         return None, None
     # While a device goes away the free pages can be fewer than none.
     return max(total, 0) * size, max(free, 0) * size

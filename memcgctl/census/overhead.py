@@ -217,7 +217,10 @@ def _kmem_is_charged(kernel: OpenedKernel) -> bool:
     """Whether kernel memory is charged at all; not with cgroup.memory=nokmem."""
     try:
         return not read_variable(kernel, "cgroup_memory_nokmem", 1)
-    except (LookupError, drgn.FaultError):
+    except LookupError:
+        return True
+    except drgn.FaultError:
+        kernel.trouble.fault()
         return True
 
 

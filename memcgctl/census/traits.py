@@ -63,7 +63,10 @@ def _lru_gen_on(kernel: OpenedKernel) -> bool:
         at = kernel.symbol("lru_gen_caps")
         at += offset_of(kernel.prog, "struct static_key", "enabled")
         return int.from_bytes(kernel.memory.read(at, 4), "little", signed=True) > 0
-    except (LookupError, drgn.FaultError):
+    except LookupError:
+        return False
+    except drgn.FaultError:
+        kernel.trouble.fault()
         return False
 
 
@@ -72,7 +75,10 @@ def cgroup_mount(kernel: OpenedKernel, tree: Tree) -> str | None:
     """Where the host has mounted the hierarchy of the tree; None: not known."""
     try:
         return _mount_of(kernel, int(tree.cgroup["kn"][0]))
-    except (LookupError, drgn.FaultError):
+    except LookupError:
+        return None
+    except drgn.FaultError:
+        kernel.trouble.fault()
         return None
 
 

@@ -244,5 +244,6 @@ def _text(kernel: OpenedKernel, at: int) -> bytes:
     try:
         text: bytes = kernel.prog.read_c_string(at, max_size=_NAME)
     except drgn.FaultError:
+        kernel.trouble.fault()
         return b""
     return text

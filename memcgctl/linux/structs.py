@@ -89,6 +89,7 @@ def read_strings(kernel: OpenedKernel, at: U64) -> list[str]:
                 kernel.prog.read_c_string(address, max_size=_STRING) if address else b""
             )
         except (drgn.FaultError, ValueError, OverflowError):
+            kernel.trouble.fault()
             raw = b""
         texts.append(raw.decode(errors="surrogateescape"))
     return texts
@@ -193,6 +194,9 @@ def xarray_entries(
         # A child's shift is below its parent's: damage makes no cycle.
         shift = rows["shift"].astype(np.int64)
         sane = (shift < above) & (shift % bits == 0)
+        if not sane.all():
+            lost = int(np.count_nonzero(~sane))
+            kernel.trouble.note(topic, "a node of an xarray is damaged", lost)
         owner, base, rows, shift = owner[sane], base[sane], rows[sane], shift[sane]
         step = np.uint64(1) << shift.astype(np.uint64)
         entry, runs = _merge_siblings(rows["slots"])

@@ -193,6 +193,8 @@ def _fd_array(kernel: OpenedKernel, fd: int, max_fds: int) -> U64:
     """The ``struct file *`` array of a descriptor table, 0 where nothing is open."""
     # Tables grow by whole words of the bitmaps beside them (alloc_fdtable, fs/file.c).
     if not 0 < max_fds <= _FDS_LIMIT or max_fds % 64:
+        if max_fds:  # else it could not be read, or is a kernel thread's
+            kernel.trouble.fault()
         return addresses([])
     files = np.zeros(max_fds, np.uint64)
     for start, data in kernel.memory.chunks(fd, 8 * max_fds, unit=8):

@@ -129,6 +129,9 @@ def _hertz(kernel: OpenedKernel) -> int | None:
     try:
         clock = kernel.declare("clocksource_jiffies", "struct clocksource")
         tick = value_of(clock, "mult") >> min(value_of(clock, "shift"), 64)
-    except (LookupError, drgn.FaultError):
+    except LookupError:
+        return None
+    except drgn.FaultError:
+        kernel.trouble.fault()
         return None
     return round(1e9 / tick) if tick else None

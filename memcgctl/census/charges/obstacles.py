@@ -81,7 +81,8 @@ def obstacles(
         "buffers in use": _busy_buffers(kernel, found, on_bdev & flag("PG_private")),
         "extra references": memory
         & (_extra(found, swapcache, flag("PG_private") & ~anon) > 0),
-        "no swap": no_slot & (not space.total),
+        "no swap": no_slot & (space.total == 0),
+        "swap not read": no_slot & (space.total is None),
         "swap full": no_slot & bool(space.total and not space.free),
         "swap limit (memory.swap.max)": no_slot
         & bool(space.free)
@@ -149,9 +150,12 @@ def _busy_buffers(kernel: OpenedKernel, found: Folios, candidates: Mask) -> Mask
 
 @dataclass(frozen=True)
 class SwapSpace:
-    """Pages of swap, all and free ones; which memcgs may use none of these."""
+    """Pages of swap, all and free ones; which memcgs may use none of these.
 
-    total: int
+    ``total`` is None where it could not be read.
+    """
+
+    total: int | None
     free: int
     limited: Mask
 
@@ -162,8 +166,11 @@ def swap_space(kernel: OpenedKernel, tree: Tree, wanted: U64) -> SwapSpace:
     try:
         total = value_of(kernel.declare("total_swap_pages", "long"))
         free = value_of(kernel.declare("nr_swap_pages", "atomic_long_t"), "counter")
-    except (LookupError, drgn.FaultError):  # CONFIG_SWAP is off
+    except LookupError:  # CONFIG_SWAP is off
         return SwapSpace(0, 0, limited)
+    except drgn.FaultError:
+        kernel.trouble.note(Topic.SWAP_SPACE, "how much swap there is cannot be read")
+        return SwapSpace(None, 0, limited)
     if tree.cgroup_version == 1:
         return SwapSpace(total, max(free, 0), limited)
     chains, rows = _lineage(

@@ -106,7 +106,10 @@ def at_once_bytes(kernel: OpenedKernel) -> int | None:
             {"flags": "flags", "priority": "prio", "pages": "pages", "used": used},
         )
         begun = _begun(kernel)
-    except (LookupError, LayoutError, drgn.FaultError):
+    except (LookupError, LayoutError):
+        return None
+    except drgn.FaultError:
+        kernel.trouble.fault()
         return None
     ready = (info["flags"] & SWP_WRITEOK != 0) & (info["used"] < info["pages"])
     if not ready.any():
