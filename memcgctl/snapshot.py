@@ -299,18 +299,22 @@ def _row(kind: type, tables: Tables) -> Decode:
         names = []
     hints = get_type_hints(kind)
     cells: list[tuple[str, int, Decode]] = []
+    unknown: dict[str, object] = {}
     for field in fields(kind):
         if field.name in names:
             decode = _decoder(hints[field.name], tables, signed=field.name in SIGNED)
             cells.append((field.name, names.index(field.name), decode))
         elif field.default is MISSING and names:
             raise CensusError(f"damaged: no {kind.__name__}.{field.name}")
+        elif "before" in field.metadata:
+            unknown[field.name] = field.metadata["before"]
     width = len(names)
 
     def row(raw: object) -> Any:
         if type(raw) is not list or len(raw) != width or not width:
             raise CensusError(f"damaged: not a row of {kind.__name__}")
-        return kind(**{name: decode(raw[index]) for name, index, decode in cells})
+        known = {name: decode(raw[index]) for name, index, decode in cells}
+        return kind(**known, **unknown)
 
     return row
 

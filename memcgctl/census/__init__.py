@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from memcgctl.census import dying, identity, overhead
+from memcgctl.census import dying, identity, overhead, sockets
 from memcgctl.census.limits import MEMBERS, limits, swap_bytes
 from memcgctl.census.tree import Tree, read_tree
 from memcgctl.kernel.program import OpenedKernel
@@ -26,6 +26,11 @@ from memcgctl.model import (
 
 if TYPE_CHECKING:
     from memcgctl.census.details import Wanted
+
+# In the order of folios.FILE and so on.
+_CLASSES = ("file", "shmem", "anon", "kernel", "hugetlb")
+_BYTES = [f"{name}_bytes" for name in _CLASSES]
+_FOLIOS = [f"{name}_folios" for name in _CLASSES]
 
 
 # struct cgroup_freezer_state: by the cgroup itself or one above it. 5.2+, "cgroup:
@@ -51,7 +56,7 @@ def take_census(
     kernel.trouble.restart()
     tree = read_tree(
         kernel,
-        (*overhead.MEMCG_MEMBERS, *MEMBERS),
+        dict.fromkeys((*overhead.MEMCG_MEMBERS, *MEMBERS, *sockets.MEMBERS)),
         (*overhead.CGROUP_MEMBERS, *identity.MEMBERS, *dying.MEMBERS, FROZEN),
     )
     machine = overhead.read_machine(kernel)
@@ -72,9 +77,12 @@ def take_census(
         who = identity.identities(kernel, tree)
         swap_total, swap_free = swap_bytes(kernel)
         found = folios.count_folios(kernel, tree.address, progress)
+        socket_pages = sockets.socket_pages(kernel, tree)
         charges = [
-            _charges(f, p * page_size)
-            for f, p in zip(found.folios[:count], found.pages[:count], strict=True)
+            _charges(f, p * page_size, None if sock < 0 else int(sock) * page_size)
+            for f, p, sock in zip(
+                found.folios[:count], found.pages[:count], socket_pages, strict=True
+            )
         ]
         entries = maps.entries(kernel, tree).tolist()
         swaps = [SwapUse(n, n * page_size) for n in entries]
@@ -180,18 +188,11 @@ def _frozen(tree: Tree) -> list[bool]:
 
 
 def _charges(
-    folio_counts: NDArray[np.int64], sizes_bytes: NDArray[np.int64]
+    folio_counts: NDArray[np.int64],
+    sizes_bytes: NDArray[np.int64],
+    sock_bytes: int | None,
 ) -> Charges:
-    """Charges of one memcg from its rows of counts, by kind."""
-    file, shmem, anon, kernel = sizes_bytes.tolist()
-    file_folios, shmem_folios, anon_folios, kernel_folios = folio_counts.tolist()
-    return Charges(
-        file_bytes=file,
-        shmem_bytes=shmem,
-        anon_bytes=anon,
-        kernel_bytes=kernel,
-        file_folios=file_folios,
-        shmem_folios=shmem_folios,
-        anon_folios=anon_folios,
-        kernel_folios=kernel_folios,
-    )
+    """Charges of one memcg from its rows of counts, by kind, and its sockets'."""
+    sizes = zip(_BYTES, sizes_bytes.tolist(), strict=True)
+    counts = zip(_FOLIOS, folio_counts.tolist(), strict=True)
+    return Charges(**dict(sizes), **dict(counts), sock_bytes=sock_bytes)

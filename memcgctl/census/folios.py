@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import drgn
 import numpy as np
+from drgn.helpers.linux.mm import pfn_to_virt
 from numpy.typing import NDArray
 
 from memcgctl.kernel.errors import KernelError
@@ -22,10 +23,10 @@ from memcgctl.kernel.program import OpenedKernel
 from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.memmap import PageRange, page_ranges
 from memcgctl.linux.records import first_member, gather_records
-from memcgctl.linux.structs import enumerators
+from memcgctl.linux.structs import enumerators, read_structs
 
-FILE, SHMEM, ANON, KERNEL = range(4)
-KINDS = 4
+FILE, SHMEM, ANON, KERNEL, HUGETLB = range(5)
+KINDS = 5
 # The kind by three bits: swap-backed, anonymous, kernel.
 _KIND = np.array([FILE, SHMEM, ANON, ANON, KERNEL, KERNEL, KERNEL, KERNEL])
 
@@ -39,6 +40,8 @@ MEMCG_DATA_FLAGS_MASK = 7
 # page_type of a kernel page that is charged.
 PAGE_MAPPING_ANON = 1
 PAGE_TYPE_BASE, PG_KMEMCG = 0xF0000000, 0x200
+PG_HUGETLB = 0x800  # include/linux/page-flags.h of v6.10, not in any enum
+KERNEL_HALF = np.uint64(1 << 63)
 # Bit 0 of compound_head (7.1: compound_info) marks a tail page.
 TAIL = 1
 
@@ -59,13 +62,16 @@ class PageLayout:
 
     ``page`` has the fields flags, compound, mapping, charge and (5.10) page_type;
     ``order`` is the distance from a head page to the byte with its order; ``head`` and
-    ``swapbacked`` are numbers of bits in flags.
+    ``swapbacked`` are numbers of bits in flags. ``hugetlb`` is None where hugetlb
+    folios are charged to nobody, else the distance from a head page to a 32-bit word, a
+    mask and what is there of a hugetlb folio.
     """
 
     page: np.dtype[np.void]
     order: int
     head: int
     swapbacked: int
+    hugetlb: tuple[int, int, int] | None = None
 
 
 def page_layout(prog: drgn.Program) -> PageLayout:
@@ -91,7 +97,36 @@ def page_layout(prog: drgn.Program) -> PageLayout:
         order=_order_offset(prog),
         head=flags["PG_head"],
         swapbacked=flags["PG_swapbacked"],
+        hugetlb=_hugetlb(prog, flags),
     )
+
+
+def _hugetlb(prog: drgn.Program, flags: dict[str, int]) -> tuple[int, int, int] | None:
+    """What tells a hugetlb folio: distance of a word, mask and value."""
+    try:
+        # Since Linux kernel commit 8cba9576df60 ("hugetlb: memcg: account
+        # hugetlb-backed memory in memory controller") (in v6.7), a mount option.
+        prog["CGRP_ROOT_MEMORY_HUGETLB_ACCOUNTING"]
+    except LookupError:
+        return None
+    second = int(drgn.sizeof(prog.type("struct page")))
+    if "PG_hugetlb" in flags:
+        # Until Linux kernel commit d99e3140a4d3 ("mm: turn folio_test_hugetlb into a
+        # PageType") (in v6.10 and stable releases) a flag of the second page.
+        return second, 1 << flags["PG_hugetlb"], 1 << flags["PG_hugetlb"]
+    place = offset_of(prog, "struct page", "page_type")
+    try:
+        types = prog.type("enum pagetype").enumerators or ()
+    except LookupError:
+        types = ()
+    types_by_name = {e.name: e.value for e in types}
+    if "PGTY_hugetlb" in types_by_name:
+        # Since Linux kernel commit 4ffca5a96678 ("mm: support only one page_type per
+        # page") (in v6.12) the type is a number.
+        return place, 0xFF << 24, types_by_name["PGTY_hugetlb"] << 24
+    # Before, a bit that is off; in an enum since v6.11.
+    base = types_by_name.get("PAGE_TYPE_BASE", PAGE_TYPE_BASE)
+    return place, base | types_by_name.get("PG_hugetlb", PG_HUGETLB), base
 
 
 def _order_offset(prog: drgn.Program) -> int:
@@ -111,7 +146,7 @@ class Charged(NamedTuple):
     """The charged folios in a run of page frames.
 
     ``at`` is the place of the head page in the run, ``pointer`` is to a memcg or an
-    obj_cgroup, ``kind`` one of FILE, SHMEM, ANON and KERNEL, ``pages`` the size.
+    obj_cgroup, ``kind`` one of FILE to HUGETLB, ``pages`` the size.
     ``end`` is the first frame after the last large folio, ``damaged`` how many have an
     order that cannot be.
     """
@@ -159,7 +194,14 @@ def charged_folios(
     bits |= (pages["mapping"][at] & PAGE_MAPPING_ANON) << 1
     bits |= _is_kernel(pages, at, words).astype(np.uint64) << 2
     pointer = words & ~np.uint64(MEMCG_DATA_FLAGS_MASK)
-    return Charged(at, pointer, _KIND[bits.view(np.int64)], size, end, damaged)
+    kind = _KIND[bits.view(np.int64)]
+    if layout.hugetlb and len(large):
+        offset, mask, value = layout.hugetlb
+        (large,) = ((size > 1) & (kind != KERNEL)).nonzero()
+        place = (at[large] * layout.page.itemsize + offset) // 4
+        is_hugetlb = np.frombuffer(data, "<u4")[place] & np.uint32(mask) == value
+        kind[large[is_hugetlb]] = HUGETLB
+    return Charged(at, pointer, kind, size, end, damaged)
 
 
 def _orders(
@@ -187,8 +229,8 @@ def _is_kernel(
 ) -> NDArray[np.bool_]:
     """Which charged pages are kernel memory: page tables, stacks and the like.
 
-    Of an allocation of several pages that is not compound (a page table root with
-    page table isolation), only the first one names the memcg and is counted.
+    Of an allocation of several pages that is not compound only the first one names the
+    memcg: see ``Roots``.
     """
     if "page_type" in (pages.dtype.names or ()):
         # Until Linux kernel commit 18b2db3b0385 ("mm: Convert page kmemcg type to a
@@ -198,6 +240,60 @@ def _is_kernel(
     else:
         kernel = (charge & MEMCG_DATA_KMEM) != 0
     return kernel
+
+
+class Roots:
+    """Finds page-table roots of two pages: only their first page names the memcg.
+
+    With page table isolation x86-64 allocates them as a pair that is not compound,
+    until Linux kernel commits a9b3c355c2e6 ("asm-generic: pgalloc: provide generic
+    __pgd_{alloc,free}") and d95936a2267c ("mm: introduce ctor/dtor at PGD level") (in
+    v6.14): since then they are marked as page tables. They are known by the
+    ``mm_struct`` that they name and whose ``pgd`` they are.
+    """
+
+    def __init__(self, kernel: OpenedKernel) -> None:
+        self._kernel = kernel
+        try:
+            kernel.symbol("__pti_set_user_pgtbl")  # CONFIG_PAGE_TABLE_ISOLATION
+        except LookupError:
+            self._dtype = None
+            return
+        prog = kernel.prog
+        # Since "pgtable: create struct ptdesc" (in v6.6) that overlays struct page.
+        type_name = "struct ptdesc"
+        if not has_member(prog, type_name, "pt_mm"):
+            type_name = "struct page"
+        self._dtype = np.dtype(
+            {
+                "names": ["type", "mm"],
+                "formats": ["<u4", "<u8"],
+                "offsets": [
+                    offset_of(prog, "struct page", "page_type"),
+                    offset_of(prog, type_name, "pt_mm"),
+                ],
+                "itemsize": drgn.sizeof(prog.type("struct page")),
+            }
+        )
+        kmemcg = has_member(prog, "struct page", "mem_cgroup")  # until 5.10
+        self._no_type = 0xFFFFFFFF & ~(PG_KMEMCG if kmemcg else 0)
+        self._direct_map = pfn_to_virt(prog, 0).value_()
+
+    def find(self, data: bytes, first_pfn: int, charged: Charged) -> NDArray[np.bool_]:
+        """Which of the ``charged`` in this run of page frames are such roots."""
+        roots: NDArray[np.bool_] = np.zeros(len(charged.at), np.bool_)
+        (rows,) = ((charged.kind == KERNEL) & (charged.pages == 1)).nonzero()
+        if self._dtype is None or not len(rows):
+            return roots
+        pages = np.frombuffer(data, self._dtype)[charged.at[rows]]
+        likely = (pages["type"] == self._no_type) & (pages["mm"] >= KERNEL_HALF)
+        rows, owners = rows[likely], pages["mm"][likely]
+        mms, which = np.unique(owners, return_inverse=True)
+        roots_of = read_structs(self._kernel, "struct mm_struct", mms, {"pgd": "pgd"})
+        at = (charged.at[rows] + first_pfn).astype(np.uint64)
+        at = at * np.uint64(self._kernel.memory.page_size) + np.uint64(self._direct_map)
+        roots[rows[roots_of["pgd"][which] == at]] = True
+        return roots
 
 
 @dataclass(frozen=True)
@@ -219,7 +315,7 @@ def count_folios(
     Raises KernelError if there is no memory map, as in a dump that excludes it.
     """
     layout = page_layout(kernel.prog)
-    owners = Owners(kernel, memcgs)
+    owners, roots = Owners(kernel, memcgs), Roots(kernel)
     # The last row is for folios of which no memcg is known.
     folios = np.zeros((len(memcgs) + 1) * KINDS, np.int64)
     pages = np.zeros_like(folios)
@@ -238,7 +334,7 @@ def count_folios(
         end = charged.end
         cell = owners.rows(charged.pointer) * KINDS + charged.kind
         np.add.at(folios, cell, 1)
-        np.add.at(pages, cell, charged.pages)
+        np.add.at(pages, cell, charged.pages + roots.find(data, pfn, charged))
         if charged.damaged:
             kernel.trouble.note(
                 Topic.MEMORY_MAP,

@@ -46,6 +46,8 @@ class Sort(str, Enum):
     shmem = "shmem"
     anon = "anon"
     kernel = "kernel"
+    hugetlb = "hugetlb"
+    sock = "sock"
     swap = "swap"
     overhead = "overhead"
     usage = "usage"

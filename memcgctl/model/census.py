@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
+
+# Of a field that a census of an older memcgctl does not have: it was not looked at.
+UNKNOWN_BEFORE = {"before": None}
 
 
 class Topic(str, Enum):
@@ -82,10 +85,14 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Charges:
-    """Folios charged to one memcg; ``file`` excludes ``shmem``.
+    """Memory charged to one memcg; all but ``sock`` in folios.
 
+    ``file`` excludes ``shmem``.
     ``kernel`` counts whole kernel pages that are charged to the memcg (page
-    tables, stacks), never slab objects.
+    tables, stacks), never slab objects. ``sock`` is buffers of sockets, None where it
+    is not known: it could not be read, or an older memcgctl saved the census.
+    ``hugetlb`` is charged with the mount option memory_hugetlb_accounting alone, and in
+    none of the other classes.
     """
 
     file_bytes: int = 0
@@ -96,10 +103,19 @@ class Charges:
     shmem_folios: int = 0
     anon_folios: int = 0
     kernel_folios: int = 0
+    sock_bytes: int | None = field(default=0, metadata=UNKNOWN_BEFORE)
+    hugetlb_bytes: int = 0
+    hugetlb_folios: int = 0
+
+    @property
+    def user_bytes(self) -> int:
+        """What is on LRU lists, and so can be reclaimed."""
+        return self.file_bytes + self.shmem_bytes + self.anon_bytes
 
     @property
     def total_bytes(self) -> int:
-        return self.file_bytes + self.shmem_bytes + self.anon_bytes + self.kernel_bytes
+        in_folios = self.user_bytes + self.kernel_bytes + self.hugetlb_bytes
+        return in_folios + (self.sock_bytes or 0)
 
 
 @dataclass(frozen=True)
@@ -263,7 +279,7 @@ class ChargeGroup:
     was not found in any page tables.
     """
 
-    kind: Literal["file", "shmem", "anon", "kernel"]
+    kind: Literal["file", "shmem", "anon", "kernel", "hugetlb"]
     mapped: bool
     folios: int
     bytes: int

@@ -34,7 +34,17 @@ class Reason:
     ``children`` and ``other`` stand for memcgs without a charged folio or swap entry.
     """
 
-    kind: Literal["file", "shmem", "anon", "kernel", "swap", "children", "other"]
+    kind: Literal[
+        "file",
+        "shmem",
+        "anon",
+        "kernel",
+        "hugetlb",
+        "sock",
+        "swap",
+        "children",
+        "other",
+    ]
     memcgs: int
     cost_bytes: int
 
@@ -139,7 +149,7 @@ class Frame:
 
     pfn: int
     pages: int
-    kind: Literal["file", "shmem", "anon", "kernel"]
+    kind: Literal["file", "shmem", "anon", "kernel", "hugetlb"]
     inode: int | None
     mapcount: int
     refcount: int

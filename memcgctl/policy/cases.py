@@ -32,13 +32,14 @@ Case = Literal[
     "swap",
     "metadata",
     "kernel",
+    "hugetlb",
     "writeback",
     "stock",
     "other",
 ]
 MEMORY: tuple[Case, ...] = (
     *("file-unmapped", "file-mapped", "swap-backed-unmapped", "swap-backed-mapped"),
-    *("metadata", "kernel"),
+    *("metadata", "kernel", "hugetlb"),
 )
 REFERENCES: tuple[Case, ...] = ("writeback", "stock", "other")
 CASES: tuple[Case, ...] = (*MEMORY, "swap", *REFERENCES)
@@ -105,8 +106,8 @@ def _references(memcg: Memcg, details: Details) -> Iterator[Part]:
 
 
 def case_of(group: ChargeGroup) -> Case:
-    if group.kind == "kernel":
-        return "kernel"
+    if group.kind in ("kernel", "hugetlb"):
+        return group.kind
     if group.backing and group.backing.kind == "bdev":
         return "metadata"
     if group.kind == "file":

@@ -132,6 +132,8 @@ def place_of(interface: AnyInterface, options: Sequence[Option]) -> int | None:
 def _nothing(case: Case, options: Sequence[Option]) -> str:
     if case == "kernel" and options:
         return "page tables and stacks stay charged until their process ends"
+    if case == "hugetlb":
+        return "they stay until the file is truncated or the process unmaps them"
     asked = [option for option in options if option != "leave"]
     if not asked:
         return NO_RULE

@@ -17,6 +17,7 @@ WORDS: dict[Case, str] = {
     "swap": "swap entries",
     "metadata": "page cache of a block device",
     "kernel": "kernel pages",
+    "hugetlb": "hugetlb pages",
     "writeback": "cgroup writeback",
     "stock": "a per-CPU charge stock",
     "other": "a reference",

@@ -52,7 +52,13 @@ from memcgctl.report.verdict import (
 from memcgctl.report.way_out import cost, to_do, verdict_of
 
 SCHEMA = "memcgctl/explain/"
-CLASSES = {"file": "file", "shmem": "shmem", "anon": "anon", "kernel": "kernel pages"}
+CLASSES = {
+    "file": "file",
+    "shmem": "shmem",
+    "anon": "anon",
+    "kernel": "kernel pages",
+    "hugetlb": "hugetlb",
+}
 SHOWN = 8
 CHARGES = (Topic.MEMORY_MAP,)
 USERS = tuple(dict.fromkeys((*OPENERS, *OWNERS)))
@@ -199,12 +205,28 @@ def _reference_words(holder: Holder) -> str:
 
 def _charges(explanation: Explanation, details: Details, verbose: bool) -> Branch:
     groups, unread = details.charge_groups, explanation.unread
+    sock = [(line, ()) for line in _socket_memory(explanation)]
     if not groups:
-        return _none("charges", unread, CHARGES)
+        line, below = _none("charges", unread, CHARGES)
+        return line, [*below, *sock]
     folios, total = sum(g.folios for g in groups), sum(g.bytes for g in groups)
     line = f"charges: {_sized(total)} in {counted(folios, 'folio')}"
     more = _maybe_more("folios", unread, CHARGES)
-    return line, [*_some(groups, lambda g: _group(g, unread, verbose)), *more]
+    return line, [*_some(groups, lambda g: _group(g, unread, verbose)), *sock, *more]
+
+
+def _socket_memory(explanation: Explanation) -> Iterator[str]:
+    """Told where there is any, or nobody knows."""
+    charges = explanation.memcg.charges
+    if charges is None or charges.sock_bytes == 0:
+        return
+    if charges.sock_bytes is None:
+        yield "socket memory: not known"
+        return
+    line = f"socket memory: {_sized(charges.sock_bytes)}"
+    if "folios go to the parent" in explanation.kernel.interfaces:
+        line += " when it was removed (later changes count at the ancestor)"
+    yield f"{line}, until it is read or the sockets are closed"
 
 
 def _group(group: ChargeGroup, unread: Collection[str], verbose: bool) -> Branch:

@@ -15,7 +15,8 @@ from typing import Any
 
 from memcgctl.model import Group, Listing, Memcg, Topic
 from memcgctl.report.schemas import (
-    CLASSES,
+    CHARGED_CLASSES,
+    FOLIO_CLASSES,
     LATEST,
     costs_json,
     dumper,
@@ -43,6 +44,8 @@ HOLDERS = {
     "shmem": "shmem folios",
     "anon": "anon folios",
     "kernel": "kernel pages",
+    "hugetlb": "hugetlb folios",
+    "sock": "socket memory",
     "swap": "swap entries",
     "children": "offline children",
     "other": "references of other kinds",
@@ -50,8 +53,8 @@ HOLDERS = {
 
 CSV_IDENTITY = ("id", "path", "state", "ancestor", "refs", "children")
 CSV_COSTS = (
-    *(f"charged.{kind}" for kind in CLASSES),
-    *(f"folios.{kind}" for kind in CLASSES),
+    *(f"charged.{kind}" for kind in CHARGED_CLASSES),
+    *(f"folios.{kind}" for kind in FOLIO_CLASSES),
     *("swap.entries", "swap.bytes"),
     *("overhead.percpu", "overhead.percpu_accounted", "overhead.structs"),
     "usage_bytes",
@@ -101,6 +104,8 @@ def headline(listing: Listing) -> list[str]:
     lines = [f"{who}: {least}{cost} in all, {overhead} of it overhead."]
     if more:
         lines.append(f"There may be more of them: {more}.")
+    if total.charges.sock_bytes is None:
+        lines.append("Socket memory is not known, and not in it.")
     if reason := listing.reason:
         cost = size(reason.cost_bytes, long=True)
         part = f"{reason.memcgs:,} of {who}" if reason.memcgs < total.memcgs else "all"
@@ -157,8 +162,8 @@ def _width(columns: Sequence[Sequence[str]]) -> int:
 def _columns(listing: Listing, online: bool) -> list[Column]:
     """All columns but the path; the id, if any, comes first.
 
-    Kernel pages are charged to the memcg itself up to 5.10 only, so that their
-    column is shown where there are any.
+    Kernel pages are charged to the memcg itself up to 5.10 only, hugetlb and socket
+    memory are rare, so that their columns are shown where there are any.
     """
     columns = [Column("memcgs", lambda row: count(row.memcgs))]
     if listing.groups is None:
@@ -173,8 +178,12 @@ def _columns(listing: Listing, online: bool) -> list[Column]:
             Column("children", lambda row: count(row.children), summed=False),
         ]
     rows: tuple[Memcg | Group, ...] = (*listing.memcgs, *(listing.groups or ()))
-    kernel = any(row.charges and row.charges.kernel_bytes for row in rows)
-    columns += map(_class_column, ["file", "shmem", "anon", *["kernel"] * kernel])
+    rare = [
+        kind
+        for kind in ("kernel", "hugetlb", "sock")
+        if any(row.charges and getattr(row.charges, f"{kind}_bytes") for row in rows)
+    ]
+    columns += map(_class_column, ["file", "shmem", "anon", *rare])
     columns.append(Column("swap", lambda row: size(row.swap and row.swap.bytes)))
     columns.append(Column("overhead", lambda row: size(row.overhead.total_bytes)))
     return columns

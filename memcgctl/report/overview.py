@@ -122,6 +122,8 @@ def verdict(found: Overview) -> list[str]:
         f"{who} cost {size(memory + swap + overhead)}: {size(memory)} memory, "
         f"{size(swap)} swap, {size(overhead)} kernel overhead."
     ]
+    if any(row.memcg.charges and row.memcg.charges.sock_bytes is None for row in rows):
+        lines.append("Socket memory is not known, and not in it.")
     if found.planned:
         free = sum(row.freeable == "yes" for row in rows)
         wait = len(rows) - free
@@ -328,7 +330,8 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "refs": (">", lambda row: count(row.memcg.refs)),
     "children": (">", lambda row: count(row.memcg.children)),
     **{kind: (">", _class(kind)) for kind in ("file", "shmem", "anon", "kernel")},
-    "sock": (">", _class("sock")),
+    "hugetlb": (">", _class("hugetlb")),
+    "sock": (">", lambda row: size(row.memcg.charges and row.memcg.charges.sock_bytes)),
     "swap": (">", lambda row: size(row.memcg.swap and row.memcg.swap.bytes)),
     "overhead": (">", lambda row: size(row.memcg.overhead.total_bytes)),
     "created": ("<", lambda row: _moment(row.memcg.created_at)),

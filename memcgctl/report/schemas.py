@@ -21,6 +21,9 @@ from memcgctl.views.workload import workload
 
 LATEST = 2
 CLASSES = ("file", "shmem", "anon", "kernel")
+# From version 2 on; the second are charged without a folio that tells of it.
+FOLIO_CLASSES = (*CLASSES, "hugetlb")
+CHARGED_CLASSES = (*FOLIO_CLASSES, "sock")
 SOURCE = (
     *("kind", "path", "release", "types", "cgroup_version"),
     *("page_size", "possible_cpus", "numa_nodes"),
@@ -119,8 +122,13 @@ def _costs_1(row: Memcg | Group) -> dict[str, Any]:
 
 
 def _costs_2(row: Memcg | Group) -> dict[str, Any]:
-    return _costs_1(row)
+    """``sock`` is null where it is not known."""
+    charged = row.charges and _by_class(row.charges, "bytes", CHARGED_CLASSES)
+    folios = row.charges and _by_class(row.charges, "folios", FOLIO_CLASSES)
+    return _costs_1(row) | {"charged": charged, "folios": folios}
 
 
-def _by_class(charges: Charges, unit: str) -> dict[str, int]:
-    return {kind: getattr(charges, f"{kind}_{unit}") for kind in CLASSES}
+def _by_class(
+    charges: Charges, unit: str, classes: tuple[str, ...] = CLASSES
+) -> dict[str, int | None]:
+    return {kind: getattr(charges, f"{kind}_{unit}") for kind in classes}

@@ -31,6 +31,7 @@ CLASSES = {
     "shmem": "shmem",
     "anon": "anonymous memory",
     "kernel": "kernel pages",
+    "hugetlb": "hugetlb pages",
 }
 NOUNS = {
     "folio": ("folio", "folios"),

@@ -19,6 +19,7 @@ _BY_HAND = {
 }
 _OBSTACLES = {
     "locked (mlock)": "munlock that memory, or end",
+    "hugetlb (until truncated or unmapped)": "unmap its hugetlb pages or truncate them",
     "pinned": "unregister its buffers (io_uring, RDMA, a virtual machine), or end",
 }
 # How a holder that a process has open is written: TCP, lab (pid 374): fd 5.

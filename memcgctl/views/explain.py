@@ -15,6 +15,7 @@ from memcgctl.model import (
     Audit,
     Census,
     ChargeGroup,
+    Charges,
     Details,
     Explanation,
     Holder,
@@ -49,7 +50,8 @@ def _unused(group: ChargeGroup) -> int:
 
     Unmapped anonymous memory is a swap entry's.
     """
-    if group.kind not in ("file", "shmem") or group.mapped or group.openers:
+    files = ("file", "shmem", "hugetlb")
+    if group.kind not in files or group.mapped or group.openers:
         return 0
     kept = max((keeper.process.bytes for keeper in group.keepers), default=0)
     return max(0, group.bytes - kept)
@@ -58,7 +60,7 @@ def _unused(group: ChargeGroup) -> int:
 def _nameless(group: ChargeGroup) -> bool:
     """Whether a file is there only because somebody has it: no directory names it."""
     backing = group.backing
-    return group.kind == "shmem" and (
+    return group.kind in ("shmem", "hugetlb") and (
         backing is None or backing.deleted or backing.kind in ("memfd", "shared-anon")
     )
 
@@ -90,12 +92,14 @@ def _held_bytes(memcg: Memcg, holder: Holder) -> int:
     """The memory or swap that would go with ``holder``; 0 for a mere reference."""
     if holder.kind == "swap":
         return memcg.swap.bytes if memcg.swap else 0
-    if memcg.charges is None or holder.kind not in ("folio", "kernel"):
-        return 0
-    kernel_bytes = memcg.charges.kernel_bytes
-    if holder.kind == "kernel":
-        return kernel_bytes
-    return memcg.charges.total_bytes - kernel_bytes
+    charges = memcg.charges or Charges()
+    held = {
+        "folio": charges.user_bytes + charges.hugetlb_bytes,
+        "kernel": charges.kernel_bytes,
+        # of all the sockets together
+        "socket": charges.sock_bytes or 0,
+    }
+    return held.get(holder.kind, 0)
 
 
 def _keeper(census: Census, memcg: Memcg) -> Memcg | None:

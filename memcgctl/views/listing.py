@@ -23,7 +23,9 @@ from memcgctl.model import (
     SwapUse,
 )
 
-Kind = Literal["file", "shmem", "anon", "kernel", "swap", "children", "other"]
+Kind = Literal[
+    "file", "shmem", "anon", "kernel", "hugetlb", "sock", "swap", "children", "other"
+]
 Row = TypeVar("Row", Memcg, Group)
 Sum = TypeVar("Sum", Charges, Overhead, SwapUse)
 
@@ -99,6 +101,8 @@ KEYS: dict[str, Callable[[Any], int | None]] = {
     "shmem": _charged("shmem"),
     "anon": _charged("anon"),
     "kernel": _charged("kernel"),
+    "hugetlb": _charged("hugetlb"),
+    "sock": _charged("sock"),
     "swap": lambda row: None if row.swap is None else row.swap.bytes,
     "overhead": attrgetter("overhead.total_bytes"),
     "usage": attrgetter("usage_bytes"),
@@ -128,8 +132,12 @@ def total(path: str, memcgs: Sequence[Memcg]) -> Group:
 
 
 def _sum(kind: Callable[..., Sum], parts: Sequence[object]) -> Sum:
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    return kind(**{name: sum(map(attrgetter(name), parts)) for name in names})
+    columns = {
+        field.name: [getattr(part, field.name) for part in parts]
+        for field in fields(kind)  # type: ignore[arg-type]
+    }
+    # What is not known of one is not known of all together.
+    return kind(**{name: None if None in v else sum(v) for name, v in columns.items()})
 
 
 def largest_reason(offline: Iterable[Memcg]) -> Reason | None:
@@ -155,6 +163,8 @@ def _held_by(memcg: Memcg) -> Kind | None:
         "shmem": memcg.charges.shmem_bytes,
         "anon": memcg.charges.anon_bytes,
         "kernel": memcg.charges.kernel_bytes,
+        "hugetlb": memcg.charges.hugetlb_bytes,
+        "sock": memcg.charges.sock_bytes or 0,
         "swap": memcg.swap.bytes,
     }
     kind = max(held, key=lambda kind: held[kind])

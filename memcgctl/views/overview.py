@@ -168,9 +168,9 @@ def held_by(memcg: Memcg) -> str:
 
 
 def charged(charges: Charges, kind: str) -> int:
-    """Bytes of one class; 0 for one that this census does not have."""
-    size: int = getattr(charges, f"{kind}_bytes", 0)
-    return size
+    """Bytes of one class; 0 for socket memory that nobody knows."""
+    size: int | None = getattr(charges, f"{kind}_bytes")
+    return size or 0
 
 
 def sums(rows: Iterable[Row], key: Callable[[Row], str]) -> tuple[Sum, ...]:

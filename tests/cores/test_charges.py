@@ -168,8 +168,15 @@ def test_every_frame_is_whose_the_kernel_says(core: Path) -> None:
         for pfn, frame in found_in(core).frames.items()
         if frame.shown != ROOT or frame.kind not in passing
     }
+    # /proc/kpagecgroup does not show the second page of a page-table root.
+    second = {
+        pfn
+        for pfn, frame in found.items()
+        if pfn not in true and frame.kind == "kernel" and true.get(pfn - 1) == frame
+    }
+    assert len(second) <= 3
     assert len(true) > 3000
-    assert found == true
+    assert {pfn: found[pfn] for pfn in found.keys() - second} == true
 
 
 def test_marks_of_folios(core: Path) -> None:

@@ -123,7 +123,8 @@ def test_folios_hold_as_the_kernel_has_them(core: Path) -> None:
     """Lost: one reference a page where it is one a folio, or the other way round."""
     wrong = {}
     for said, found in offline(core):
-        folios = sum(said["folios"][kind] for kind in ("file", "shmem", "anon"))
+        kinds = ("file", "shmem", "anon", "hugetlb")
+        folios = sum(said["folios"].get(kind, 0) for kind in kinds)
         if found.kinds()["folio"] != folios:
             wrong[said["path"]] = (folios, found.kinds())
     assert wrong == {}

@@ -84,7 +84,10 @@ def test_the_proposal_charges_whom_its_text_says(core: Path) -> None:
         parent = parents[memcg.ancestor]
         charged[parent] += memcg.swap.bytes  # question 3: reparent swap entries
         for group in memcg.details.charge_groups:
-            if group.kind == "kernel":  # it speaks of folios on LRU lists only
+            if group.kind in (
+                "kernel",
+                "hugetlb",
+            ):  # it speaks of folios on LRU lists only
                 left += group.bytes
             elif group.mapped:
                 charged.update(shares := _mappers(group.mappers, group.bytes))

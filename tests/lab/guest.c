@@ -404,6 +404,31 @@ static void orphan(void)
 	close(client);
 }
 
+/* Fill the connection, a datagram socket or a pair until no more is taken. */
+static void unread(const char *kind)
+{
+	static char buffer[1 << 15];
+	struct sockaddr_in at = { .sin_family = AF_INET,
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t size = sizeof(at);
+	int pair[2] = { client, -1 };
+
+	if (!strcmp(kind, "udp")) {
+		pair[0] = socket(AF_INET, SOCK_DGRAM, 0);
+		if (bind(pair[0], (void *)&at, size) ||
+		    getsockname(pair[0], (void *)&at, &size) ||
+		    connect(pair[0], (void *)&at, size))
+			die("bind");
+		for (int i = 0; i < 64; i++) /* what is too much is dropped */
+			send(pair[0], buffer, 4000, MSG_DONTWAIT);
+		return;
+	}
+	if (!strcmp(kind, "unix") && socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
+		die("socketpair");
+	while (send(pair[0], buffer, sizeof(buffer), MSG_DONTWAIT) > 0)
+		;
+}
+
 /* Open nowhere any more: sent to a socket that nobody reads. */
 static void send_away(int fd)
 {
@@ -604,6 +629,37 @@ static void leave_parent(void)
 		dup2(null, i);
 	for (;;)
 		pause();
+}
+
+/* Processes that are forked here, then go elsewhere and stay. */
+static void crowd(char *argument)
+{
+	int n = strtoul(argument, &argument, 0);
+
+	if (*argument++ != ':')
+		die("crowd=N:DIRECTORY");
+	while (n--)
+		if (fork() == 0) {
+			for (int fd = 0; fd < 3; fd++)
+				close(fd);
+			join(argument);
+			for (;;)
+				pause();
+		}
+}
+
+static void hugetlb_file(char *argument)
+{
+	char *path = strchr(argument, ':');
+	int fd;
+
+	if (!path)
+		die("hugetlb-file=SIZE:PATH");
+	*path++ = 0;
+	fd = open(path, O_RDWR | O_CREAT, 0600);
+	if (fd < 0 || ftruncate(fd, size_of(argument)))
+		die(path);
+	map(size_of(argument), MAP_SHARED, fd);
 }
 
 static void *wait_forever(void *nothing)
@@ -858,6 +914,14 @@ static void perform(char *word)
 		advise(MADV_MERGEABLE);
 	else if (IS("free"))
 		advise(MADV_FREE);
+	else if (IS("crowd"))
+		crowd(arg);
+	else if (IS("hugetlb"))
+		map(size_of(arg), MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1);
+	else if (IS("hugetlb-file"))
+		hugetlb_file(arg);
+	else if (IS("unread"))
+		unread(arg);
 	else if (IS("fork"))
 		leave_parent();
 	else if (IS("split")) {
@@ -927,7 +991,7 @@ enum {
 	HUGE = 17, UNEVICTABLE = 18, NOPAGE = 20, PGTABLE = 26,
 };
 
-enum class { FILE_, SHMEM, ANON_, KERNEL, CLASSES };
+enum class { FILE_, SHMEM, ANON_, KERNEL, HUGETLB, CLASSES };
 
 struct tally {
 	uint64_t ino, pages[CLASSES], folios[CLASSES];
@@ -935,6 +999,8 @@ struct tally {
 
 static enum class class_of(uint64_t flags)
 {
+	if (flags & KPF(HUGE))
+		return HUGETLB;
 	if (flags & KPF(ANON))
 		return ANON_;
 	if (flags & KPF(SWAPBACKED))
@@ -960,7 +1026,7 @@ static struct tally *tally_of(uint64_t ino)
 }
 
 /*
- * One line a cgroup: ino, pages of file, shmem, anon, kernel, folios of the
+ * One line a cgroup: ino, pages of file, shmem, anon, kernel, hugetlb, folios of the
  * same. Tail pages follow their head: the files give a tail
  * its own (empty) flags and no cgroup on most kernels.
  */

@@ -94,9 +94,14 @@ def make_disk(disk: Path, size: int, program: str | None) -> Path:
     return disk
 
 
-def prepare(guest: Guest, version: int) -> None:
-    """Mounts, swap, and nothing in the background that moves pages about."""
+def prepare(guest: Guest, version: int, option: str = "") -> None:
+    """Mounts, swap, and nothing in the background that moves pages about.
+
+    ``option`` is of cgroup v2's mount, on kernels that know it.
+    """
     kind = "-t cgroup2 cgroup2" if version == 2 else "-t cgroup -o memory memory"
+    if option:
+        kind = f"-o {option} {kind} {CGROUPS} || mount {kind}"
     xfs = "/dev/disk/xfs"
     guest.sh(f"""
         mount {kind} {CGROUPS}
@@ -258,7 +263,7 @@ def charges_in_the_end(scene: Scene, shape: Shape, stock: bool) -> dict[int, Cou
 
 def run(scenario: Scenario, guest: Guest, shape: Shape) -> dict[str, Any]:
     """Play a scenario and return the truth about what is there in the end."""
-    prepare(guest, scenario.version)
+    prepare(guest, scenario.version, scenario.mount_option)
     guest.run("hostname", HOST)
     scene = Scene(guest, scenario.version)
     files = {said.id: said for said in play(scene, scenario)}

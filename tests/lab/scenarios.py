@@ -335,6 +335,43 @@ def sockets(scene: Scene) -> None:
     scene.hold(f"join={account_sockets(scene, memcg)}", *words)
 
 
+def unread(scene: Scene) -> None:
+    scene.guest.sh("ifconfig lo 127.0.0.1 up")
+    memcg = scene.memcg("app/unread", "data that nobody reads", ("folio", "socket"))
+    words = ["connect", "unread=tcp", "unread=udp", "unread=unix"]
+    scene.hold(f"join={account_sockets(scene, memcg)}", "anon=40K", "touch", *words)
+
+
+def crowd(scene: Scene) -> None:
+    """Up to 5.10 each one's page tables hold the memcg, their two roots among them."""
+    memcg = scene.memcg("app/crowd", "page tables of processes that moved")
+    scene.hold(f"join={memcg}", "anon=40K", "touch", f"crowd=20:{CGROUPS}/holder")
+
+
+HUGETLB_ACCOUNTING = "memory_hugetlb_accounting"
+HUGETLB = "/mnt/hugetlb"
+
+
+def hugetlb(scene: Scene) -> None:
+    """Charged where cgroup v2 is mounted so."""
+    if HUGETLB_ACCOUNTING not in scene.guest.read("/proc/mounts"):
+        return
+    scene.guest.sh(f"""
+        echo 8 > /proc/sys/vm/nr_hugepages
+        mkdir {HUGETLB}; mount -t hugetlbfs hugetlbfs {HUGETLB}
+    """)
+    memcg = scene.memcg("app/hugetlb-private", "hugetlb pages of a process that moved")
+    scene.hold(f"join={memcg}", "hugetlb=4M", "touch")
+    memcg = scene.memcg("app/hugetlb-file", "a file of hugetlbfs")
+    path = f"{HUGETLB}/file"
+    scene.files.append(path)
+    scene.do(f"join={memcg}", f"hugetlb-file=4M:{path}", "touch")
+    memcg = scene.memcg("app/hugetlb-mapped", "hugetlb pages mapped in /holder")
+    path = f"{HUGETLB}/mapped"
+    scene.files.append(path)
+    scene.hold(f"join={memcg}", f"hugetlb-file=2M:{path}", "touch")
+
+
 def inotify(scene: Scene) -> None:
     memcg = scene.memcg("app/inotify", "an inotify group", ("folio", "fsnotify"))
     scene.hold(f"join={memcg}", f"inotify={TMPFS}")
@@ -806,6 +843,8 @@ HOLDERS: list[Step] = [
     *(socket, sockets, in_flight, corpse, namespace, spliced, without_memcg),
     unplugged,
 ]
+# Memory that no page of an LRU list tells of.
+CLASSES: list[Step] = [tmpfs, online, unread, crowd, hugetlb]
 
 
 @dataclass(frozen=True)
@@ -819,6 +858,8 @@ class Scenario:
     # The function in which the guest is at the dump, and what brings it there.
     stop_at: str = ""
     stop_by: str = ""
+    # Of cgroup v2, where the kernel knows it.
+    mount_option: str = ""
 
 
 MODULES = Machine(modules=("overlay", "tun"))
@@ -848,6 +889,12 @@ SCENARIOS = {
         HOLDERS, machine=replace(MODULES, cmdline="slub_debug=FZPU"), stock=False
     ),
     # The removal of a memcg takes events off its list and leaves the rest to a worker.
+    "classes": Scenario(
+        CLASSES,
+        machine=Machine(memory="192M"),
+        stock=False,
+        mount_option=HUGETLB_ACCOUNTING,
+    ),
     "event-v1": Scenario(
         [tmpfs, event],
         version=1,

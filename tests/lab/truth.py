@@ -12,17 +12,19 @@ from typing import Any
 
 from tests.lab.guest import Guest
 
-CLASSES = ["file", "shmem", "anon", "kernel"]
+CLASSES = ["file", "shmem", "anon", "kernel", "hugetlb"]
 PAGE = 4096
 # What is kept of memory.stat; "percpu" is what memcgs below this one cost.
 KEYS = frozenset(
     """
     percpu file shmem anon cache rss swap file_mapped mapped_file file_dirty dirty
     unevictable anon_thp file_thp shmem_thp rss_huge kernel_stack pagetables slab sock
+    kernel vmalloc hugetlb zswap zswapped
     """.split()  # noqa: SIM905
 )
 STAT = ["memory.stat", "memory.current", "memory.usage_in_bytes"]
 SWAP = ["memory.swap.current", "memory.memsw.usage_in_bytes"]
+TCP = ["memory.kmem.tcp.usage_in_bytes"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,10 @@ class Count:
 
     def user(self) -> Count:
         """Without the kernel's pages, which come and go with every process."""
-        return Count((*self.pages[:3], 0), (*self.folios[:3], 0))
+        return Count(
+            (*self.pages[:3], 0, *self.pages[4:]),
+            (*self.folios[:3], 0, *self.folios[4:]),
+        )
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class Files:
     stat: dict[str, int]
     usage: int | None
     swap: int | None  # with all below it, as usage
+    tcp: int | None = None  # of cgroup v1, likewise
 
 
 def count(guest: Guest) -> dict[int, Count]:
@@ -84,7 +90,7 @@ def number(*texts: str) -> int | None:
 
 
 def read_files(guest: Guest, directories: Sequence[str]) -> list[Files]:
-    names = [".", *STAT, *SWAP]
+    names = [".", *STAT, *SWAP, *TCP]
     paths = [f"{directory}/{name}" for directory in directories for name in names]
     answers = guest.files(paths)
     result = []
@@ -94,7 +100,8 @@ def read_files(guest: Guest, directories: Sequence[str]) -> list[Files]:
         swap = number(row[4])
         if row[5] and usage is not None:
             swap = int(row[5]) - usage  # cgroup v1 counts memory and swap together
-        result.append(Files(answers[at][0], parse_stat(row[1]), usage, swap))
+        stat, tcp = parse_stat(row[1]), number(row[6])
+        result.append(Files(answers[at][0], stat, usage, swap, tcp))
     return result
 
 
@@ -108,6 +115,7 @@ def describe(said: Files, charged: Count, swap_below: int) -> dict[str, Any]:
         "swap": None if swap is None else {"entries": swap // PAGE, "bytes": swap},
         "stat": select(said.stat),
         "usage_bytes": said.usage,
+        **({} if said.tcp is None else {"tcp": said.tcp}),
     }
 
 

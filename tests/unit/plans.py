@@ -127,6 +127,14 @@ CASES: dict[str, dict[str, Any]] = {
         "evictable_bytes": 0,
         "obstacles": (("kernel memory", PAGE),),
     },
+    "hugetlb": {
+        "kind": "hugetlb",
+        "backing": None,
+        "mapped": True,
+        "mappers": (USER,),
+        "evictable_bytes": 0,
+        "obstacles": (("hugetlb (until truncated or unmapped)", PAGE),),
+    },
 }
 
 

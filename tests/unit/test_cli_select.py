@@ -68,6 +68,7 @@ def test_online_memcgs_only_when_asked_for() -> None:
         ("shmem", {}, {"charges": Charges(shmem_bytes=1)}),
         ("anon", {}, {"charges": Charges(anon_bytes=1)}),
         ("kernel", {}, {"charges": Charges(kernel_bytes=1)}),
+        ("sock", {}, {"charges": Charges(sock_bytes=1)}),
         ("cost", {"charges": Charges(anon_bytes=1)}, {"swap": SwapUse(1, 2)}),
         ("refs", {"refs": None}, {"refs": 0}),
         ("file", {"charges": None}, {}),
@@ -151,6 +152,7 @@ def test_the_reason_is_what_each_holds_most_of() -> None:
     ("changes", "kind"),
     [
         ({"charges": Charges(kernel_bytes=1)}, "kernel"),
+        ({"charges": Charges(sock_bytes=1)}, "sock"),
         ({"swap": SwapUse(1, 1), "children": 1}, "swap"),
         ({"children": 1}, "children"),
         ({}, "other"),

@@ -39,6 +39,7 @@ swap-backed-mapped    mapper    swap   parent  mapper  parent    swap
 swap                  parent    stay   parent  mapper  parent    mapper
 metadata              evict     evict  parent  stay    parent    evict
 kernel                stay      stay   parent  stay    parent    stay
+hugetlb               stay      stay   parent  mapper  parent    stay
 writeback             stay      gone   gone    gone    gone      gone
 stock                 stay      gone   gone    gone    gone      gone
 other                 stay      stay   stay    stay    stay      stay

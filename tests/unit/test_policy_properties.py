@@ -49,6 +49,12 @@ BACKINGS: dict[Any, Any] = {
     "shmem": [TMPFS, replace(TMPFS, inode=6, kind="memfd", path=None)],
     "anon": [None],
     "kernel": [None],
+    "hugetlb": [None, replace(TMPFS, kind="hugetlb", inode=7)],
+}
+# What nobody can evict.
+FIXED = {
+    "kernel": "kernel memory",
+    "hugetlb": "hugetlb (until truncated or unmapped)",
 }
 OBSTACLES = ("dirty", "locked (mlock)", "pinned", "under writeback", "no swap")
 
@@ -71,13 +77,11 @@ def groups(draw: Any) -> ChargeGroup:
     names = draw(
         st.lists(st.sampled_from(OBSTACLES), unique=True, max_size=0 if simple else 2)
     )
-    if kind == "kernel":
-        names = ["kernel memory"]
     obstacles = tuple(
         (name, draw(st.integers(1, size // PAGE)) * PAGE) for name in names
     )
-    if kind == "kernel":
-        obstacles = (("kernel memory", size),)
+    if kind in FIXED:
+        obstacles = ((FIXED[kind], size),)
     most = max((n for _, n in obstacles), default=0)
     least = max(0, size - sum(n for _, n in obstacles))
     free = draw(st.integers(least // PAGE, (size - most) // PAGE)) * PAGE

@@ -254,7 +254,7 @@ def test_folios_of_a_live_kernel_are_counted_again(
     """Lost: the balance, where folios came or went since the scan."""
     fake = FakeKernel(OLD, live=True)
     one = memcg(fake, 6, charges=Charges(file_folios=9))
-    counts = np.array([[6, 0, 0, 0], [0, 0, 0, 0]])
+    counts = np.array([[6, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
     monkeypatch.setattr(
         folios, "count_folios", lambda *_: SimpleNamespace(folios=counts)
     )

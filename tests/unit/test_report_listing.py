@@ -132,6 +132,22 @@ def test_kernel_pages_are_shown_where_there_are_any() -> None:
     assert "kernel" not in lines(select(census(memcg())))[3].split()
 
 
+def test_socket_memory_is_shown_where_there_is_any() -> None:
+    """12 MiB that nobody reads from a socket would not be in any sum."""
+    zombie = memcg(charges=Charges(sock_bytes=12 << 20))
+    shown = lines(select(census(zombie)))
+    assert shown[:2] == [
+        "1 offline memcg: 12.1 MiB in all, 119 KiB of it overhead.",
+        "Largest reason: socket memory (all, 12.1 MiB).",
+    ]
+    assert "sock" in shown[3].split()
+    assert "sock" not in lines(select(census(memcg())))[3].split()
+    unread = select(census(zombie, memcg(8, charges=Charges(sock_bytes=None))))
+    assert "Socket memory is not known, and not in it." in lines(unread)
+    document = json.loads(to_json(unread))
+    assert [m["charged"]["sock"] for m in document["memcgs"]] == [12 << 20, None]
+
+
 def test_limited_listing_says_what_it_leaves_out() -> None:
     """A person would take the ten largest for all there are."""
     listing = select(census(*(memcg(i) for i in range(12))), limit=10)
@@ -144,7 +160,7 @@ def test_limited_listing_says_what_it_leaves_out() -> None:
 def test_json_is_the_contract() -> None:
     """Scripts that read the documented keys would break."""
     path = "/a\x1b\udcff\u202e[b]"
-    charges = Charges(1, 2, 3, 4, 5, 6, 7, 8)
+    charges = Charges(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)
     zombie = memcg(7, path, charges=charges, swap=SwapUse(9, 10), private_id=11)
     text = to_json(select(census(zombie, memcg(8, state="online"), warnings=("w",))))
     assert text.isascii()
@@ -163,7 +179,7 @@ def test_json_is_the_contract() -> None:
         },
         "totals": {
             "offline": 1,
-            "charged_bytes": 10,
+            "charged_bytes": 29,
             "swap_bytes": 10,
             "overhead_bytes": 121856,
         },
@@ -176,8 +192,21 @@ def test_json_is_the_contract() -> None:
                 "ancestor": "/app",
                 "refs": 0,
                 "children": 0,
-                "charged": {"file": 1, "shmem": 2, "anon": 3, "kernel": 4},
-                "folios": {"file": 5, "shmem": 6, "anon": 7, "kernel": 8},
+                "charged": {
+                    "file": 1,
+                    "shmem": 2,
+                    "anon": 3,
+                    "kernel": 4,
+                    "hugetlb": 10,
+                    "sock": 9,
+                },
+                "folios": {
+                    "file": 5,
+                    "shmem": 6,
+                    "anon": 7,
+                    "kernel": 8,
+                    "hugetlb": 11,
+                },
                 "swap": {"entries": 9, "bytes": 10},
                 "overhead": {
                     "percpu": 117760,

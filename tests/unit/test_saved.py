@@ -415,6 +415,17 @@ def test_a_census_of_3000_zombies_stays_small() -> None:
     assert loads(data) == original
 
 
+def test_what_an_older_memcgctl_did_not_look_at_is_not_known() -> None:
+    """A census of last year would say that no socket has any memory."""
+    document = json.loads(dumps(census(memcg(7, charges=Charges(sock_bytes=8)))))
+    place = document["columns"]["Charges"].index("sock_bytes")
+    del document["columns"]["Charges"][place]
+    charges = document["columns"]["Memcg"].index("charges")
+    del document["memcgs"][0][charges][place]
+    (loaded,) = loads(json.dumps(document).encode()).memcgs
+    assert loaded.charges == Charges(sock_bytes=None)
+
+
 def test_shared_objects_are_equal_after_loading() -> None:
     """Else one file of 500 memcgs counts as 500 files."""
     original = census(*(memcg(n, details=details(groups=(group(),))) for n in (1, 2)))

@@ -116,7 +116,7 @@ def collect_folios(
     for place, memcg in enumerate(wanted.tolist()):
         position[:-1][memcgs == memcg] = place
     ranges = page_ranges(kernel)
-    batched = _batched(kernel, ranges)
+    batched, roots = _batched(kernel, ranges), folios.Roots(kernel)
     total, seen, end = sum(r.pages for r in ranges), 0, 0
     parts = [_none()]
     for pfn, data in folios.blocks(kernel.memory, ranges, layout.page.itemsize):
@@ -130,17 +130,18 @@ def collect_folios(
         memcg = position[owners.rows(charged.pointer)]
         (hits,) = (memcg >= 0).nonzero()
         if len(hits):
-            parts.append(
-                counters.decode(
-                    data,
-                    pfn,
-                    charged.at[hits],
-                    memcg[hits],
-                    charged.kind[hits],
-                    charged.pages[hits],
-                    batched,
-                )
+            of_two = pfn + charged.at[roots.find(data, pfn, charged)]
+            found = counters.decode(
+                data,
+                pfn,
+                charged.at[hits],
+                memcg[hits],
+                charged.kind[hits],
+                charged.pages[hits],
+                batched,
+                of_two,
             )
+            parts.append(found._replace(pages=found.pages + np.isin(found.pfn, of_two)))
     return Folios(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
@@ -176,16 +177,19 @@ class _Counters:
         kind: NDArray[np.int64],
         pages: NDArray[np.int64],
         batched: NDArray[np.int64],
+        apart: NDArray[np.int64],
     ) -> Folios:
         """The folios whose head pages are at places ``at`` of a block.
 
-        ``batched`` are the frames that per-CPU batches hold a reference to, sorted.
+        ``batched`` are the frames that per-CPU batches hold a reference to, sorted;
+        those ``apart`` get a row of their own.
         """
         heads = np.frombuffer(data, self.page)
         # Mostly all of the block: no copy then.
         whole = len(at) == at[-1] - at[0] + 1
         heads = heads[at[0] : at[-1] + 1] if whole else heads[at]
-        first = _rows(heads, at, memcg, kind, pages, batched - pfn)
+        alone = np.concatenate((batched, apart)) - pfn
+        first = _rows(heads, at, memcg, kind, pages, alone)
         count = np.diff(first, append=len(at))
         heads, at, memcg = heads[first], at[first], memcg[first]
         kind, pages = kind[first], pages[first]

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from memcgctl.kernel.program import OpenedKernel
 
 Progress = Callable[[str, int, int], None]
-_Kind = Literal["file", "shmem", "anon", "kernel"]
-KINDS: tuple[_Kind, ...] = ("file", "shmem", "anon", "kernel")  # folios.FILE, ...
+_Kind = Literal["file", "shmem", "anon", "kernel", "hugetlb"]
+# In the order of folios.FILE and so on.
+KINDS: tuple[_Kind, ...] = ("file", "shmem", "anon", "kernel", "hugetlb")
 
 _ANON_KIND = KINDS.index("anon")
 _NOBODY: Sharers = Counter()

@@ -62,7 +62,8 @@ def obstacles(
         mask: Mask = found.flags & np.uint64(1 << bits[name]) != 0
         return mask
 
-    memory = found.kind != folios.KERNEL
+    hugetlb, kernel_page = found.kind == folios.HUGETLB, found.kind == folios.KERNEL
+    memory = ~(hugetlb | kernel_page)
     anon, swapcache = found.kind == folios.ANON, flag("PG_swapcache")
     swapbacked = flag("PG_swapbacked")
     locked = flag("PG_mlocked")
@@ -88,7 +89,9 @@ def obstacles(
         & bool(space.free)
         & space.limited[found.memcg],
         "memory.min protection": memory & protected(kernel, tree, wanted)[found.memcg],
-        "kernel memory": ~memory,
+        "kernel memory": kernel_page,
+        # On no LRU list: nothing evicts it.
+        "hugetlb (until truncated or unmapped)": hugetlb,
     }
 
 

@@ -167,6 +167,7 @@ def _counted(
     """What the census and the memcg itself tell of its holders."""
     charges = memcg.charges or Charges()
     cached = charges.file_folios + charges.shmem_folios + charges.anon_folios
+    cached += charges.hugetlb_folios
     if cached and _folios_hold(kernel):
         yield Holder("folio", cached, "")
     # Since Linux kernel commit b4e0b68fbd9d ("mm: memcontrol: use obj_cgroup APIs to
@@ -229,6 +230,7 @@ def _count_again(
                 shmem_folios=row[folios.SHMEM],
                 anon_folios=row[folios.ANON],
                 kernel_folios=row[folios.KERNEL],
+                hugetlb_folios=row[folios.HUGETLB],
             ),
         )
         if memcg.charges

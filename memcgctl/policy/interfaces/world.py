@@ -230,7 +230,7 @@ class World:
 
 def _reclaimable(memcg: Memcg) -> int:
     charges = memcg.charges
-    return charges.total_bytes - charges.kernel_bytes if charges else 0
+    return charges.user_bytes if charges else 0
 
 
 def at_once(part: Part) -> bool:
