@@ -109,17 +109,16 @@ def _hugetlb(prog: drgn.Program, flags: dict[str, int]) -> tuple[int, int, int] 
         prog["CGRP_ROOT_MEMORY_HUGETLB_ACCOUNTING"]
     except LookupError:
         return None
-    second = int(drgn.sizeof(prog.type("struct page")))
+    second = size_of(prog, "struct page")
     if "PG_hugetlb" in flags:
         # Until Linux kernel commit d99e3140a4d3 ("mm: turn folio_test_hugetlb into a
         # PageType") (in v6.10 and stable releases) a flag of the second page.
         return second, 1 << flags["PG_hugetlb"], 1 << flags["PG_hugetlb"]
     place = offset_of(prog, "struct page", "page_type")
     try:
-        types = prog.type("enum pagetype").enumerators or ()
+        types_by_name = enumerators(prog, "enum pagetype")
     except LookupError:
-        types = ()
-    types_by_name = {e.name: e.value for e in types}
+        types_by_name = {}
     if "PGTY_hugetlb" in types_by_name:
         # Since Linux kernel commit 4ffca5a96678 ("mm: support only one page_type per
         # page") (in v6.12) the type is a number.
@@ -272,7 +271,7 @@ class Roots:
                     offset_of(prog, "struct page", "page_type"),
                     offset_of(prog, type_name, "pt_mm"),
                 ],
-                "itemsize": drgn.sizeof(prog.type("struct page")),
+                "itemsize": size_of(prog, "struct page"),
             }
         )
         kmemcg = has_member(prog, "struct page", "mem_cgroup")  # until 5.10

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from memcgctl.census.tree import Tree
 from memcgctl.kernel.errors import KernelError
-from memcgctl.kernel.layout import has_member, size_behind, size_of
+from memcgctl.kernel.layout import has_member, offset_of, size_behind, size_of
 from memcgctl.kernel.program import OpenedKernel
 from memcgctl.linux.records import Records, read_variable
-from memcgctl.linux.structs import enumerators
+from memcgctl.linux.structs import enumerators, read_pointers, read_structs
 from memcgctl.model import Overhead
 
 # Pointers to per-CPU memory in struct mem_cgroup and struct mem_cgroup_per_node that is
@@ -120,13 +120,15 @@ def overheads(kernel: OpenedKernel, tree: Tree, machine: Machine) -> list[Overhe
     prog = kernel.prog
     accounted = _bytes(prog, MEMCG, tree.memcg, ACCOUNTED)
     accounted += machine.nodes * _sum(prog, PER_NODE, ACCOUNTED_PER_NODE)
+    to_nobody = _in_first_chunk(kernel, tree, machine)
+    accounted -= to_nobody
     charged = accounted * machine.cpus
     kmem = _kmem_is_charged(kernel)
     if kmem and _vector_is_charged(prog):
         charged += accounted // MIN_ALLOC * POINTER
     unaccounted = _bytes(prog, MEMCG, tree.memcg, UNACCOUNTED)
     unaccounted += _bytes(prog, CGROUP, tree.cgroup, UNACCOUNTED_CGROUP)
-    unaccounted += POINTER * _objcgs(prog, tree, machine)
+    unaccounted += POINTER * _objcgs(prog, tree, machine) + to_nobody
     if "psi" in _fields(tree.cgroup):
         unaccounted += (tree.cgroup["psi"] != 0) * _size(prog, PSI, "pcpu")
     structs = _structs(prog, tree, machine)
@@ -141,6 +143,47 @@ def overheads(kernel: OpenedKernel, tree: Tree, machine: Machine) -> list[Overhe
             structs.tolist(),
         )
     )
+
+
+def _in_first_chunk(
+    kernel: OpenedKernel, tree: Tree, machine: Machine
+) -> NDArray[np.int64]:
+    """Bytes for each CPU that lie in the per-CPU allocator's first chunk.
+
+    That chunk is charged to nobody, as it has no vector of obj_cgroups: it is made
+    before there are any (``pcpu_setup_first_chunk``). Up to 5.13 accounted memory has
+    chunks of its own, until Linux kernel commit faf65dde844a ("percpu: rework memcg
+    accounting") (in v5.14). A node's statistics are looked at where the memcg's own lie
+    there, since they were allocated next to each other.
+    """
+    found: NDArray[np.int64] = np.zeros(len(tree.address), np.int64)
+    try:
+        start = np.uint64(kernel.symbol("__per_cpu_start"))
+        end = start + np.uint64(read_variable(kernel, "pcpu_unit_size", 4))
+    except (LookupError, drgn.FaultError):  # CONFIG_SMP is off
+        return found
+
+    def inside(pointers: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        there: NDArray[np.bool_] = pointers >= start
+        there &= (pointers < end) & (pointers != 0)
+        return there
+
+    prog = kernel.prog
+    for path in ACCOUNTED:
+        if path in _fields(tree.memcg):
+            there = inside(tree.memcg[path])
+            found += there * _size(prog, MEMCG, path)
+    (rows,) = found.nonzero()
+    nodeinfo = np.uint64(offset_of(prog, MEMCG, "nodeinfo")) if len(rows) else 0
+    for node in range(machine.node_ids if len(rows) else 0):
+        at = tree.address[rows] + np.uint64(nodeinfo) + np.uint64(POINTER * node)
+        per_node = read_pointers(kernel, at)
+        for path in ACCOUNTED_PER_NODE:
+            if has_member(prog, PER_NODE, path):
+                pointers = read_structs(kernel, PER_NODE, per_node, {"stats": path})
+                there = inside(pointers["stats"])
+                found[rows] += there * _size(prog, PER_NODE, path)
+    return found
 
 
 def _structs(prog: drgn.Program, tree: Tree, machine: Machine) -> NDArray[np.int64]:

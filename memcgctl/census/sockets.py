@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 
 import drgn
 import numpy as np
-from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from numpy.typing import NDArray
 
-from memcgctl.kernel.layout import has_member, offset_of
+from memcgctl.kernel.layout import has_member, length_of, offset_of
 from memcgctl.kernel.trouble import Topic
-from memcgctl.linux.structs import addresses, enumerators, read_words
+from memcgctl.linux.structs import addresses, enumerators, possible_cpus, read_words
 
 if TYPE_CHECKING:
     from memcgctl.census.tree import Tree
@@ -40,6 +39,14 @@ def socket_pages(kernel: OpenedKernel, tree: Tree) -> NDArray[np.int64]:
     except (LookupError, ValueError, drgn.FaultError) as error:
         kernel.trouble.note(Topic.SOCKETS, f"{UNREAD}: {error}")
         return np.full(len(tree.address), -1, np.int64)
+    if has_member(kernel.prog, "struct mem_cgroup_per_node", "objcg_list"):
+        # Since Linux kernel commit 01b9da291c49 ("mm: memcontrol: convert objcg to be
+        # per-memcg per-node type") (in v7.1) and its series the sockets of a memcg that
+        # is removed are counted where they were then: what they charge and give back
+        # later is its ancestor's (get_non_dying_memcg_start), and can be below zero.
+        pages = np.where(
+            tree.online & (pages > -MAX_PAGES), np.maximum(pages, 0), pages
+        )
     if lost := int(np.count_nonzero((pages < 0) | (pages > MAX_PAGES))):
         kernel.trouble.note(Topic.SOCKETS, UNREAD, lost)
     return np.where(pages > MAX_PAGES, -1, np.maximum(pages, -1))
@@ -47,16 +54,14 @@ def socket_pages(kernel: OpenedKernel, tree: Tree) -> NDArray[np.int64]:
 
 def _counted(kernel: OpenedKernel, tree: Tree) -> NDArray[np.int64]:
     """``MEMCG_SOCK`` of each memcg, without those below it."""
-    item = enumerators(kernel, "enum memcg_stat_item")["MEMCG_SOCK"]
+    item = enumerators(kernel.prog, "enum memcg_stat_item")["MEMCG_SOCK"]
     if has_member(kernel.prog, PERCPU, "state"):
         # Since Linux kernel commit 2d146aa3aa84 ("mm: memcontrol: switch to rstat") (in
         # v5.13) a CPU's part is never taken from it.
-        return _sums(kernel, tree, PERCPU, "state", _index(kernel, item))
+        return _sums(kernel, tree, "state", _index(kernel, item))
     # Before, a CPU's part moves on in batches, to the memcg's own sums among others.
-    own = drgn.Object(kernel.prog, MEMCG, address=0).vmstats_local.type_.type
-    return _sums(kernel, tree, PERCPU, "stat", item) + _sums(
-        kernel, tree, own.type_name(), "stat", item, "vmstats_local"
-    )
+    moved_on = _sums(kernel, tree, "stat", item, "vmstats_local")
+    return _sums(kernel, tree, "stat", item) + moved_on
 
 
 def _index(kernel: OpenedKernel, item: int) -> int:
@@ -75,18 +80,16 @@ def _index(kernel: OpenedKernel, item: int) -> int:
 def _sums(
     kernel: OpenedKernel,
     tree: Tree,
-    type_name: str,
     member: str,
     index: int,
     pointer: str = "vmstats_percpu",
 ) -> NDArray[np.int64]:
     """The sum over all CPUs of one ``long`` in an array of per-CPU structures."""
-    counters = kernel.prog.type(type_name).member(member).type
-    if not 0 <= index < (counters.length or 0):
-        raise ValueError(f"no {type_name}.{member}[{index}]")
-    at = tree.memcg[pointer] + np.uint64(offset_of(kernel.prog, type_name, member))
+    if not 0 <= index < length_of(kernel.prog, PERCPU, member):
+        raise ValueError(f"no {PERCPU}.{member}[{index}]")
+    at = tree.memcg[pointer] + np.uint64(offset_of(kernel.prog, PERCPU, member))
     at += np.uint64(8 * index)
-    cpus: list[int] = list(for_each_possible_cpu(kernel.prog))
+    cpus = possible_cpus(kernel)
     table = kernel.symbol("__per_cpu_offset")
     offsets, known = read_words(kernel, addresses([table + 8 * cpu for cpu in cpus]))
     if not known.all():
@@ -97,7 +100,7 @@ def _sums(
         values, read = read_words(kernel, at + offset)
         total += values.view(np.int64)
         whole &= read
-    total[~whole] = -1
+    total[~whole] = -MAX_PAGES
     return total
 
 

@@ -67,6 +67,7 @@ def cost(
     memcg: Mapping[str, int] | None = None,
     cgroup: Mapping[str, int] | None = None,
     nokmem: bool = False,
+    first_chunk: int | None = None,
 ) -> list[Overhead]:
     """Of the root, /app and /app/zombie, which has these pointers set."""
     forest = Forest(structs, enums)
@@ -77,6 +78,9 @@ def cost(
     at = int.from_bytes(forest.fake.memory[zombie][CSS : CSS + 8], "little")
     forest.fake.put(at, "cgroup", cgroup or {})
     forest.fake.global_variable("cgroup_memory_nokmem", nokmem, 1)
+    if first_chunk is not None:
+        forest.fake.symbols["__per_cpu_start"] = first_chunk
+        forest.fake.global_variable("pcpu_unit_size", 0x1000, 4)
     tree = read_tree(forest.fake.kernel, MEMCG_MEMBERS, CGROUP_MEMBERS)
     return overheads(forest.fake.kernel, tree, machine)
 
@@ -88,6 +92,22 @@ def test_what_the_parent_is_charged() -> None:
     assert zombie.percpu_bytes == 115_632
     # The root is charged for nothing.
     assert root.percpu_accounted_bytes == app.percpu_accounted_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("start", "inside"),
+    [(POINTER, True), (POINTER - 0xFFF, True), (POINTER - 0x1000, False), (0, False)],
+)
+def test_the_first_chunk_is_charged_to_nobody(start: int, inside: bool) -> None:
+    """The parent's percpu line would be less than what its children are said to add."""
+    members = {**KERNEL["mem_cgroup"], "nodeinfo": "u64[1]"}
+    structs = {**KERNEL, "mem_cgroup": members}
+    zombie = cost(structs=structs, first_chunk=start)[2]
+    if not inside:
+        assert zombie == cost(structs=structs)[2]
+        return
+    assert zombie.percpu_accounted_bytes == LRUVEC * 64 + LRUVEC // 4 * 8
+    assert zombie.percpu_bytes == zombie.percpu_accounted_bytes + VMSTATS * 64
 
 
 def test_nodes() -> None:
