@@ -288,10 +288,11 @@ class Roots:
         likely = (pages["type"] == self._no_type) & (pages["mm"] >= KERNEL_HALF)
         rows, owners = rows[likely], pages["mm"][likely]
         mms, which = np.unique(owners, return_inverse=True)
-        roots_of = read_structs(self._kernel, "struct mm_struct", mms, {"pgd": "pgd"})
+        with self._kernel.trouble.aside():  # of any other page that is no mm_struct
+            pgd = read_structs(self._kernel, "struct mm_struct", mms, {"pgd": "pgd"})
         at = (charged.at[rows] + first_pfn).astype(np.uint64)
         at = at * np.uint64(self._kernel.memory.page_size) + np.uint64(self._direct_map)
-        roots[rows[roots_of["pgd"][which] == at]] = True
+        roots[rows[pgd["pgd"][which] == at]] = True
         return roots
 
 
