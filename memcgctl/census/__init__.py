@@ -15,6 +15,7 @@ from memcgctl.census.tree import Tree, read_tree
 from memcgctl.kernel.program import OpenedKernel
 from memcgctl.linux.host import read_host
 from memcgctl.model import (
+    MEMCG_IDS,
     Census,
     Charges,
     Kernel,
@@ -22,6 +23,7 @@ from memcgctl.model import (
     Memcg,
     Overhead,
     SwapUse,
+    ids_used,
 )
 
 if TYPE_CHECKING:
@@ -128,7 +130,11 @@ def take_census(
         census = replace(census, kernel=described, memcgs=detailed)
     return replace(
         census,
-        warnings=(*kernel.trouble.sentences(), *kernel.trouble.consequences()),
+        warnings=(
+            *_ids_used(census),
+            *kernel.trouble.sentences(),
+            *kernel.trouble.consequences(),
+        ),
         unread=tuple(topic.value for topic in kernel.trouble.unread),
     )
 
@@ -177,6 +183,14 @@ def _memcgs(
             xattrs=who[i].xattrs,
             frozen=frozen,
         )
+
+
+def _ids_used(census: Census) -> Iterator[str]:
+    """Without a free id no memory cgroup can be made: mkdir says ENOSPC."""
+    used = ids_used(census)
+    if used > MEMCG_IDS * 9 // 10:
+        words = "are used up" if used >= MEMCG_IDS else "run out"
+        yield f"memcg ids {words}: {used:,} of {MEMCG_IDS:,}"
 
 
 def _frozen(tree: Tree) -> list[bool]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from memcgctl.model.census import (
     HOLDERS,
     MAPPERS,
+    MEMCG_IDS,
     OPENERS,
     OWNERS,
     Backing,
@@ -33,6 +34,7 @@ from memcgctl.model.census import (
     SwapUse,
     Topic,
     cost_bytes,
+    ids_used,
 )
 from memcgctl.model.plan import (
     CgroupTarget,
@@ -78,6 +80,7 @@ from memcgctl.model.views import (
 __all__ = [
     "HOLDERS",
     "MAPPERS",
+    "MEMCG_IDS",
     "OPENERS",
     "OWNERS",
     "Ability",
@@ -134,4 +137,5 @@ __all__ = [
     "Usage",
     "User",
     "cost_bytes",
+    "ids_used",
 ]

@@ -425,3 +425,12 @@ class Census:
     memcgs: tuple[Memcg, ...]
     warnings: tuple[str, ...]
     unread: tuple[str, ...] = ()
+
+
+# MEM_CGROUP_ID_MAX: who has no id of these has no memory cgroup.
+MEMCG_IDS = 65535
+
+
+def ids_used(census: Census) -> int:
+    """How many private ids are taken, by living memcgs and for swap entries."""
+    return sum(1 for memcg in census.memcgs if memcg.private_id)

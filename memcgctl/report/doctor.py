@@ -50,7 +50,9 @@ def headline(checkup: Checkup) -> Iterator[str]:
         yield "Reclaim works here."
     if checkup.missing:
         yield _privileges(checkup)
-    if any(one.why and "swap" in one.why for one in refused):
+    if not checkup.swap_total_bytes and any(
+        one.action == "pageout-file" for one in refused
+    ):
         yield "Without swap, shmem and anonymous memory of zombies stays."
 
 

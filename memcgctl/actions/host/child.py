@@ -18,6 +18,7 @@ within one below it, which is removed afterwards.
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import signal
@@ -38,7 +39,8 @@ def cgroup(prefix: str, cpu: str = "") -> int:
     """Make and remove a cgroup named by our pid."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     directory = f"{prefix}{os.getpid()}"
-    os.mkdir(directory)
+    if not _make(directory):
+        return 1
     status = 0
     try:
         if cpu:
@@ -49,6 +51,21 @@ def cgroup(prefix: str, cpu: str = "") -> int:
     finally:
         removed = _remove(directory)
     return int(status != 0 or not removed)
+
+
+def _make(directory: str) -> bool:
+    """Make a cgroup, or say why none can be made (``cgroup_mkdir``)."""
+    try:
+        os.mkdir(directory)
+        return True
+    except OSError as error:
+        words = {
+            errno.ENOSPC: "memcg ids are used up (65,535)",
+            errno.EAGAIN: "cgroup.max.descendants or cgroup.max.depth is reached",
+        }
+        why = words.get(error.errno or 0, error.strerror)
+        print(f"no cgroup can be made: {why}", file=sys.stderr, flush=True)
+        return False
 
 
 def _remove(directory: str) -> bool:
@@ -109,7 +126,8 @@ def read(fd: int, directory: str, cpu: int, page_size: int) -> int:
     own = directory
     if os.path.exists(f"{directory}/cgroup.type"):  # of v2, and not the root
         own = f"{directory}/memcgctl.{os.getpid()}"
-        os.mkdir(own)
+        if not _make(own):
+            return 1
     status, removed = 1, True
     try:
         pid = os.fork()

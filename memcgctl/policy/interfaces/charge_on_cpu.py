@@ -21,7 +21,9 @@ from memcgctl.policy.interfaces.world import World
 _CPU = re.compile(r"CPU (\d+):")
 
 
-def reach(part: Part, _: World) -> Reach:
+def reach(part: Part, world: World) -> Reach:
+    if world.no_cgroup:
+        return cannot(part, world.no_cgroup)
     cpu = _CPU.match(part.holder.detail) if part.holder else None
     if not cpu:
         return cannot(part, "its CPU is not known")

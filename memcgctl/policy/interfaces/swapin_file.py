@@ -33,6 +33,9 @@ def reach(part: Part, world: World) -> Reach:
     if world.frozen(payer):
         return cannot(part, f"{world.room.path(payer)} is frozen")
     deed = Deed(_target(backing, payer, world), part.bytes, payer)
+    own = world.census.kernel.cgroup_version == 2 and world.room.path(payer) != "/"
+    if own and world.no_cgroup:
+        return cannot(part, world.no_cgroup)
     if not _pages_out(payer, world):
         if world.stuck[part.memcg.id]:
             return cannot(part, "what is in the swap cache stays charged when read")

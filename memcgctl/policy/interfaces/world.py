@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from memcgctl.model import (
+    MEMCG_IDS,
     Backing,
     Census,
     CgroupTarget,
@@ -17,6 +18,7 @@ from memcgctl.model import (
     Memcg,
     Process,
     ProcessTarget,
+    ids_used,
 )
 from memcgctl.policy import commands
 from memcgctl.policy.cases import Part
@@ -211,6 +213,14 @@ class World:
         """Whether shmem that is in swap leaves memory only when that is short."""
         at_once = self.census.kernel.swaps_at_once
         return not at_once and not self.asked(ancestor).directories
+
+    @cached_property
+    def no_cgroup(self) -> str:
+        """Why no cgroup with a memcg can be made (MEM_CGROUP_ID_MAX), if so."""
+        used = ids_used(self.census)
+        return (
+            "" if used < MEMCG_IDS else f"memcg ids are used up: {used:,} of {used:,}"
+        )
 
     def frozen(self, memcg_id: int) -> bool:
         """Whether what enters an online memcg stops there."""

@@ -9,11 +9,20 @@ from memcgctl.model import HostTarget
 from memcgctl.policy.cases import Part
 from memcgctl.policy.commands import quote, sync
 from memcgctl.policy.effects import Effect
-from memcgctl.policy.interfaces.base import Action, Deed, Interface, Reach, Served
+from memcgctl.policy.interfaces.base import (
+    Action,
+    Deed,
+    Interface,
+    Reach,
+    Served,
+    cannot,
+)
 from memcgctl.policy.interfaces.world import World
 
 
-def reach(part: Part, _: World) -> Reach:
+def reach(part: Part, world: World) -> Reach:
+    if world.no_cgroup:
+        return cannot(part, world.no_cgroup)
     return Reach(Effect(part, "evict"), (Deed(HostTarget(), 0),))
 
 
