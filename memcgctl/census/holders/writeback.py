@@ -244,7 +244,9 @@ def _paths(kernel: OpenedKernel, inodes: list[int]) -> dict[int, str]:
         mappings = addresses(inodes) + np.uint64(offset)
         nobody: list[tuple[int, ...]] = [()] * len(inodes)
         backings = read_backings(kernel, mappings, read_tasks(kernel), nobody, {})
-    except (LookupError, LayoutError, drgn.FaultError) as error:
+    except LookupError:
+        return {}
+    except (LayoutError, drgn.FaultError) as error:
         kernel.trouble.note(Topic.FILES, f"paths of inodes cannot be read: {error}")
         return {}
     return {
