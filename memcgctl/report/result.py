@@ -48,6 +48,11 @@ def screen(
     text.append("\n")
     for line in _compared(result, width, encoding):
         text.append(f"{line}\n")
+    if result.usages:
+        text.append("\n")
+        for line in _charged(result, width, encoding):
+            text.append(f"{line}\n")
+    text.append("\n")
     for sentence in _harm(result):
         text.append(f"{_wrapped(sentence, 0, width, encoding)}\n")
     for warning in result.warnings:
@@ -116,27 +121,24 @@ def _compared(result: Result, width: int, encoding: str) -> list[str]:
     predicted.append(size(sum(step.collateral_bytes for step in plan.steps)))
     lost = _difference(result.harm.file_after_bytes, result.harm.file_before_bytes)
     measured.append(UNREAD if lost is None else size(max(0, lost)))
-    for usage in result.usages:
-        names.append(f"{usage.path}: memory and swap")
-        predicted.append("")
-        measured.append(
-            _changes(
-                _difference(usage.before_bytes, usage.after_bytes),
-                _difference(usage.swap_before_bytes, usage.swap_after_bytes),
-            )
-        )
     return aligned([predicted, measured], names, 0, width, encoding)
+
+
+def _charged(result: Result, width: int, encoding: str) -> list[str]:
+    """A table: who is charged for more or less than before."""
+    names, memory, swap = ["who pays now"], ["memory"], ["swap"]
+    for usage in result.usages:
+        names.append(usage.path)
+        more = _difference(usage.before_bytes, usage.after_bytes)
+        memory.append(UNREAD if more is None else _signed(more))
+        more = _difference(usage.swap_before_bytes, usage.swap_after_bytes)
+        # There is such a counter only with CONFIG_SWAP.
+        swap.append("-" if more is None else _signed(more))
+    return aligned([memory, swap], names, 0, width, encoding)
 
 
 def _difference(before: int | None, after: int | None) -> int | None:
     return None if before is None or after is None else after - before
-
-
-def _changes(memory: int | None, swap: int | None) -> str:
-    """Swap is told where there is such a counter (``CONFIG_SWAP``)."""
-    if memory is None:
-        return UNREAD
-    return f"{_signed(memory)} {'-' if swap is None else _signed(swap)}"
 
 
 def _signed(number_bytes: int) -> str:
