@@ -11,6 +11,12 @@ from memcgctl.cli.terminal import fail, shape, write
 
 
 def journal(
+    number: Annotated[
+        int | None,
+        typer.Argument(
+            metavar="N", help="One run with its steps.", min=1, show_default=False
+        ),
+    ] = None,
     path: Annotated[
         Path | None,
         typer.Option(
@@ -28,7 +34,7 @@ def journal(
         bool, typer.Option("--json", help="Write JSON (memcgctl/runs/1).")
     ] = False,
 ) -> None:
-    """Show what reclaim has done: its runs, their steps and how each one ended."""
+    """Show what reclaim has done: a line a run, or one run with its steps."""
     from memcgctl.actions.run.history import read_history
     from memcgctl.actions.run.journal import default_path
     from memcgctl.model import History
@@ -41,8 +47,10 @@ def journal(
         if path or not isinstance(error, FileNotFoundError):
             fail(f"error: the journal {place} cannot be read: {error.strerror}", 1)
         history = History(str(place), (), 0)  # reclaim has never run here
+    if number and number > len(history.runs):
+        fail(f"no run {number}: {place} has {len(history.runs):,}", 2)
     if as_json:
         write(to_json(history, limit))
         return
     width, encoding = shape()
-    write(screen(history, limit=limit, width=width, encoding=encoding))
+    write(screen(history, number, limit=limit, width=width, encoding=encoding))

@@ -1,4 +1,4 @@
-"""What does ``memcgctl journal`` show? Each run with its steps, the last one last."""
+"""What does ``memcgctl journal`` show? A line a run, or one run with its steps."""
 
 from __future__ import annotations
 
@@ -24,24 +24,38 @@ STATUS = {
 
 def screen(
     history: History,
+    number: int | None = None,
     *,
     limit: int | None = None,
     width: int = 80,
     encoding: str = "utf-8",
 ) -> Text:
-    """The last ``limit`` runs as a person reads them."""
+    """The last ``limit`` runs, the last one last, or the run with this number, whole.
+
+    Runs are counted from 1, the oldest that the journal has.
+    """
     text = Text()
-    shown = history.runs[-limit:] if limit else history.runs
     for sentence in headline(history):
         text.append(_wrapped(sentence, 0, width, encoding), "bold")
+    if number is not None:
+        return _whole(text, history.runs[number - 1], width, encoding)
+    shown = history.runs[-limit:] if limit else history.runs
     if omitted := len(history.runs) - len(shown):
         text.append(f"{counted(omitted, 'earlier run')}, not shown.\n")
-    for run in shown:
-        text.append("\n" + _wrapped(_title(run), 0, width, encoding), "bold")
-        for step in run.steps:
-            text.append(_wrapped(_step(step), 4, width, encoding))
-        for line in _ending(run):
-            text.append(_wrapped(line, 4, width, encoding))
+    for place, run in enumerate(shown, omitted + 1):
+        line = f"{place}. {_title(run)}: {' '.join(_ending(run))}"
+        text.append("\n" + _wrapped(line, 0, width, encoding))
+    if shown:
+        text.append("\nOne run with its steps: memcgctl journal N.\n")
+    return text
+
+
+def _whole(text: Text, run: PastRun, width: int, encoding: str) -> Text:
+    text.append("\n" + _wrapped(_title(run), 0, width, encoding), "bold")
+    for step in run.steps:
+        text.append(_wrapped(_step(step), 4, width, encoding))
+    for line in _ending(run):
+        text.append(_wrapped(line, 4, width, encoding))
     return text
 
 

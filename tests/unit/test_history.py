@@ -98,7 +98,7 @@ def test_a_run_as_it_was(path: Path) -> None:
         (3, "part"),
     ]
     assert (past.steps[0].moved_bytes, past.steps[0].seconds) == (8192, 0.25)
-    text = " ".join(plain(history).split())
+    text = " ".join(screen(history, 1).plain.split())
     assert "1. fadvise /var/log/x: done, 8.0 KiB moved, 0.2 s" in text
     assert "3 steps of 4, 8.0 KiB moved; 2 zombies freed, 1 left" in text
     assert "Stopped before the end: stopped by SIGTERM." in text
@@ -236,7 +236,11 @@ def test_the_command(path: Path) -> None:
     run(path.parent.parent / "memcgctl/journal")
     ran = command("--limit", "1", XDG_STATE_HOME=home)
     assert (ran.returncode, ran.stderr) == (0, "")
+    assert "2 zombies freed" in " ".join(ran.stdout.split())
+    ran = command("1", XDG_STATE_HOME=home)
     assert "1. fadvise /var/log/x: done" in ran.stdout
+    ran = command("2", XDG_STATE_HOME=home)
+    assert (ran.returncode, ran.stdout) == (2, "")
     ran = command("--json", XDG_STATE_HOME=home)
     assert len(json.loads(ran.stdout)["runs"]) == 1
 
