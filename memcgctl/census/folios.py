@@ -274,7 +274,9 @@ class Roots:
                 "itemsize": size_of(prog, "struct page"),
             }
         )
-        kmemcg = has_member(prog, "struct page", "mem_cgroup")  # until 5.10
+        # Until Linux kernel commit 18b2db3b0385 ("mm: Convert page kmemcg type to a
+        # page memcg flag") (in v5.11) a charged kernel page has a type of its own.
+        kmemcg = has_member(prog, "struct page", "mem_cgroup")
         self._no_type = 0xFFFFFFFF & ~(PG_KMEMCG if kmemcg else 0)
         self._direct_map = pfn_to_virt(prog, 0).value_()
 
