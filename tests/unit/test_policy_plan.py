@@ -711,10 +711,10 @@ def test_what_nobody_can_do_to_a_process_is_not_promised() -> None:
 
 def test_no_cgroup_is_made_where_ids_are_used_up() -> None:
     """Lost: trust, in a step that ends with an OSError: 3 promised, 1 freed."""
-    held = zombie(100, holder=Holder("stock", 1, "CPU 3: empty"))
+    held = zombie(100, holders=(Holder("stock", 1, "CPU 3: empty"),))
     assert plan(world(held), LEAST).freed == (100,)
     full = [zombies.memcg(n, private_id=1, state="online") for n in range(1000, 66535)]
-    made = plan(world(held, more=full), LEAST)
+    made = plan(world(held, *full), LEAST)
     assert not made.steps
     assert "memcg ids are used up: 65,535 of 65,535" in made.remaining[0].why
 
