@@ -213,7 +213,7 @@ def test_hole_in_the_memory_map() -> None:
         np.array([MEMCG], np.uint64),
         lambda *step: progress.append(step),
     )
-    assert found.pages.tolist() == found.folios.tolist() == [[10, 0, 0, 0], [0] * 4]
+    assert found.pages.tolist() == found.folios.tolist() == [[10, 0, 0, 0, 0], [0] * 5]
     assert fake.kernel.trouble.sentences() == (
         f"64 of {SECTION} struct pages cannot be read",
     )
@@ -225,7 +225,7 @@ def test_unknown_memcg() -> None:
     fake = one_section()
     fake.allocate(struct_pages(0, [5, 6], SECTION), at=VMEMMAP)
     found = count_folios(fake.kernel, np.zeros(0, np.uint64))
-    assert found.folios.tolist() == [[2, 0, 0, 0]]
+    assert found.folios.tolist() == [[2, 0, 0, 0, 0]]
     assert fake.kernel.trouble.sentences() == (
         "a folio is charged to a memcg that is not in the tree (2 times)",
     )
