@@ -214,12 +214,12 @@ def _reach(interface: AnyInterface, world: World) -> Callable[[tuple[int, ...]],
 
 def _room_in_swap(memcgs: Sequence[Memcg], world: World) -> bool:
     """Whether there is room for all that could be swapped out or stay in swap."""
-    if world.unaimed:
+    above = {world.room.ancestor(memcg) for memcg in memcgs}
+    if any(map(world.untargeted, above)):
         return False
     size = 0
     for memcg in memcgs:
         groups = memcg.details.charge_groups if memcg.details else ()
         size += sum([group.bytes for group in groups if group.kind != "file"])
         size += memcg.swap.bytes if memcg.swap else 0
-    above = {world.room.ancestor(memcg) for memcg in memcgs}
     return all(world.room.swap_room(one) >= size for one in above)

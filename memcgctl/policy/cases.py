@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from memcgctl.model import (
     MAPPERS,
     OWNERS,
+    Backing,
     ChargeGroup,
     Coldness,
     Details,
@@ -105,10 +106,16 @@ def _references(memcg: Memcg, details: Details) -> Iterator[Part]:
             yield Part(memcg, "other", 0, holder=holder)
 
 
+def _is_metadata(backing: Backing) -> bool:
+    """Of a block device, or btrfs's own (``BTRFS_BTREE_INODE_OBJECTID``)."""
+    own = backing.fs == "btrfs" and backing.inode == 1
+    return backing.kind == "bdev" or own
+
+
 def case_of(group: ChargeGroup) -> Case:
     if group.kind in ("kernel", "hugetlb"):
         return group.kind
-    if group.backing and group.backing.kind == "bdev":
+    if group.backing and _is_metadata(group.backing):
         return "metadata"
     if group.kind == "file":
         return "file-mapped" if group.mapped else "file-unmapped"

@@ -229,6 +229,54 @@ def test_without_swap_nothing_waits_in_the_swap_cache() -> None:
     assert "swap cache" not in left.why
 
 
+def test_each_living_memcg_below_loses_a_round_of_reclaim() -> None:
+    """Lost: 15 MiB of sixty living siblings, swapped out for a zombie of 300 KiB."""
+    mib = 1 << 20
+    siblings = [
+        online(1000 + n, f"/app/s{n}", APP, charges=Charges(anon_bytes=mib))
+        for n in range(60)
+    ]
+    small = zombie(100, group("swap-backed-unmapped", bytes=75 * PAGE))
+    here = (*AIMED, "memory.reclaim", "memory.reclaim swappiness")
+    disk: dict[str, Any] = {"interfaces": here, "swaps_at_once": False}
+    made = plan(world(*siblings, small, **disk), LEAST)
+    assert not made.steps
+    assert "would take living cgroups' memory" in made.remaining[0].why
+    (step,) = plan(world(*siblings, small, **disk), LEAST, allow=["unaimed"]).steps
+    assert step.collateral_bytes == 60 * mib
+    (step,) = plan(world(siblings[0], small, **disk), LEAST).steps
+    assert step.collateral_bytes == mib
+    large = zombie(100, group("swap-backed-unmapped", bytes=64 * mib))
+    assert plan(world(*siblings, large, **disk), LEAST).freed == (100,)
+
+
+def test_hugetlb_pages_and_parts_of_large_folios_are_not_promised() -> None:
+    """Lost: zombies that are said to go and stay, as these cannot be paged out."""
+    huge = replace(FILE, kind="hugetlb", fs="hugetlbfs")
+    mapped = group("file-mapped", backing=huge, mappers=(USER,))
+    (left,) = plan(world(zombie(100, mapped), interfaces=AIMED), LEAST).remaining
+    assert "hugetlb pages are not reclaimed" in left.why
+    whole = group("file-mapped", folios=1, bytes=16 * PAGE, evictable_bytes=16 * PAGE)
+    half = replace(whole, mappers=(replace(USER, bytes=8 * PAGE),))
+    (left,) = plan(world(zombie(100, half), interfaces=AIMED), LEAST).remaining
+    assert "mapped in part" in left.why
+    every = replace(whole, mappers=(replace(USER, bytes=16 * PAGE),))
+    assert plan(world(zombie(100, every)), LEAST).freed == (100,)
+
+
+def test_a_file_of_btrfs_is_not_told_from_its_snapshots() -> None:
+    """Lost: five promised, one freed; or a file that nobody named."""
+    file = replace(FILE, fs="btrfs")
+    held = zombie(100, group("file-unmapped", backing=file))
+    made = plan(world(held, interfaces=AIMED), LEAST)
+    assert not made.steps
+    assert "subvolume" in made.remaining[0].why
+    own = replace(file, inode=1, path=None)
+    held = zombie(100, group("file-unmapped", backing=own))
+    (left,) = plan(world(held, interfaces=AIMED), LEAST).remaining
+    assert left.why.startswith("page cache of a block device: ")
+
+
 def test_mapped_pages_with_entries_are_out_before_these_come_in() -> None:
     """Lost: zombies that are charged for the entries of what was paged out last."""
     held = zombie(100, in_swap_cache(6), swap=swapped(6))

@@ -33,6 +33,8 @@ def evicted(
     ``anew``: they have no swap entries any more by then.
     """
     assert part.group
+    if part.group.backing and part.group.backing.kind == "hugetlb":
+        return cannot(part, "hugetlb pages are not reclaimed")
     size, why = movable(part.group, beaten)
     swapped = part.case in SWAP_BACKED
     ancestor = world.room.ancestor(part.memcg)

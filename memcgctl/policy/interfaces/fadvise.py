@@ -22,6 +22,8 @@ def reach(part: Part, world: World) -> Reach:
     backing = backing_of(part)
     if backing is None or backing.kind == "hugetlb":
         return cannot(part, "it is no file's page cache")
+    if backing.fs == "btrfs":
+        return cannot(part, "which subvolume of btrfs its file is in is not known")
     if not world.leads_to(backing):
         return cannot(part, "no path leads to its file")
     return evicted(part, world.file(backing), world, WRITTEN)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from memcgctl.model import HostTarget, ProcessTarget
+from memcgctl.model import HostTarget, Process, ProcessTarget
 from memcgctl.policy.cases import Part, nobody, swapped_users, users
 from memcgctl.policy.interfaces.base import (
     AFTER_SWAPIN,
@@ -39,6 +39,8 @@ def reach(part: Part, world: World) -> Reach:
         return cannot(part, why)
     if sum(process.bytes for process in found) > part.bytes:
         return cannot(part, "several processes map it, which MADV_PAGEOUT passes by")
+    if _in_part(part, found, world):
+        return cannot(part, "large folios of it are mapped in part")
     ancestor = world.room.ancestor(part.memcg)
     if not ancestor:
         return cannot(part, "its ancestor is not in the census")
@@ -57,7 +59,19 @@ def reach(part: Part, world: World) -> Reach:
             if moved:
                 deeds.append(Deed(target, moved, deed.charged))
     shmem = part.group is not None and part.group.kind == "shmem"
-    return Reach(reach.effect, tuple(deeds), world.unaimed and shmem)
+    return Reach(reach.effect, tuple(deeds), shmem and world.untargeted(ancestor))
+
+
+def _in_part(part: Part, found: list[Process], world: World) -> bool:
+    """Whether pages of a file's mapped folios are mapped by nobody.
+
+    They stay where they are when the others go.
+    """
+    group = part.group
+    assert group
+    large = group.bytes > group.folios * world.page_size
+    mapped = sum(process.bytes for process in found)
+    return bool(group.backing) and large and mapped < part.bytes
 
 
 def action(target: ProcessTarget, served: Served, world: World) -> Action:

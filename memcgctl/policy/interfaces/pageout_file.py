@@ -44,7 +44,7 @@ def reach(part: Part, world: World) -> Reach:
     reach = evicted(part, world.file(backing), world)
     if reach.deeds and (why := waits_in_swap_cache(part, world)):
         return cannot(part, why)
-    return reach._replace(unaimed=True) if world.unaimed else reach
+    return reach._replace(unaimed=world.untargeted(world.room.ancestor(part.memcg)))
 
 
 def action(target: FileTarget, served: Served, world: World) -> Action:

@@ -44,7 +44,7 @@ def reach(part: Part, world: World) -> Reach:
     if not world.census.kernel.swaps_at_once and "memory.reclaim" not in here:
         return cannot(part, WAITS)
     done = Effect(part, "recharge-parent", swapped_bytes=part.bytes)
-    return Reach(done, (deed,), world.unaimed)
+    return Reach(done, (deed,), world.untargeted(payer))
 
 
 def _pages_out(payer: int, world: World) -> bool:
