@@ -10,16 +10,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from memcgctl.actions.host.machine import ActionError, Guard
+from memcgctl.actions import fadvise
+from memcgctl.actions.host.machine import ActionError, Guard, read_machine
 from memcgctl.actions.run import worker
+from memcgctl.actions.run.executor import carry_out
 from memcgctl.actions.run.pace import Limits, Pace
 from memcgctl.actions.run.signals import Signals
 from memcgctl.actions.run.worker import Failed, Hangs, Worker, left_behind
+from memcgctl.model import FileTarget, Plan, Step
+from tests.unit.test_actions_executor import KERNEL
+from tests.unit.test_actions_target import backing
 
 SHORT = 0.6
 
@@ -152,12 +158,34 @@ def test_who_is_left_behind_is_known_to_the_next_run(
     assert [*tmp_path.iterdir()] == []
 
 
+def test_a_real_step_is_done_by_it(tmp_path: Path) -> None:
+    """Each step would fail, as what it is to do cannot be sent to another process."""
+    machine = read_machine()
+    if fadvise.probe(machine):
+        pytest.skip("not for this user")
+    file = tmp_path / "file"
+    file.write_bytes(bytes(100_000))
+    target = FileTarget(backing(file, machine))
+    step = Step((1,), "fadvise", "evict", "file", "", 1, (), 0, "", aim=target)
+    offline = iter([{1}])
+    result = carry_out(
+        Plan(KERNEL, "test", (replace(step, frees=(1,)),), (), (1,), (), (), 0, 0),
+        lambda: next(offline, set()),
+        limits=Limits(settle_seconds=0, look_seconds=0),
+        journal=tmp_path / "journal",
+        lock=tmp_path / "state/lock",
+    )
+    (one,) = result.steps
+    assert (one.status, one.why, one.freed) == ("done", "", (1,))
+
+
 def test_it_ends_with_us(tmp_path: Path) -> None:
     """A step would go on for a run that was killed, whose lock another has by now."""
     program = """
 import os, sys
 from functools import partial
 from pathlib import Path
+from memcgctl.actions.run.executor import carry_out
 from memcgctl.actions.run.pace import Limits, Pace
 from memcgctl.actions.run.signals import Signals
 from memcgctl.actions.run.worker import Worker
