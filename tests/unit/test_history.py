@@ -110,7 +110,7 @@ def test_a_run_that_was_killed(path: Path) -> None:
     (past,) = read_history(path).runs
     assert not past.ended
     assert past.steps[-1].status == "unfinished"
-    text = " ".join(plain(read_history(path)).split())
+    text = " ".join(screen(read_history(path), 1).plain.split())
     assert "3. fadvise /var/log/x: no end: killed in it" in text
     assert "without an end: 1." in text
 
