@@ -107,7 +107,7 @@ def screen(
         words = f"{verdict_of(memcg, plan)} {cost(memcg)}\n{words}"
         if way := to_do(memcg, plan):
             words += "\nTo free it: " + "; ".join(way) + "."
-        following = ""
+        following = following if memcg.id in plan.freed else ""
     said = Text(
         "".join(f"{escape(line, encoding)}\n" for line in words.split("\n")), "bold"
     )

@@ -54,10 +54,8 @@ def cost(memcg: Memcg) -> str:
 
 
 def to_do(memcg: Memcg, plan: Plan) -> list[str]:
-    """What somebody has to do so that it goes: commands, or sentences."""
-    if memcg.id in plan.freed:
-        return [f"memcgctl reclaim {memcg.id}"] if plan.steps else []
-    if memcg.details is None:
+    """What somebody has to do so that it goes; nothing where reclaim frees it."""
+    if memcg.id in plan.freed or memcg.details is None:
         return []
     sentences = dict.fromkeys(
         (*_obstacles(memcg.details.charge_groups), *_holders(memcg.details.holders))
