@@ -154,8 +154,10 @@ def mapped_pages(
     ranges: Ranges | None = None,
     areas: Ranges | None = None,
     seen: Seen | None = None,
-) -> tuple[list[Mapped], dict[int, int]]:
+) -> tuple[list[Mapped], dict[int, int], dict[int, int]]:
     """How much of each group the page tables map, of each mm and of all together.
+
+    The third is what an mm maps once more than it did already, of each group.
 
     A page counts once, however often an address space maps it: where two segments of a
     program share a page, both map it. ``ranges`` limits the walk to where these frames
@@ -185,7 +187,8 @@ def mapped_pages(
         Mapped(cell // groups, cell % groups, pages, _TABLE_PAGES * filled[cell])
         for cell, pages in cells.items()
     ]
-    return found, _sums(group, _first_time(start, count), groups)
+    together = _sums(group, _first_time(start, count), groups)
+    return found, together, _sums(group, count - own, groups)
 
 
 def _first_time(

@@ -275,6 +275,7 @@ class ChargeGroup:
     folio in the swap cache (not on cgroup v1, which charges when the folio goes).
     Of a large folio a process may map a part: ``mapped_bytes`` is what any of the
     ``mappers`` does, each page once, and so is less than their bytes where they share.
+    ``repeated_bytes`` are mapped by one of them more than once.
     At least ``mapper_missing_bytes`` are mapped by somebody (``folio->_mapcount``) who
     was not found in any page tables.
     """
@@ -293,6 +294,7 @@ class ChargeGroup:
     swap_entry_bytes: int = 0
     mapped_bytes: int = 0
     keepers: tuple[Keeper, ...] = ()
+    repeated_bytes: int = 0
     mapper_missing_bytes: int = 0
 
 

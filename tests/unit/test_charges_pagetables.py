@@ -182,7 +182,7 @@ def test_what_is_mapped_is_counted_by_group() -> None:
         np.array([5, 2, 0, 0]),
     )
     mms = addresses([first, second])
-    by_mm, by_anybody = mapped_pages(spaces.fake.kernel, mms, wanted)
+    by_mm, by_anybody, again = mapped_pages(spaces.fake.kernel, mms, wanted)
     assert by_mm == [
         (0, 2, 1, 0),
         (0, 5, 1, 0),
@@ -190,6 +190,7 @@ def test_what_is_mapped_is_counted_by_group() -> None:
         (1, 2, 1, 0),  # twice
     ]
     assert by_anybody == {0: 17, 2: 1, 5: 1}
+    assert again == {2: 1}
 
 
 def test_parts_that_overlap_are_counted_once() -> None:
@@ -200,9 +201,10 @@ def test_parts_that_overlap_are_counted_once() -> None:
         for page in range(first, first + pages):
             spaces.map(mm, page << 12, (0x200 + page) << 12 | PRESENT)
     wanted = Frames(addresses([0x200]), addresses([512]), np.array([0]))
-    by_mm, by_anybody = mapped_pages(spaces.fake.kernel, addresses(mms), wanted)
+    by_mm, by_anybody, again = mapped_pages(spaces.fake.kernel, addresses(mms), wanted)
     assert [one.pages for one in by_mm] == [128, 128, 16]
     assert by_anybody == {0: 192 + 16}
+    assert not again
 
 
 def test_what_fills_a_page_table() -> None:
@@ -223,7 +225,7 @@ def test_what_fills_a_page_table() -> None:
         starts, ends = zip(*areas, strict=True)
         places = np.zeros(len(areas), np.int64)
         ranges = Ranges(places, addresses(starts), addresses(ends))
-        found, _ = mapped_pages(spaces.fake.kernel, mms, wanted, None, ranges)
+        found, _, _ = mapped_pages(spaces.fake.kernel, mms, wanted, None, ranges)
         return [one.full_pages for one in found]
 
     assert full((0x200000, 0x800000)) == [512, 512, 0]

@@ -171,6 +171,7 @@ def _charge_groups(
                 swap_entry_bytes=in_swap[group],
                 mapped_bytes=mappers.pages[group] * page_size,
                 keepers=keepers.of_group(group),
+                repeated_bytes=mappers.repeated[group] * page_size,
                 mapper_missing_bytes=min(
                     every[group], mappers.missing.get(group, 0) * page_size
                 ),

@@ -39,7 +39,8 @@ class Mappers(NamedTuple):
     """Who maps each group, and each folio that was to be looked at apart.
 
     ``huge`` is what of each group fills page tables of an anonymous area, ``pages`` how
-    many of its pages somebody maps who was found, ``missing`` by somebody who was not.
+    many of its pages somebody maps who was found, ``missing`` by somebody who was not,
+    ``repeated`` by one more than once.
     """
 
     by_group: dict[int, Sharers]
@@ -47,6 +48,7 @@ class Mappers(NamedTuple):
     huge: dict[int, Sharers]
     pages: Counter[int]
     missing: Counter[int]
+    repeated: Counter[int]
 
     def of(self, group: int) -> Sharers:
         return self.by_group.get(group, Counter())
@@ -87,7 +89,7 @@ def find_mappers(
         number[mapped],
     )
     seen = Seen(frames)
-    mappers = Mappers({}, {}, {}, Counter(), Counter())
+    mappers = Mappers({}, {}, {}, Counter(), Counter(), Counter())
     cells = mapped_pages(kernel, mms, frames, _ranges(mms, areas), anonymous, seen)
     _add(kernel, mappers, cells, mms, of, tasks)
     _find_missing(kernel, found, mapped, frames, seen, mappers, of, tasks)
@@ -97,7 +99,7 @@ def find_mappers(
 def _add(
     kernel: OpenedKernel,
     mappers: Mappers,
-    cells: tuple[list[Mapped], dict[int, int]],
+    cells: tuple[list[Mapped], dict[int, int], dict[int, int]],
     mms: NDArray[np.uint64],
     of: NDArray[np.int64],
     tasks: Tasks,
@@ -107,7 +109,7 @@ def _add(
     for position, address in enumerate(tasks.mm.tolist()):
         positions.setdefault(address, []).append(position)
     groups = int(of.max(initial=-1)) + 1
-    by_mm, together = cells
+    by_mm, together, again = cells
     for place, group, pages, full in by_mm:
         sharers = positions.get(int(mms[place]), ())
         each = dict.fromkeys(sharers, pages)
@@ -126,6 +128,8 @@ def _add(
         mappers.by_group.setdefault(whole, Counter()).update(each)
     for group, pages in together.items():
         mappers.pages[group if group < groups else int(of[group - groups])] += pages
+    for group, pages in again.items():
+        mappers.repeated[group if group < groups else int(of[group - groups])] += pages
 
 
 def _find_missing(

@@ -37,8 +37,11 @@ def reach(part: Part, world: World) -> Reach:
         return cannot(part, "not all who map it were found")
     if why := next(filter(None, map(beyond_madvise, found)), ""):
         return cannot(part, why)
-    if sum(process.bytes for process in found) > part.bytes:
+    total, group = sum(process.bytes for process in found), part.group
+    if total > part.bytes or (group and 0 < group.mapped_bytes < total):
         return cannot(part, "several processes map it, which MADV_PAGEOUT passes by")
+    if group and group.repeated_bytes:
+        return cannot(part, "a process maps it twice, which MADV_PAGEOUT passes by")
     if _in_part(part, found, world):
         return cannot(part, "large folios of it are mapped in part")
     ancestor = world.room.ancestor(part.memcg)
