@@ -71,7 +71,14 @@ class Chooser:
             without = "" if any(whys) else self._without[part.case]
             why = "; ".join(dict.fromkeys(filter(None, [*whys, without])))
             best = None, Reach(left(part, why))
-        found, (effect, *_) = best
+        return best
+
+    def take(self, part: Part, found: AnyInterface | None, reach: Reach) -> None:
+        """Keep account of what was chosen, which leaves less room to those to come."""
+        effect = reach.effect
+        cached, again = reach.used
+        self._world.stuck[part.memcg.id] -= cached
+        self._world.mapped_again[part.memcg.id] -= again
         if part.case == "swap-backed-unmapped" and part.group:
             in_cache = part.group.kind == "anon"
             self._world.stuck[part.memcg.id] += in_cache * effect.left_bytes
@@ -80,7 +87,6 @@ class Chooser:
         # The next one has less room in swap, or in the memcg that it is recharged to.
         if effect.swapped_bytes or (found and found.rank < 0):
             self._world.room.charge(moves(effect, self._world.room))
-        return best
 
     def _absent(self, case: Case) -> dict[str, str]:
         """What is asked for, but needs what the kernel lacks."""

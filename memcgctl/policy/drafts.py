@@ -111,6 +111,7 @@ class Drafts:
             taken = self._whole.taken[position]
             for place, part in placed_parts(memcg, page_size, taken):
                 interface, reach = chooser.choose(part)
+                chooser.take(part, interface, reach)
                 mine[place] = reach.effect
                 for deed in reach.deeds if interface else ():
                     assert interface

@@ -34,7 +34,10 @@ def _here(census: Census, held: list[Part], option: Option) -> Prospect | None:
     """By which interfaces user space can do it, and what of it; None: by none."""
     policy = Policy(option, {case: (option,) for case in CASES if case != "other"})
     chooser = Chooser(World(census, offline(census), policy.mapper), policy, ())
-    found = [chooser.choose(part) for part in held]
+    found = []
+    for part in held:
+        found.append(chosen := chooser.choose(part))
+        chooser.take(part, *chosen)
     used = {one.name: one for one, _ in found if one}
     if not used:
         return None

@@ -36,12 +36,15 @@ class Deed(NamedTuple):
 class Reach(NamedTuple):
     """What an interface does to a part: its effect, and how much by which action.
 
-    ``unaimed``: on this kernel it cannot be kept from what is of living memcgs.
+    ``unaimed``: on this kernel it cannot be kept from what is of living memcgs. Of
+    entries whose folio is in the swap cache, ``used`` are the bytes that this accounts
+    for: of those that stay, and of those that are mapped again (``World``).
     """
 
     effect: Effect
     deeds: tuple[Deed, ...] = ()
     unaimed: bool = False
+    used: tuple[int, int] = (0, 0)
 
 
 class Action(NamedTuple):

@@ -37,9 +37,7 @@ def reach(part: Part, world: World) -> Reach:
     if frozen := next((u for u in found if world.frozen(u.memcg_id)), None):
         return cannot(part, f"{frozen.memcg} is frozen (pid {frozen.pid})")
     cached = min(part.bytes, world.stuck[part.memcg.id])
-    world.stuck[part.memcg.id] -= cached
     again = min(part.bytes - cached, world.mapped_again[part.memcg.id])
-    world.mapped_again[part.memcg.id] -= again
     left_over = part.bytes - cached - again
     deeds: list[Deed] = []
     charged: Counter[int] = Counter()
@@ -75,7 +73,7 @@ def reach(part: Part, world: World) -> Reach:
         left_bytes=left_over + cached,
         why=", ".join(whys),
     )
-    return Reach(done, tuple(deeds))
+    return Reach(done, tuple(deeds), used=(cached, again))
 
 
 def action(target: ProcessTarget, served: Served, world: World) -> Action:
