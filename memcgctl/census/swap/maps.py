@@ -78,9 +78,16 @@ def entries(kernel: OpenedKernel, tree: Tree) -> NDArray[np.int64]:
 
 @reading(Topic.SWAP_SPACE)
 def synchronous(kernel: OpenedKernel) -> dict[int, bool]:
-    """Whether each swap device, by number, writes and reads without delay, as zram."""
-    count = min(read_variable(kernel, "nr_swapfiles", 4), MAX_DEVICES)
-    flags = _devices(kernel, count, {"flags": "flags"})["flags"]
+    """Whether each swap device, by number, writes and reads without delay, as zram.
+
+    Those of which it could not be read are left out.
+    """
+    try:
+        count = min(read_variable(kernel, "nr_swapfiles", 4), MAX_DEVICES)
+        flags = _devices(kernel, count, {"flags": "flags"})["flags"]
+    except drgn.FaultError:
+        kernel.trouble.fault()
+        return {}
     return dict(enumerate(((flags & SWP_SYNCHRONOUS_IO) != 0).tolist()))
 
 
