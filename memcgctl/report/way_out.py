@@ -23,7 +23,7 @@ _OBSTACLES = {
     "pinned": "unregister its buffers (io_uring, RDMA, a virtual machine), or end",
 }
 # How a holder that a process has open is written: TCP, lab (pid 374): fd 5.
-_OPENED = re.compile(r"(.+?), (.+ \(pid \d+\)): (fd [\d, ]+)")
+_OPENED = re.compile(r"(.+?), (?:in flight to )?(.+ \(pid \d+\)): (fd [\d, ]+)")
 _SHOWN = 4
 
 
