@@ -25,7 +25,8 @@ TRUTHS = {path.name[: -len(SUFFIX)]: path for path in DIRECTORY.glob(f"*{SUFFIX}
 CORES = sorted(FIXTURES.glob("*.zst"))
 PACKAGE = Path(open_kernel.__code__.co_filename).parents[1]
 
-# Read since the truths were made, whose builds' debug packages are gone from the mirror:
+# Read since the truths were made; the debug packages of their builds are gone from the
+# mirror:
 # put them into tests/lab/dwarf_truth.py when truths are made of newer builds.
 LATER = {
     *("struct cgroup_freezer_state", "struct dma_buf", "struct kernfs_iattrs"),
