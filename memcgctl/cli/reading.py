@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import typer
 
@@ -33,10 +35,56 @@ def opened(paths: Paths) -> Iterator[tuple[OpenedKernel, Progress]]:
 
     with (
         understood(),
+        _bounded(paths[0]),
         progress_bar() as progress,
         open_kernel(Sources(*paths), progress=progress, notify=say) as kernel,
     ):
         yield kernel, progress
+
+
+# CPU seconds that a damaged core can cost, and bytes of a core that take one more: a
+# tenth of what the slowest machine at hand reads in a second.
+LEAST_SECONDS = 40.0
+BYTES_A_SECOND = 8 << 20
+
+
+@contextmanager
+def _bounded(core: Path | None) -> Iterator[None]:
+    """Give up a core on which a walk, because of damage, comes to no end.
+
+    By CPU time, since what the machine does besides is not the core's fault. A live
+    kernel is not bounded: its walks are read again, and it is not hostile.
+    """
+    from memcgctl.kernel.errors import KernelError
+
+    size = _size_of(core) if core else 0
+    if not size:
+        yield
+        return
+    seconds = LEAST_SECONDS + size / BYTES_A_SECOND
+
+    def give_up(_number: int, _frame: object) -> NoReturn:
+        raise KernelError(
+            f"{core}: gave up after {seconds:,.0f} s of work: memory is damaged"
+        )
+
+    before = signal.signal(signal.SIGPROF, give_up)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def _size_of(core: Path) -> int:
+    """What a core's file takes on the disk; 0 of what is none, as /proc/kcore."""
+    try:
+        status = core.stat()
+    except (OSError, ValueError):  # said by what opens it
+        return 0
+    is_file = stat.S_ISREG(status.st_mode) and not str(core).startswith("/proc/")
+    return min(status.st_size, 4096 * status.st_blocks) if is_file else 0
 
 
 def load_census(path: Path, paths: Paths) -> Census:

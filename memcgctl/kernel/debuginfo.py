@@ -22,7 +22,7 @@ from memcgctl.kernel.errors import KernelError, first_line
 from memcgctl.kernel.memory import Memory
 from memcgctl.kernel.vmcoreinfo import Vmcoreinfo
 
-_MAX_BTF = 256 << 20
+_MAX_BTF = 64 << 20
 
 Types = Literal["btf", "dwarf"]
 

@@ -37,12 +37,16 @@ _MAKESHIFT = (
 
 @dataclass(frozen=True)
 class Dump:
-    """A dump whose memory drgn reads, and what there is to say about it."""
+    """A dump whose memory drgn reads, and what there is to say about it.
+
+    ``size_bytes`` is what its file takes on the disk.
+    """
 
     prog: drgn.Program
     info: Vmcoreinfo
     missing: int
     trouble: Trouble
+    size_bytes: int
 
 
 def open_dump(
@@ -108,7 +112,8 @@ def _open(core: CoreFile, info: Vmcoreinfo | None) -> Dump:
     trouble = Trouble()
     if core.missing:
         trouble.note(None, f"the core is truncated: {core.missing} bytes are missing")
-    return Dump(prog, info, core.missing, trouble)
+    held = core.path.stat().st_blocks * 512
+    return Dump(prog, info, core.missing, trouble, held)
 
 
 def _program(core: CoreFile, note: bytes | None) -> drgn.Program:

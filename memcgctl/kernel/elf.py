@@ -33,8 +33,12 @@ _SEGMENT = struct.Struct("<IIQQQQQQ")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
 _NOTE = struct.Struct("<III")
 
-# Notes hold the registers of each CPU, a page or so; BTF has 7 MB, debug BTF more.
-_MAX_READ = 256 << 20
+# Bounds on what headers can claim. Notes hold the registers of each CPU, a page or so;
+# a program header stands for a range of memory; debug BTF has 30 MB.
+_MAX_NOTES_BYTES = 32 << 20
+_MAX_NOTES = 1 << 16
+_MAX_SEGMENTS = 1 << 17
+_MAX_READ = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,12 @@ class Elf:
 
     def notes(self) -> Iterator[tuple[bytes, int, bytes]]:
         """(owner, type, content) of each note."""
+        left_bytes, left = _MAX_NOTES_BYTES, _MAX_NOTES
         for offset, size in self._notes:
-            data, at = _at(self.file, offset, min(size, _MAX_READ)), 0
-            while at + _NOTE.size <= len(data):
+            data, at = _at(self.file, offset, min(size, left_bytes)), 0
+            left_bytes -= len(data)
+            while at + _NOTE.size <= len(data) and left:
+                left -= 1
                 name_size, content_size, kind = _NOTE.unpack_from(data, at)
                 name_at = at + _NOTE.size
                 content_at = name_at + (name_size + 3 & ~3)
@@ -130,6 +137,8 @@ def read(file: BinaryIO) -> Elf:
         section = _at(file, shoff, _SECTION.size)
         if len(section) == _SECTION.size:
             phnum = _SECTION.unpack(section)[7]
+    if phnum > _MAX_SEGMENTS:
+        raise KernelError(f"has {phnum:,} program headers, more than any core has")
     table = _at(file, phoff, phnum * _SEGMENT.size)
     if len(table) < phnum * _SEGMENT.size:
         raise KernelError("is truncated in the ELF program headers")

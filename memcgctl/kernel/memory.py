@@ -41,6 +41,8 @@ class Memory:
         self.live = bool(prog.flags & drgn.ProgramFlags.IS_LIVE)
         self._tries = _LIVE_TRIES if self.live else 1
         self._page_size: int | None = None
+        # How much memory the dump can hold, for bounds on what it claims; None: live.
+        self.dump_bytes: int | None = None
 
     def read(self, address: int, size: int) -> bytes:
         """Read ``size`` bytes; raises drgn.FaultError where there is no memory."""

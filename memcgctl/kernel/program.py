@@ -149,7 +149,9 @@ def open_kernel(
         return _complete(prog, info, sources, Trouble(), notify)
     dump = open_dump(sources.core, sources.vmcoreinfo, progress, notify)
     try:
-        return _complete(dump.prog, dump.info, sources, dump.trouble, notify)
+        kernel = _complete(dump.prog, dump.info, sources, dump.trouble, notify)
+        kernel.memory.dump_bytes = dump.size_bytes
+        return kernel
     except KernelError as error:
         if not dump.missing:
             raise

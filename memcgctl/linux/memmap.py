@@ -41,6 +41,13 @@ SECTION_FLAGS = 0xFFF
 SUBSECTION_SHIFT = 21  # include/linux/mmzone.h
 # 2^25 sections of 128 MiB are the 52 bits of physical addresses that x86-64 can have.
 MAX_SECTIONS = 1 << 25
+# Sections with a memory map: 64 TiB of memory.
+MAX_PRESENT = 1 << 19
+# The struct pages are 1/64 of the memory that they describe, but a dump can leave out
+# the pages, and hugetlb pages share theirs (HVO). More than so many times what the dump
+# takes on the disk is damage; with less, there is little to be read anyway.
+MOST_OF_DUMP = 64
+ALWAYS_BYTES = 256 << 20
 
 
 class PageRange(NamedTuple):
@@ -65,6 +72,8 @@ def page_ranges(kernel: OpenedKernel) -> list[PageRange]:
         raise KernelError(f"the memory map cannot be found: {error}") from error
     page_shift = value_of(prog["PAGE_SHIFT"])
     section_bits = value_of(prog["SECTION_SIZE_BITS"])
+    size = size_of(prog, "struct page")
+    _check_size(kernel, (len(sections) << section_bits - page_shift) * size)
     subsections = 1 << (section_bits - SUBSECTION_SHIFT)
     valid = np.ones((len(sections), subsections), np.bool_)
     # Sections found at boot are valid as a whole; those plugged in later, by 2 MiB.
@@ -92,7 +101,6 @@ def page_ranges(kernel: OpenedKernel) -> list[PageRange]:
     number = sections["number"][section] * subsections + subsection
     base = sections["map"][section] & ~np.uint64(SECTION_FLAGS)
     breaks = 1 + np.flatnonzero((np.diff(number) != 1) | (base[1:] != base[:-1]))
-    size = size_of(prog, "struct page")
     pages = 1 << (SUBSECTION_SHIFT - page_shift)
     ranges = []
     for run in np.split(np.arange(len(number)), breaks):
@@ -124,6 +132,16 @@ def _of_devices(
     return of_device
 
 
+def _check_size(kernel: OpenedKernel, size_bytes: int) -> None:
+    """Raises KernelError if a dump cannot hold a memory map of that size."""
+    held = kernel.memory.dump_bytes
+    if held is not None and size_bytes > max(held * MOST_OF_DUMP, ALWAYS_BYTES):
+        raise KernelError(
+            f"the memory map has {size_bytes >> 20:,} MiB, far more than this dump "
+            "can hold: memory is damaged"
+        )
+
+
 _SECTION = np.dtype([("number", "<i8"), ("map", "<u8"), ("usage", "<u8")])
 
 
@@ -141,6 +159,7 @@ def _sections(kernel: OpenedKernel) -> Records:
     roots = np.frombuffer(memory.read(table, 8 * (last // per_root + 1)), "<u8")
     numbers = np.flatnonzero(roots)
     found: list[Records] = []
+    present = 0
     for number, root in zip(numbers.tolist(), roots[numbers].tolist(), strict=True):
         data = memory.try_read(root, per_root * dtype.itemsize)
         if data is None:
@@ -152,4 +171,7 @@ def _sections(kernel: OpenedKernel) -> Records:
         rows["map"] = sections["map"][valid]
         rows["usage"] = sections["usage"][valid]
         found.append(rows)
+        present += len(rows)
+        if present > MAX_PRESENT:
+            raise KernelError("the memory map has no end: memory is damaged")
     return np.concatenate([np.zeros(0, _SECTION), *found])

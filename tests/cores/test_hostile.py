@@ -7,6 +7,8 @@ traceback, and never read as if it were something else.
 from __future__ import annotations
 
 import re
+import resource
+import struct
 import subprocess
 import sys
 from functools import cache
@@ -15,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from memcgctl.census import take_census
+from memcgctl.cli import reading
 from memcgctl.kernel import kallsyms
 from memcgctl.kernel.btf import Btf
 from memcgctl.kernel.debuginfo import _own_btf
@@ -22,6 +25,7 @@ from memcgctl.kernel.errors import KernelError
 from memcgctl.kernel.program import Sources, _own_symbols, open_kernel
 from memcgctl.kernel.symbols import Symbols
 from memcgctl.kernel.vmcoreinfo import parse
+from memcgctl.linux.memmap import ALWAYS_BYTES, MOST_OF_DUMP, _check_size
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 CORE = FIXTURES / "6.12-zoo.zst"
@@ -29,13 +33,15 @@ CORE = FIXTURES / "6.12-zoo.zst"
 pytestmark = pytest.mark.skipif(not CORE.exists(), reason="there are no cores")
 
 
-def refused(*words: object) -> str:
+def refused(*words: object, limit_bytes: int = 4 << 30) -> str:
     """The one line on which a command ends with exit code 3."""
+    limits = (limit_bytes, limit_bytes)
     ran = subprocess.run(
         [sys.executable, "-m", "memcgctl", *map(str, words)],
         capture_output=True,
         text=True,
         timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limits),
     )
     assert (ran.returncode, ran.stdout) == (3, ""), ran.stderr
     *notes, line = ran.stderr.splitlines()
@@ -132,3 +138,55 @@ def test_a_kernel_without_numa(monkeypatch: pytest.MonkeyPatch) -> None:
     assert census.kernel.numa_nodes == 1
     assert not census.warnings
     assert sum(memcg.state == "offline" for memcg in census.memcgs) == 57
+
+
+def bomb(path: Path, headers: int, notes: int = 0) -> Path:
+    """A sparse ELF core whose headers claim far more than there is."""
+    start = struct.pack("<16sHHI", b"\x7fELF\x02\x01\x01".ljust(16, b"\0"), 4, 62, 1)
+    rest = struct.pack("<QQQIHHHHHH", 0, 4096, 64, 0, 64, 56, 0xFFFF, 64, 1, 0)
+    section = struct.pack("<IIQQQQIIQQ", 0, 0, 0, 0, 0, 0, 0, headers, 0, 0)
+    note = struct.pack("<IIQQQQQQ", 4, 0, 1 << 20, 0, 0, 256 << 20, 256 << 20, 4)
+    with path.open("wb") as file:
+        file.write(start + rest + section)
+        file.seek(4096)
+        file.write(note * notes)
+        file.truncate(300 << 30)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("headers", "notes", "words"),
+    [
+        (2**32 - 1, 0, "has 4,294,967,295 program headers"),
+        (30_000_000, 0, "has 30,000,000 program headers"),
+        (50, 50, "is a core without any memory in it"),
+    ],
+)
+def test_headers_that_claim_more_than_there_is(
+    headers: int, notes: int, words: str, tmp_path: Path
+) -> None:
+    """Lost: the machine's memory, or a minute, to a file of one KiB."""
+    path = bomb(tmp_path / "core", headers, notes)
+    assert words in refused("list", "--core", path, limit_bytes=1 << 30)
+
+
+def test_a_memory_map_that_the_dump_cannot_hold() -> None:
+    """Lost: minutes and gigabytes to a core that claims petabytes of memory."""
+    with open_kernel(Sources(CORE)) as kernel:
+        assert kernel.memory.dump_bytes is not None
+        most = max(kernel.memory.dump_bytes * MOST_OF_DUMP, ALWAYS_BYTES)
+        _check_size(kernel, most)
+        with pytest.raises(KernelError, match="far more than this dump can hold"):
+            _check_size(kernel, most + 1)
+
+
+def test_a_core_on_which_a_walk_does_not_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Lost: an answer; the command would work on for hours."""
+    core = tmp_path / "core"
+    core.write_bytes(bytes(4096))
+    monkeypatch.setattr(reading, "LEAST_SECONDS", 0.2)
+    with pytest.raises(KernelError, match="gave up after"), reading._bounded(core):
+        while True:
+            pass
