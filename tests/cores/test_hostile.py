@@ -180,6 +180,11 @@ def test_a_memory_map_that_the_dump_cannot_hold() -> None:
             _check_size(kernel, most + 1)
 
 
+def endless() -> None:
+    while True:
+        pass
+
+
 def test_a_core_on_which_a_walk_does_not_end(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -188,5 +193,4 @@ def test_a_core_on_which_a_walk_does_not_end(
     core.write_bytes(bytes(4096))
     monkeypatch.setattr(reading, "LEAST_SECONDS", 0.2)
     with pytest.raises(KernelError, match="gave up after"), reading._bounded(core):
-        while True:
-            pass
+        endless()
