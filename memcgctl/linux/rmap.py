@@ -165,7 +165,7 @@ def mapped_pages(
     """
     groups = int(wanted.group.max(initial=0)) + 1
     runs = _runs(wanted)
-    parts = [(np.zeros(0, np.int64),) * 4]
+    parts: list[tuple[NDArray[np.int64], ...]] = [(np.zeros(0, np.int64),) * 4]
     filled: Counter[int] = Counter()
     for leaves in walk(kernel, mms, ranges, areas):
         mm, pfn = frames(kernel, leaves)
