@@ -14,6 +14,7 @@ import typer
 
 from memcgctl import __version__
 from memcgctl.cli.audit import audit_memcgs
+from memcgctl.cli.diff import diff_censuses
 from memcgctl.cli.doctor import doctor
 from memcgctl.cli.explain import explain_memcg
 from memcgctl.cli.help import show_help
@@ -39,6 +40,7 @@ app.command("audit")(audit_memcgs)
 app.command("reclaim")(reclaim)
 app.command("simulate")(simulate_policies)
 app.command("snapshot")(snapshot)
+app.command("diff")(diff_censuses)
 app.command("doctor")(doctor)
 app.command("journal")(journal)
 app.command("systemd-units")(systemd_units)
