@@ -488,6 +488,15 @@ def test_what_fills_huge_pages_is_charged_to_who_maps_it_before_the_rest_goes() 
     assert [(step.action, step.bytes) for step in old] == [("pageout", 520 * PAGE)]
 
 
+def test_a_huge_page_of_the_ancestors_own_is_not_made_to_be_paged_out() -> None:
+    """Lost: 2 MiB of a living memcg to swap, which no step said (seen on 6.12)."""
+    user = replace(USER, memcg="/app", memcg_id=APP, bytes=512 * PAGE)
+    own = replace(user, huge_bytes=512 * PAGE)
+    held = zombie(100, huge(512 * PAGE, 512 * PAGE, mappers=(own,)))
+    (step,) = steps(world(held, interfaces=COLLAPSING))
+    assert step.action == "pageout"
+
+
 def test_who_has_no_room_for_it_has_it_paged_out() -> None:
     """Lost: zombies whose second half would push its user over a limit."""
     limits = Limits(max_bytes=600 * PAGE)

@@ -36,7 +36,14 @@ def reach(part: Part, world: World) -> Reach:
         return cannot(part, why)
     if found[0].memcg_id not in world.room.memcgs or not ancestor:
         return cannot(part, "")
-    _, why = movable(group_of([(part, 0)]), (LOCKED,))
+    group = group_of([(part, 0)])
+    locked = any(name == LOCKED for name, _ in group.obstacles)
+    swaps = bool(world.census.kernel.swap_total_bytes)
+    if found[0].memcg_id == ancestor and swaps and not locked:
+        # A pageout of the same process takes all that is the ancestor's of it, and with
+        # it the new huge page, which then is in swap and was not to be.
+        return cannot(part, "")
+    _, why = movable(group, (LOCKED,))
     room = world.room.room(found[0].memcg_id)
     if room is not None and room < part.bytes:
         why = f"{found[0].memcg} has no room"
