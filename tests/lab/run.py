@@ -307,6 +307,7 @@ def run(scenario: Scenario, guest: Guest, shape: Shape) -> dict[str, Any]:
         "bare": scene.bare,
         "memcgs": memcgs,
         "gone": gone,
+        "besides": scene.besides,
         # The online ones after the removal of the others, with all below them.
         "after": [
             {"path": path, "stat": truth.select(said.stat), "usage_bytes": said.usage}

@@ -54,6 +54,8 @@ class Scene:
     made: list[Made] = field(default_factory=list)
     held: list[Held] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
+    # Cgroups that steps make for themselves, of which the truth tells no more.
+    besides: list[str] = field(default_factory=list)
     # Cgroups that were removed and are held, though they have no memcg.
     bare: int = 0
     # Whom each page frame is charged to while all is online.
@@ -802,6 +804,7 @@ def unplugged(scene: Scene) -> None:
 def without_memcg(scene: Scene) -> None:
     """Removed cgroups that no memcg belongs to: their parent has no controllers."""
     plain = f"{CGROUPS}/plain"
+    scene.besides.append("/plain")
     scene.guest.sh(f"mkdir -p {plain}/watched {plain}/socket")
     holder = f"join={CGROUPS}/holder"
     scene.hold(holder, f"watch={plain}/watched")

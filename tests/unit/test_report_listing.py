@@ -179,6 +179,8 @@ def test_json_is_the_contract() -> None:
         },
         "totals": {
             "offline": 1,
+            "dying_cgroups": None,
+            "dying_without_memcg": None,
             "charged_bytes": 29,
             "swap_bytes": 10,
             "overhead_bytes": 121856,

@@ -335,7 +335,9 @@ def test_users_are_summed_by_memcg_and_shared_bytes_count_once() -> None:
         **held(
             groups=(
                 group(
-                    bytes=8192, mappers=(replace(SLEEP, bytes=8192), other, elsewhere)
+                    mapped=True,
+                    bytes=8192,
+                    mappers=(replace(SLEEP, bytes=8192), other, elsewhere),
                 ),
                 group(bytes=8192, openers=(replace(other, bytes=8192),)),
                 group(bytes=12288),
