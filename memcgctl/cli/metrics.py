@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from importlib import resources
 from pathlib import Path
@@ -36,7 +37,7 @@ def parse_address(text: str) -> tuple[str, int]:
     return host.strip("[]") or LOOPBACK, int(port)
 
 
-def metrics(
+def write_metrics(
     core: Core = None,
     vmlinux: Vmlinux = None,
     btf: BtfFile = None,
@@ -52,10 +53,9 @@ def metrics(
         ),
     ] = None,
     listen: Annotated[
-        tuple[str, int] | None,
+        str | None,
         typer.Option(
             metavar="ADDRESS:PORT",
-            parser=parse_address,
             help="Serve /metrics there until stopped; without an address, on loopback.",
         ),
     ] = None,
@@ -86,13 +86,13 @@ def metrics(
         fail(
             "error: metrics needs prometheus_client: pip install 'memcgctl[metrics]'", 2
         )
-    if textfile and listen:
+    if textfile is not None and listen is not None:
         raise typer.BadParameter("--textfile and --listen exclude each other.")
     paths = (core, vmlinux, btf, system_map, vmcoreinfo)
-    if listen:
+    if listen is not None:
         from memcgctl.cli.metrics_server import serve
 
-        serve(listen, interval, paths, census)
+        serve(parse_address(listen), interval, paths, census)
         return
     found = measured(paths, census)
     if textfile is None:
@@ -141,7 +141,10 @@ def _counted() -> int | None:
 
 
 def _history() -> History | None:
-    """The journal of this machine; one that is not there has no runs."""
+    """The journal of this machine; one that is not there has no runs.
+
+    But that is root's: who cannot look there knows of no runs, not that there are none.
+    """
     from memcgctl.actions.run.history import read_history
     from memcgctl.actions.run.journal import default_path
     from memcgctl.model import History
@@ -150,7 +153,7 @@ def _history() -> History | None:
     try:
         return read_history(place)
     except FileNotFoundError:
-        return History(str(place), (), 0)
+        return None if os.geteuid() else History(str(place), (), 0)
     except OSError as error:
         say(f"warning: the journal {place} cannot be read: {error.strerror}")
         return None
