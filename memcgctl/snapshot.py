@@ -69,6 +69,11 @@ def save(census: Census, path: str) -> None:
     loads(data)
     if path.endswith(".zst"):
         data = zstandard.ZstdCompressor(level=10, write_checksum=True).compress(data)
+    write_whole(path, data, 0o600)
+
+
+def write_whole(path: str, data: bytes, mode: int) -> None:
+    """Write a file whole or not at all, over what was there before."""
     target = Path(path).resolve()  # a symbolic link stays one
     if target.exists() and not stat.S_ISREG(target.stat().st_mode):
         target.write_bytes(data)  # a pipe or a device cannot be renamed over
@@ -76,6 +81,7 @@ def save(census: Census, path: str) -> None:
     handle, name = tempfile.mkstemp(prefix=f".{target.name[:50]}.", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
+            os.fchmod(handle, mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -20,6 +20,7 @@ from memcgctl.cli.explain import explain_memcg
 from memcgctl.cli.help import show_help
 from memcgctl.cli.journal import journal
 from memcgctl.cli.list import list_memcgs
+from memcgctl.cli.metrics import write_metrics
 from memcgctl.cli.reclaim import reclaim
 from memcgctl.cli.simulate import simulate_policies
 from memcgctl.cli.snapshot import snapshot
@@ -43,6 +44,7 @@ app.command("snapshot")(snapshot)
 app.command("diff")(diff_censuses)
 app.command("doctor")(doctor)
 app.command("journal")(journal)
+app.command("metrics")(write_metrics)
 app.command("systemd-units")(systemd_units)
 app.command("help")(show_help)
 

@@ -30,8 +30,8 @@ def show_help(
     topic: Annotated[
         str | None,
         typer.Argument(
-            help="json, policies, actions, cores, numbers, kernels, glossary; or a "
-            "command.",
+            help="json, policies, actions, cores, numbers, metrics, kernels, glossary; "
+            "or a command.",
             show_default=False,
             autocompletion=complete,
         ),

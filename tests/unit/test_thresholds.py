@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from memcgctl.actions.host.machine import Machine, read_machine
-from memcgctl.actions.host.thresholds import below, count_zombies, possible_cpus
+from memcgctl.actions.host.thresholds import (
+    below,
+    count_dying,
+    count_zombies,
+    possible_cpus,
+)
 
 # cgroup.stat of a root on 6.1 and on 6.12, with zombies.
 STAT_6_1 = "nr_descendants 12\nnr_dying_descendants 23\n"
@@ -58,6 +63,15 @@ def test_v2_counts_what_is_dying_of_memory(tmp_path: Path, text: str) -> None:
     zombies = count_zombies(host)
     assert zombies.count == 23
     assert zombies.source.endswith("cgroup with blank/cgroup.stat")
+
+
+def test_dying_cgroups_are_counted_as_a_census_does(tmp_path: Path) -> None:
+    """A metric would jump with each reading of the kernel that fails."""
+    host = machine(tmp_path)
+    stat(tmp_path, "nr_dying_descendants 25\nnr_dying_subsys_memory 23\n")
+    assert count_dying(host) == 25
+    stat(tmp_path, "nr_descendants 25\n")
+    assert count_dying(host) is None
 
 
 def test_v1_counts_those_without_a_directory(tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from memcgctl.actions.host.machine import Machine, read_text
+from memcgctl.actions.host.machine import Machine, Mount, read_text
 
 # What memcgctl list shows of the smallest memcgs that were seen: for each possible CPU
 # on 6.1 with one node (7.3: 4,484), and structures on 5.10 (7.3: 9,925).
 PERCPU_BYTES = 1948
 STRUCTS_BYTES = 6494
+DYING = "nr_dying_descendants"
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,29 @@ def possible_cpus(machine: Machine) -> int:
     return max(1, sum(int(last or first) - int(first) + 1 for first, last in ranges))
 
 
+def count_dying(machine: Machine) -> int | None:
+    """Dying cgroups, with memory or without, as ``Kernel.dying_cgroups``.
+
+    Of cgroup v1, which tells nobody, those of the hierarchy with memory.
+    """
+    if machine.cgroup1 or not machine.cgroup2:
+        return count_zombies(machine).count
+    found = _cgroup_stat(machine.cgroup2)
+    return int(found[DYING]) if DYING in found else None
+
+
+def _cgroup_stat(mount: Mount) -> dict[str, str]:
+    text = read_text(Path(mount.point, "cgroup.stat"))
+    return dict(re.findall(r"^(\S+) (\d+)$", text, re.M))
+
+
 def _on_v2(machine: Machine) -> tuple[int | None, str]:
     mount = machine.cgroup2
     assert mount
-    text = read_text(Path(mount.point, "cgroup.stat"))
-    found = dict(re.findall(r"^(\S+) (\d+)$", text, re.M))
+    found = _cgroup_stat(mount)
     # 6.12+, "cgroup: Show # of subsystem CSSes in cgroup.stat"; before, it counts
     # dying cgroups of whatever controllers.
-    for name in ("nr_dying_subsys_memory", "nr_dying_descendants"):
+    for name in ("nr_dying_subsys_memory", DYING):
         if name in found:
             return int(found[name]), f"{name} in {mount.point}/cgroup.stat"
     return None, f"{mount.point}/cgroup.stat does not tell"
