@@ -60,6 +60,7 @@ def open_dump(
     source = path
     if compressed.is_compressed(magic):
         source = compressed.unpacked(path, magic, progress=progress, notify=notify)
+    core = None
     try:
         core = corefile.inspect(source)
         if given is None:
@@ -69,7 +70,8 @@ def open_dump(
         raise KernelError(f"{path}: {error.strerror}") from error
     except KernelError as error:
         with_file = f" with {given}" if given else ""
-        raise KernelError(f"{path}{with_file}: {error}") from error
+        why = "; the dump is incomplete" if core and core.incomplete else ""
+        raise KernelError(f"{path}{with_file}: {error}{why}") from error
 
 
 def _open_by_itself(core: CoreFile, progress: Progress, notify: Notify) -> Dump:
@@ -112,6 +114,10 @@ def _open(core: CoreFile, info: Vmcoreinfo | None) -> Dump:
     trouble = Trouble()
     if core.missing:
         trouble.note(None, f"the core is truncated: {core.missing} bytes are missing")
+    if core.incomplete:
+        trouble.note(
+            None, "the dump is incomplete: makedumpfile had no room for all pages"
+        )
     held = core.path.stat().st_blocks * 512
     return Dump(prog, info, core.missing, trouble, held)
 
