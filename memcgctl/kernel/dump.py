@@ -28,6 +28,7 @@ _BLOCK = 4 << 20
 _UTS_SIZE = 512
 _REHEARSAL_SECONDS = 60
 _MAX_MESSAGE = 300
+_INCOMPLETE = "the dump is incomplete: makedumpfile had no room for all pages"
 
 # libkdumpfile reads no memory, not even physical, of a file without VMCOREINFO.
 _MAKESHIFT = (
@@ -63,6 +64,8 @@ def open_dump(
     core = None
     try:
         core = corefile.inspect(source)
+        if core.incomplete:  # said now: libkdumpfile may fail at the first lost page
+            notify(f"{path}: {_INCOMPLETE}")
         if given is None:
             return _open_by_itself(core, progress, notify)
         return _open(core, vmcoreinfo.parse(read_file(given, vmcoreinfo.MAX_SIZE)))
@@ -115,9 +118,7 @@ def _open(core: CoreFile, info: Vmcoreinfo | None) -> Dump:
     if core.missing:
         trouble.note(None, f"the core is truncated: {core.missing} bytes are missing")
     if core.incomplete:
-        trouble.note(
-            None, "the dump is incomplete: makedumpfile had no room for all pages"
-        )
+        trouble.note(None, _INCOMPLETE)
     held = core.path.stat().st_blocks * 512
     return Dump(prog, info, core.missing, trouble, held)
 
