@@ -256,11 +256,12 @@ def _must_act_here(elsewhere: Path | None, yes: bool) -> None:
 
 def _must_be_alone() -> None:
     """Nobody is to read a plan, and say yes to it, that another run stands before."""
-    from memcgctl.actions.run.lock import Locked, must_be_alone
+    from memcgctl.actions.host.machine import ActionError
+    from memcgctl.actions.run.lock import must_be_alone
 
     try:
         must_be_alone()
-    except Locked as error:
+    except ActionError as error:
         fail(f"error: {error}", 1)
 
 

@@ -7,12 +7,10 @@ anybody's data, so nobody else may read it.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import lzma
 import os
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import BinaryIO
 
 import zstandard
 
+from memcgctl.kernel.cache import Cache, Partial
 from memcgctl.kernel.errors import KernelError
 
 _BLOCK = 1 << 20
@@ -31,6 +30,13 @@ _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after a byte from 0x50 to 0x5f; pzstd start
 
 # Four bytes can stand for 128 KiB: what comes out of a piece is bounded to 64 MiB.
 _ZSTD_PIECE = 1 << 11
+
+# Holes take no room, but time. The memory map of a kernel is a 64th of its memory and
+# packs to a tenth at best, so a core cannot be much smaller than its 640th; zeros alone
+# pack to their 32,768th.
+_MAX_RATIO = 8192
+_FREE_SIZE = 4 << 30
+_MAX_SIZE = 1 << 46  # all that Linux reaches with four levels of page tables
 
 _DAMAGE = (
     EOFError,
@@ -91,43 +97,31 @@ def unpacked(
     """
     reader = _reader(magic)
     assert reader is not None
-    directory = cache_directory()
+    where = ""
     try:
-        with path.open("rb") as file:
-            copy = directory / f"{_digest(file, progress)}.core"
-            if copy.exists():
-                os.utime(copy)  # for those who clean their cache by age
+        with path.open("rb") as file, Cache() as cache:
+            where = str(cache.path)
+            name = f"{_digest(file, progress)}.core"
+            if copy := cache.find(name):
                 return copy
+            copy = cache.path / name
             if notify is not None:
-                notify(f"unpacking {path} to {copy}")
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                notify(f"unpacking {path} to {copy} (the cache takes {cache.sized()})")
             file.seek(0)
-            _unpack(file, reader(file), copy, progress)
+            with cache.new(name) as out:
+                _unpack(file, reader(file), out, progress)
             return copy
+    except KernelError as error:
+        raise KernelError(f"{path}: cannot be unpacked: {error}") from error
     except _DAMAGE as error:
         raise KernelError(
             f"{path}: the archive is damaged or truncated: {error}"
         ) from error
     except OSError as error:
-        where = error.filename or directory
         raise KernelError(
-            f"{path}: cannot be unpacked: {where}: {error.strerror} "
+            f"{path}: cannot be unpacked: {error.filename or where}: {error.strerror} "
             "(XDG_CACHE_HOME chooses another directory)"
         ) from error
-
-
-def cache_directory() -> Path:
-    """Where unpacked cores are kept: $XDG_CACHE_HOME/memcgctl or ~/.cache/memcgctl.
-
-    Raises KernelError if there is neither.
-    """
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The specification has relative paths ignored.
-    if not os.path.isabs(base):
-        base = os.path.expanduser("~/.cache")
-    if not os.path.isabs(base):
-        raise KernelError("no directory to unpack into: set XDG_CACHE_HOME")
-    return Path(base) / "memcgctl"
 
 
 def _digest(file: BinaryIO, progress: _Progress | None) -> str:
@@ -140,28 +134,23 @@ def _digest(file: BinaryIO, progress: _Progress | None) -> str:
 
 
 def _unpack(
-    packed: BinaryIO, blocks: Iterator[bytes], copy: Path, progress: _Progress | None
+    packed: BinaryIO, blocks: Iterator[bytes], out: Partial, progress: _Progress | None
 ) -> None:
-    descriptor, name = tempfile.mkstemp(prefix="unpacking-", dir=copy.parent)
     size = os.fstat(packed.fileno()).st_size
-    try:
-        with os.fdopen(descriptor, "wb") as out:
-            for block in blocks:
-                _write_sparse(out, block)
-                if progress is not None:
-                    progress("unpacking", packed.tell(), size)
-            out.truncate()
-        os.rename(name, copy)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
+    most = min(_MAX_SIZE, max(_FREE_SIZE, size * _MAX_RATIO))
+    for block in blocks:
+        if out.size_bytes + len(block) > most:
+            raise KernelError(f"it unpacks to more than {most >> 30:,} GiB: no core")
+        _write_sparse(out, block)
+        if progress is not None:
+            progress("unpacking", packed.tell(), size)
+    out.finish()
 
 
-def _write_sparse(out: BinaryIO, block: bytes) -> None:
+def _write_sparse(out: Partial, block: bytes) -> None:
     for at in range(0, len(block), _HOLE):
         part = block[at : at + _HOLE]
         if part == _ZEROS[: len(part)]:
-            out.seek(len(part), os.SEEK_CUR)
+            out.skip(len(part))
         else:
             out.write(part)

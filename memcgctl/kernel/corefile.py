@@ -36,13 +36,15 @@ class CoreFile:
     """A file that can hold a kernel's memory.
 
     ``note`` is the content of its VMCOREINFO note (kdump files keep it for
-    libkdumpfile to tell), ``missing`` how many bytes were cut off.
+    libkdumpfile to tell), ``missing`` how many bytes were cut off; ``incomplete`` says
+    that its writer had no room for all pages.
     """
 
     path: Path
     format: Literal["elf", "kdump"]
     note: bytes | None = None
     missing: int = 0
+    incomplete: bool = False
     _data: tuple[tuple[int, int], ...] = ()
 
     def data(self, limit: int) -> Iterator[tuple[int, int]]:
@@ -164,4 +166,4 @@ def _inspect_kdump(path: Path, dump: kdump.KdumpFile) -> CoreFile:
             f"is of another machine, {dump.machine}; memcgctl reads x86-64 kernels"
         )
     dump.check()
-    return CoreFile(path, "kdump")
+    return CoreFile(path, "kdump", incomplete=dump.incomplete)

@@ -28,6 +28,7 @@ _BLOCK = 4 << 20
 _UTS_SIZE = 512
 _REHEARSAL_SECONDS = 60
 _MAX_MESSAGE = 300
+_INCOMPLETE = "the dump is incomplete: makedumpfile had no room for all pages"
 
 # libkdumpfile reads no memory, not even physical, of a file without VMCOREINFO.
 _MAKESHIFT = (
@@ -60,8 +61,11 @@ def open_dump(
     source = path
     if compressed.is_compressed(magic):
         source = compressed.unpacked(path, magic, progress=progress, notify=notify)
+    core = None
     try:
         core = corefile.inspect(source)
+        if core.incomplete:  # said now: libkdumpfile may fail at the first lost page
+            notify(f"{path}: {_INCOMPLETE}")
         if given is None:
             return _open_by_itself(core, progress, notify)
         return _open(core, vmcoreinfo.parse(read_file(given, vmcoreinfo.MAX_SIZE)))
@@ -69,7 +73,8 @@ def open_dump(
         raise KernelError(f"{path}: {error.strerror}") from error
     except KernelError as error:
         with_file = f" with {given}" if given else ""
-        raise KernelError(f"{path}{with_file}: {error}") from error
+        why = "; the dump is incomplete" if core and core.incomplete else ""
+        raise KernelError(f"{path}{with_file}: {error}{why}") from error
 
 
 def _open_by_itself(core: CoreFile, progress: Progress, notify: Notify) -> Dump:
@@ -112,6 +117,8 @@ def _open(core: CoreFile, info: Vmcoreinfo | None) -> Dump:
     trouble = Trouble()
     if core.missing:
         trouble.note(None, f"the core is truncated: {core.missing} bytes are missing")
+    if core.incomplete:
+        trouble.note(None, _INCOMPLETE)
     held = core.path.stat().st_blocks * 512
     return Dump(prog, info, core.missing, trouble, held)
 

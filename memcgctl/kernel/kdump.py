@@ -27,6 +27,8 @@ MAGICS = (b"KDUMP   ", b"DISKDUMP")
 # status, block_size, sub_hdr_size, bitmap_blocks, max_mapnr.
 _HEADER = struct.Struct("<8si390s6x16xIIIII")
 _UTSNAME_FIELD = 65
+# DUMP_DH_COMPRESSED_INCOMPLETE: makedumpfile had no room for all pages.
+_INCOMPLETE = 0x8
 # struct kdump_sub_header: phys_base, dump_level, split, start_pfn, end_pfn, offset and
 # size of vmcoreinfo, notes, eraseinfo, start_pfn_64, end_pfn_64, max_mapnr_64.
 _SUB_HEADER = struct.Struct("<QiiQQ6Q2QQ")
@@ -82,6 +84,11 @@ class KdumpFile:
             self._check_held(np.array([start], np.uint64), np.array([size], np.uint64))
             pages = np.frombuffer(self.read(start, size), _PAGE)
             self._check_held(pages["offset"], pages["size"].astype(np.uint64))
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether makedumpfile says that it could not write all pages."""
+        return bool(self._header[3] & _INCOMPLETE)
 
     @property
     def machine(self) -> str:
@@ -167,7 +174,10 @@ class KdumpFile:
         inside = (part >= 0) & (starts < part_ends[np.maximum(part, 0)])
         if not (inside & (sizes <= room)).all():
             raise KernelError(
-                "is truncated or damaged: it lacks pages that it promises"
+                "cannot be read: the dump is incomplete, makedumpfile had no room for "
+                "all pages"
+                if self.incomplete
+                else "is truncated or damaged: it lacks pages that it promises"
             )
 
 

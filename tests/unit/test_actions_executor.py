@@ -604,12 +604,22 @@ def test_a_long_journal_makes_way(
 
 def test_no_journal_no_action(bench: Bench) -> None:
     """Something would be done of which there is no record."""
-    (bench.root / "state").mkdir()
+    (bench.root / "state").mkdir(0o700)
     (bench.root / "state/journal").symlink_to(bench.root / "elsewhere")
     with pytest.raises(ActionError, match="the journal"):
         bench.run(plan(step(1)))
     assert bench.action.done == []
     assert not (bench.root / "elsewhere").exists()
+
+
+def test_a_journal_that_others_can_write(bench: Bench) -> None:
+    """Any user could write what root is said to have done."""
+    bench.run(plan(step(1)))
+    path = bench.root / "state/journal"
+    path.chmod(0o620)
+    with pytest.raises(ActionError, match="journal can be written to by others"):
+        bench.run(plan(step(2)))
+    assert len(bench.action.done) == 1
 
 
 def test_a_damaged_journal_can_be_read(bench: Bench) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from memcgctl.actions.host.machine import ActionError
 from memcgctl.actions.run.lock import Locked, locked, must_be_alone
 from memcgctl.cli import app
 from memcgctl.snapshot import save
@@ -53,6 +54,43 @@ def test_a_script_of_the_steps(file: Path, tmp_path: Path) -> None:
     assert run("reclaim", "--census", file, "--commands", script).returncode == 1
 
 
+def test_nobody_else_can_take_the_lock(tmp_path: Path) -> None:
+    """Any user could keep root from acting, or choose which file root writes to."""
+    lock = tmp_path / "state/lock"
+
+    def refused(message: str) -> None:
+        for use in (must_be_alone, lambda path: locked(path).__enter__()):
+            with pytest.raises(ActionError, match=message) as caught:
+                use(lock)
+            assert "\n" not in str(caught.value)
+
+    with locked(lock):
+        pass
+    lock.chmod(0o666)
+    refused("lock can be written to by others")
+    lock.chmod(0o600)
+    lock.parent.chmod(0o777)
+    refused("state can be written to by others")
+    lock.parent.chmod(0o700)
+    with pytest.MonkeyPatch.context() as patch:
+        me = os.geteuid()
+        if me == 0:
+            os.chown(lock.parent, 1, -1)
+        else:
+            patch.setattr(os, "geteuid", lambda: me + 1)
+        refused(f"state belongs to uid {me or 1}, not to you")
+        if me == 0:
+            os.chown(lock.parent, 0, -1)
+    lock.unlink()
+    lock.symlink_to(tmp_path / "else")
+    refused("lock is a symbolic link")
+    assert not (tmp_path / "else").exists()
+    lock.unlink()
+    lock.parent.rename(tmp_path / "other")
+    lock.parent.symlink_to(tmp_path / "other")
+    refused("state is a symbolic link")
+
+
 @pytest.mark.parametrize(
     ("wanted", "freed"),
     [(["100"], [100]), (["/app/on"], [101]), (["/app"], [101, 100]), (["z101"], [])],
@@ -79,6 +117,7 @@ def test_another_run_is_told_of_before_anything_else(
 ) -> None:
     """A person would read a whole plan, and say yes to it, for nothing."""
     lock = tmp_path / "lock"
+    lock.touch(0o600)
     monkeypatch.setattr("memcgctl.actions.run.lock.lock_path", lambda: lock)
     command = sys.modules["memcgctl.cli.reclaim"]  # the name is the function's
     monkeypatch.setattr(command, "opened", lambda _: pytest.fail("opened"))
@@ -101,7 +140,8 @@ def test_who_looks_is_in_nobodys_way(
     lock = tmp_path / "state/lock"
     must_be_alone(lock)  # there never was a run
     assert not lock.parent.exists()
-    lock.parent.mkdir()
+    lock.parent.mkdir(0o700)
+    lock.touch(0o600)
     with lock.open("w") as looker:
         fcntl.flock(looker, fcntl.LOCK_SH)
         must_be_alone(lock)

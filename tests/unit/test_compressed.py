@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import lzma
 import os
@@ -15,7 +16,9 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memcgctl.kernel.compressed import cache_directory, is_compressed, unpacked
+from memcgctl.kernel import compressed
+from memcgctl.kernel.cache import cache_directory
+from memcgctl.kernel.compressed import is_compressed, unpacked
 from memcgctl.kernel.errors import KernelError
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
@@ -142,3 +145,119 @@ def test_whatever_it_holds(
     """Lost: the last bytes of a core, or where its holes were."""
     core = b"".join(bytes(p) if isinstance(p, int) else p for p in parts)
     assert unpack(tmp_path / "core", PACKERS[packer](core)).read_bytes() == core
+
+
+def kept(cache: Path, number: int, size: int, age: int = 0) -> Path:
+    """A copy that an earlier command has left."""
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = cache / f"{number:064x}.core"
+    path.write_bytes(b"x" * size)
+    os.utime(path, (10_000 - age, 10_000 - age))
+    return path
+
+
+def test_the_cache_has_a_bound(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost: the disk, to a core a day; or the core that another command reads."""
+    monkeypatch.setenv("MEMCGCTL_CACHE_MAX", "400K")
+    used = kept(cache, 1, 100 << 10, 40)
+    oldest, newer = kept(cache, 2, 100 << 10, 30), kept(cache, 3, 100 << 10, 20)
+    own = cache / "somebody's notes"
+    own.write_bytes(b"x")
+    messages: list[str] = []
+    with used.open("rb") as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        copy = unpack(tmp_path / "a", PACKERS["zst"](CORE), messages.append)
+    assert copy.read_bytes() == CORE
+    assert (used.exists(), oldest.exists(), newer.exists()) == (True, False, True)
+    assert own.exists()
+    assert "the cache takes 0.3 MiB of at most 0.4 MiB" in messages[0]
+    # What this process reads is in use, too.
+    monkeypatch.setenv("MEMCGCTL_CACHE_MAX", "200K")
+    with pytest.raises(KernelError, match=r"more than the 0\.2 MiB"):
+        unpack(tmp_path / "b", PACKERS["zst"](CORE[::-1]))
+    assert copy.exists()
+
+
+def test_a_core_too_large_for_the_cache(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost: the disk, to a file of a few KiB."""
+    monkeypatch.setenv("MEMCGCTL_CACHE_MAX", "1M")
+    bomb = PACKERS["zst"](b"bomb" * (1 << 20))
+    assert len(bomb) < 1000
+    with pytest.raises(KernelError, match="MEMCGCTL_CACHE_MAX sets it") as caught:
+        unpack(tmp_path / "core", bomb)
+    assert "\n" not in str(caught.value)
+    assert list(cache.iterdir()) == []
+    monkeypatch.setenv("MEMCGCTL_CACHE_MAX", "much")
+    with pytest.raises(KernelError, match="'much' is not a size such as 16G"):
+        unpack(tmp_path / "core", bomb)
+
+
+def test_a_full_disk_is_seen_before_it_is_full(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost: everything else that writes to that disk."""
+    found = os.statvfs(tmp_path)
+
+    def full(_: int) -> os.statvfs_result:
+        return os.statvfs_result((*found[:4], 0, *found[5:]))
+
+    monkeypatch.setattr(os, "fstatvfs", full)
+    with pytest.raises(KernelError, match="has no room for it"):
+        unpack(tmp_path / "core", PACKERS["gz"](CORE))
+    assert list(cache.iterdir()) == []
+
+
+def test_zeros_without_an_end(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost: hours, to a core of holes, which take no room."""
+    monkeypatch.setattr(compressed, "_FREE_SIZE", 1 << 20)
+    bomb = PACKERS["zst"](bytes(64 << 20))
+    with pytest.raises(KernelError, match="unpacks to more than"):
+        unpack(tmp_path / "core", bomb)
+    assert list(cache.iterdir()) == []
+
+
+def test_what_a_killed_command_left_is_removed(tmp_path: Path, cache: Path) -> None:
+    """Lost: room for a core with each kill; or the file that another is writing."""
+    cache.mkdir(mode=0o700, parents=True)
+    stale, live = cache / "unpacking-stale", cache / "unpacking-live"
+    stale.write_bytes(b"x")
+    with live.open("wb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        unpack(tmp_path / "core", PACKERS["gz"](CORE))
+    assert (stale.exists(), live.exists()) == (False, True)
+
+
+def test_the_cache_is_ours_alone(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost: the memory of a machine, to who made the directory before us."""
+    packed = PACKERS["gz"](CORE)
+    cache.mkdir(parents=True)
+    cache.chmod(0o777)
+    copy = unpack(tmp_path / "core", packed)
+    copy.chmod(0o644)
+    assert unpack(tmp_path / "core", packed) == copy
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (cache, copy)] == [
+        0o700,
+        0o600,
+    ]
+    copy.unlink()
+    (tmp_path / "theirs").write_bytes(CORE)
+    copy.symlink_to(tmp_path / "theirs")
+    with pytest.raises(KernelError, match="is a symbolic link: remove it"):
+        unpack(tmp_path / "core", packed)
+    me = os.geteuid()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: me + 1)
+        with pytest.raises(KernelError, match=f"belongs to uid {me}, not to you"):
+            unpack(tmp_path / "core", packed)
+    cache.rename(tmp_path / "elsewhere")
+    cache.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(KernelError, match=r"the cache .* is a symbolic link"):
+        unpack(tmp_path / "core", packed)

@@ -25,6 +25,8 @@ from tests.cores.variants import (
 
 # Two stretches of memory, with a page of zeros and a hole between them.
 LOW = bytes(range(256)) * 16 * 5 + bytes(PAGE) + b"x" * PAGE
+# Of struct disk_dump_header.
+STATUS = 424
 HIGH = b"y" * PAGE * 9
 CORE = Core(
     b"\x05\0\0\0\0\0\0\0\0\0\0\0NOTE\0\0\0\0",
@@ -124,6 +126,17 @@ def test_a_part_of_a_split_dump_is_named(tmp_path: Path, plain: bytes) -> None:
     data = bytearray(plain)
     struct.pack_into("<i", data, PAGE + 12, 1)
     assert "is one part of a split dump" in damaged(tmp_path, bytes(data))
+
+
+def test_an_incomplete_dump_is_named(tmp_path: Path, plain: bytes) -> None:
+    """Lost: a person looks for damage, when the crash kernel's disk was full."""
+    data = bytearray(plain)
+    data[STATUS] |= 0x8
+    assert damaged(tmp_path, bytes(data)) == ""
+    assert inspect(tmp_path / "kdump").incomplete
+    assert "the dump is incomplete" in damaged(tmp_path, bytes(data[:-1]))
+    assert damaged(tmp_path, plain) == ""
+    assert not inspect(tmp_path / "kdump").incomplete
 
 
 @settings(deadline=None)

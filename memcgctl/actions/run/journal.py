@@ -6,6 +6,7 @@ else is done. A run that was killed has a ``before`` without an ``after``.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -42,6 +43,51 @@ def lock_path() -> Path:
     return (state_directory() if os.geteuid() else RUNTIME_DIRECTORY) / "lock"
 
 
+def open_directory(path: Path) -> int:
+    """A descriptor of a directory that nobody else can put a file into.
+
+    Raises ActionError if somebody else can, and OSError.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags)
+    except OSError as error:
+        if not path.is_symlink():
+            raise
+        raise ActionError(f"{path} is a symbolic link: remove it") from error
+    return _trusted(path, fd)
+
+
+def open_file(path: Path, flags: int, directory: int) -> int:
+    """Open a regular file of a directory of ours that nobody else can write to.
+
+    Raises ActionError if somebody else can, and OSError.
+    """
+    # A FIFO without a reader would never be open.
+    flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        fd = os.open(path.name, flags, 0o600, dir_fd=directory)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise ActionError(f"{path} is a symbolic link: remove it") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ActionError(f"{path} is not a regular file: remove it")
+    return _trusted(path, fd)
+
+
+def _trusted(path: Path, fd: int) -> int:
+    """The descriptor, if only we and root can write to what it is of."""
+    status = os.fstat(fd)
+    if status.st_uid in (0, os.geteuid()) and not status.st_mode & 0o022:
+        return fd
+    os.close(fd)
+    if status.st_mode & 0o022:
+        raise ActionError(f"{path} can be written to by others: chmod go-w it")
+    raise ActionError(f"{path} belongs to uid {status.st_uid}, not to you: remove it")
+
+
 class Journal:
     """An open journal; ActionError if it cannot be written."""
 
@@ -50,17 +96,24 @@ class Journal:
         self.run = uuid.uuid4().hex
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):
-                if path.stat().st_size > _SIZE_LIMIT:
-                    path.rename(path.with_name(path.name + ".1"))
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-            # A FIFO without a reader would never be open.
-            self._fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+            directory = open_directory(path.parent)
+            try:
+                self._fd = self._open(directory)
+            finally:
+                os.close(directory)
         except OSError as error:
             raise ActionError(f"the journal {path}: {error.strerror}") from error
-        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
-            os.close(self._fd)
-            raise ActionError(f"the journal {path}: it is not a regular file")
+        except ActionError as error:
+            raise ActionError(f"the journal {path}: {error}") from error
+
+    def _open(self, directory: int) -> int:
+        name = self.path.name
+        with suppress(FileNotFoundError):
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if status.st_size > _SIZE_LIMIT:
+                at = {"src_dir_fd": directory, "dst_dir_fd": directory}
+                os.rename(name, name + ".1", **at)
+        return open_file(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, directory)
 
     def __enter__(self) -> Journal:
         return self

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from memcgctl.actions.host.machine import ActionError
-from memcgctl.actions.run.journal import lock_path
+from memcgctl.actions.run.journal import lock_path, open_directory, open_file
 
 
 class Locked(ActionError):
@@ -18,16 +18,31 @@ class Locked(ActionError):
 
 
 def must_be_alone(lock: Path | None = None) -> None:
-    """Raise Locked if another run is at work now; nothing is locked after that."""
+    """Raise Locked if another run is at work now; nothing is locked after that.
+
+    Raises ActionError if somebody else could keep us from it.
+    """
     path = lock or lock_path()
     with suppress(OSError):  # of what is wrong with it the run itself tells
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = _open(path, os.O_RDONLY)
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise _held(path, fd) from error
         finally:
             os.close(fd)
+
+
+def _open(path: Path, flags: int) -> int:
+    """Raises ActionError unless the lock is ours or root's alone, and OSError."""
+    try:
+        directory = open_directory(path.parent)
+        try:
+            return open_file(path, flags, directory)
+        finally:
+            os.close(directory)
+    except ActionError as error:
+        raise ActionError(f"the lock {path}: {error}") from error
 
 
 def _held(path: Path, fd: int) -> Locked:
@@ -44,7 +59,7 @@ def locked(lock: Path | None = None) -> Iterator[Path]:
     path = lock or lock_path()
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = _open(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise ActionError(f"the lock {path}: {error.strerror}") from error
     try:
