@@ -25,6 +25,7 @@ LONG_FUNCTIONS = {
     "census/tree.py:read_tree",
     "cli/explain.py:explain_memcg",  # of Typer's commands, most lines are options
     "cli/list.py:list_memcgs",
+    "cli/metrics.py:write_metrics",
     "cli/reclaim.py:reclaim",
     "linux/backing.py:read_backings",
     "linux/pagetables.py:walk",
