@@ -82,6 +82,7 @@ def main() -> None:
     large.add_argument("--kernel", default="6.12")
     large.add_argument("--gib", type=int, default=16)
     large.add_argument("--zombies", type=int, default=3000)
+    large.add_argument("--files", type=int, default=1, help="that hold each of them")
     large.add_argument("-o", "--out", type=Path, help="instead of the lab's cache")
     run = commands.add_parser("live", help="run a command in a guest")
     run.add_argument("--kernel", required=True)
@@ -97,7 +98,8 @@ def main() -> None:
     if options.command == "live":
         sys.exit(run_live(options))
     if options.command == "big":
-        print(big.big(options.kernel, options.gib, options.zombies, options.out))
+        shape = options.kernel, options.gib, options.zombies, options.files
+        print(big.big(*shape, options.out))
         return
     for path in core.make(
         options.kernel, options.scenario, options.out, raw=options.raw

@@ -10,6 +10,7 @@ import lzma
 import re
 import shutil
 import stat
+import struct
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,15 @@ for disk in /sys/block/vd*; do
 done
 exec /bin/lab agent /dev/ttyS1
 """
+
+
+def needs_libraries(program: Path) -> bool:
+    """Whether an ELF program names a loader (PT_INTERP): the guest has none."""
+    data = program.read_bytes()
+    (start,) = struct.unpack_from("<Q", data, 32)
+    size, count = struct.unpack_from("<HH", data, 54)
+    kinds = (struct.unpack_from("<I", data, start + size * n)[0] for n in range(count))
+    return 3 in kinds
 
 
 def build_helper(directory: Path) -> Path:
@@ -85,6 +95,8 @@ def entries(kernel: Path, helper: Path, modules: Sequence[str]) -> Iterator[byte
     busybox = shutil.which("busybox")
     if busybox is None:
         raise FileNotFoundError("busybox (Debian: busybox-static)")
+    if needs_libraries(Path(busybox)):
+        raise ValueError(f"{busybox} is not static: install Debian's busybox-static")
     yield entry("bin/busybox", stat.S_IFREG | 0o755, Path(busybox).read_bytes())
     applets = subprocess.run([busybox, "--list"], capture_output=True, check=True)
     for name in applets.stdout.decode().split():
