@@ -406,7 +406,8 @@ def prepare() -> None:
 def main(reparents: str, *names: str) -> None:
     prepare()
     for module in pkgutil.walk_packages(memcgctl.__path__, "memcgctl."):
-        importlib.import_module(module.name)  # once, not in each fork
+        if "metrics" not in module.name:  # which needs an extra
+            importlib.import_module(module.name)  # once, not in each fork
     with program.open_kernel(program.Sources()) as kernel:
         program.open_kernel = lambda *_, **__: nullcontext(kernel)  # type: ignore
         print(json.dumps(command("doctor", "--json")), flush=True)

@@ -7,6 +7,7 @@ them and runs ``memcgctl list`` of this checkout.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -102,6 +103,8 @@ def test_every_memcg_and_class_to_the_page(guest: Live) -> None:
             keys += ["charged", "folios", "swap"]
         for key in keys:
             said = found[memcg][key]
+            if raw := found[memcg].get(f"{key}_base64"):
+                said = os.fsdecode(base64.b64decode(raw))
             if isinstance(said, dict):  # folios: without a number for the kernel's
                 said = {name: said[name] for name in true[key] if name in said}
                 truth = {name: true[key][name] for name in said}
