@@ -79,6 +79,12 @@ TOPICS = [topic for topic in Topic if topic not in VITAL]
 
 
 @pytest.mark.parametrize("core", CORES, ids=lambda core: core.stem)
+def test_most_topics_can_be_taken_away(core: Path) -> None:
+    """Lost: the test below, which has nothing to say of a topic without pages."""
+    assert sum(bool(frames_of(core).get(topic)) for topic in TOPICS) > len(TOPICS) // 2
+
+
+@pytest.mark.parametrize("core", CORES, ids=lambda core: core.stem)
 @pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name.lower())
 def test_a_topic_is_named_where_a_part_of_it_is_missing(
     core: Path, topic: Topic, punched: Callable[..., Census]
@@ -86,7 +92,7 @@ def test_a_topic_is_named_where_a_part_of_it_is_missing(
     """Lost: "nobody" and "none" in an incomplete dump, which somebody then acts on."""
     frames = frames_of(core).get(topic)
     if not frames:
-        pytest.skip("this core has no page for it alone")
+        return  # this core has no page for it alone
     census = punched(core, frames[len(frames) // 2 :])
     assert topic.value in census.unread
     assert any(topic.value in warning for warning in census.warnings)
