@@ -20,7 +20,7 @@ from memcgctl.report.text import (
     shorten,
     size,
 )
-from memcgctl.views.overview import CLASSES, Overview, Row, Sum, charged, whose
+from memcgctl.views.overview import CLASSES, Overview, Row, Sum, whose
 
 HELD_BY = {
     "file": "file cache",
@@ -306,7 +306,10 @@ def _process(processes: Sequence[Process]) -> str:
 
 
 def _class(kind: str) -> Callable[[Row], str]:
-    return lambda row: size(row.memcg.charges and charged(row.memcg.charges, kind))
+    """A class's bytes; ``-`` where it is not known, as sockets in an older census."""
+    return lambda row: size(
+        row.memcg.charges and getattr(row.memcg.charges, f"{kind}_bytes")
+    )
 
 
 def _moment(seconds: float | None) -> str:

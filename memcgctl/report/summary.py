@@ -42,7 +42,8 @@ def summary(
     memcgs = {memcg.id: memcg for memcg in census.memcgs if memcg.state == "offline"}
     text = Styled([(f"{shorten(source_line(plan.kernel), width, encoding)}\n", "dim")])
     text.append((f"{textwrap.fill(headline(plan, sums), width)}\n", "bold"))
-    for line in _bill(plan, sums, memcgs):
+    limited = all(m.limits for m in census.memcgs if m.state == "online")
+    for line in _bill(plan, sums, memcgs, limited=limited):
         text.append((f"{filled(escape(line, encoding), width, 2, 4)}\n", ""))
     if sums.actions:
         text.append(("\n", ""))
@@ -70,7 +71,9 @@ def headline(plan: Plan, sums: Bill) -> str:
     return f"{words} {stay:,} {'stays' if stay == 1 else 'stay'}." if stay else words
 
 
-def _bill(plan: Plan, sums: Bill, memcgs: Mapping[int, Memcg]) -> Iterator[str]:
+def _bill(
+    plan: Plan, sums: Bill, memcgs: Mapping[int, Memcg], *, limited: bool
+) -> Iterator[str]:
     if not plan.steps:
         return
     if leaves := sums.leaves_memory_bytes:
@@ -106,8 +109,10 @@ def _bill(plan: Plan, sums: Bill, memcgs: Mapping[int, Memcg]) -> Iterator[str]:
             f"{counted(len(over), 'step')} left out, as a limit could be exceeded "
             "(--allow over-limit lets them in)"
         )
-    else:
+    elif limited:
         yield "no limit is exceeded"
+    else:
+        yield "limits are not known: an older memcgctl saved this census"
 
 
 def _actions(sums: Bill) -> list[str]:
