@@ -167,7 +167,7 @@ def boot_with_python(kernel: packages.Kernel, machine: Machine) -> Iterator[Gues
                 mount -t ext4 -o noatime /dev/disk/python {ROOT}
                 mount -t ext4 -o ro /dev/disk/checkout {ROOT}/checkout
                 for mount in proc sys dev; do mount --rbind /$mount {ROOT}/$mount; done
-                mount -t tmpfs tmpfs {ROOT}/run
+                mount -t tmpfs -o mode=755 tmpfs {ROOT}/run
             """)
             yield guest
 

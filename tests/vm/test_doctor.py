@@ -28,7 +28,7 @@ ZOMBIES = f"""
     mount -t ext4 -o noatime /dev/disk/python {ROOT}
     mount -t ext4 -o ro /dev/disk/checkout {ROOT}/checkout
     for mount in proc sys dev; do mount --rbind /$mount {ROOT}/$mount; done
-    mount -t tmpfs tmpfs {ROOT}/run
+    mount -t tmpfs -o mode=755 tmpfs {ROOT}/run
     mount -t securityfs securityfs {ROOT}/sys/kernel/security
     mount -t debugfs debugfs {ROOT}/sys/kernel/debug
     mount -t cgroup2 cgroup2 {CGROUPS}
