@@ -20,15 +20,15 @@ import numpy as np
 import pytest
 
 from memcgctl.actions import (
+    charge_on_cpu,
     collapse,
-    device,
     drop_caches,
+    flush_device,
     force_empty,
     memory_reclaim,
     pageout,
-    stock,
     swapin,
-    writeback,
+    writeback_cleanup,
 )
 from memcgctl.actions.host import helper, lru, pages, reader, swapcache
 from memcgctl.actions.host.machine import (
@@ -179,7 +179,7 @@ def test_which_cgroup_version_has_what(machine: Machine) -> None:
     """A step would fail on a file that this hierarchy has not."""
     able = replace(machine, capabilities=frozenset({"dac_override"}))
     v1 = replace(able, cgroup1=able.cgroup2)
-    for action in (writeback, memory_reclaim):
+    for action in (writeback_cleanup, memory_reclaim):
         assert action.probe(able) is None
         assert "only cgroup v2" in (action.probe(v1) or "")
     assert force_empty.probe(v1) is None
@@ -281,7 +281,7 @@ def test_only_the_device_that_is_meant_is_flushed(
         patch.setattr(os, "fstat", lambda fd: told)
         patch.setattr(fcntl, "ioctl", lambda fd, what, _: flushed.append(what))
         with pytest.raises(ActionError, match=why) if why else nullcontext():
-            device.apply(
+            flush_device.apply(
                 step("flush-device", aim=DeviceTarget("vda")), machine, Guard()
             )
     # include/uapi/linux/fs.h: BLKFLSBUF, _IO(0x12, 97)
@@ -313,21 +313,21 @@ def test_a_stock_is_taken_again_until_its_zombie_goes(
     """A zombie would stay for our own cgroup, which takes its place in the stock."""
     zombies: Iterator[int]
     cpus: list[int | None] = []
-    monkeypatch.setattr(stock, "_GONE_WITHIN", 0.0)
+    monkeypatch.setattr(charge_on_cpu, "_GONE_WITHIN", 0.0)
     monkeypatch.setattr(helper, "use", lambda machine, cpu=None: cpus.append(cpu))
     monkeypatch.setattr(
-        stock, "count_zombies", lambda _: SimpleNamespace(count=next(zombies))
+        charge_on_cpu, "count_zombies", lambda _: SimpleNamespace(count=next(zombies))
     )
     one = replace(machine, cpus=frozenset({0, 1}))
     drain = step("charge-on-cpu", frees=(100,), aim=CpuTarget(cpu=1))
     zombies = iter([5, 4])
-    stock.apply(drain, one, Guard())
+    charge_on_cpu.apply(drain, one, Guard())
     assert cpus == [1]
     zombies = iter([5] * 100)
-    stock.apply(drain, one, Guard())
+    charge_on_cpu.apply(drain, one, Guard())
     assert cpus == [1] * 4
     with pytest.raises(ActionError, match="CPU 2 is offline"):
-        stock.apply(replace(drain, aim=CpuTarget(cpu=2)), one, Guard())
+        charge_on_cpu.apply(replace(drain, aim=CpuTarget(cpu=2)), one, Guard())
     assert len(cpus) == 4
 
 

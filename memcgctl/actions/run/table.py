@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from memcgctl.actions import (
+    charge_on_cpu,
     collapse,
-    device,
     drop_caches,
     fadvise,
+    flush_device,
     force_empty,
     lru_gen,
     memory_reclaim,
     pageout,
     pageout_file,
-    stock,
     swapin,
     swapin_file,
-    writeback,
+    writeback_cleanup,
 )
 from memcgctl.actions.host.machine import Guard, Machine, Outcome
 from memcgctl.model import Step
@@ -41,9 +41,9 @@ ACTIONS: Mapping[str, Action] = {
     "collapse": collapse,
     "swapin": swapin,
     "swapin-file": swapin_file,
-    "writeback-cleanup": writeback,
-    "charge-on-cpu": stock,
-    "flush-device": device,
+    "writeback-cleanup": writeback_cleanup,
+    "charge-on-cpu": charge_on_cpu,
+    "flush-device": flush_device,
     "lru_gen": lru_gen,
     "memory.reclaim": memory_reclaim,
     "memory.force_empty": force_empty,
