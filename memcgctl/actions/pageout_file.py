@@ -62,7 +62,7 @@ def apply(
                     break
                 cached = _page_out(mapping, meant, frames, machine)
                 if len(cached) and not swapcache.can_be_asked(
-                    machine, unaimed=target.unaimed
+                    machine, untargeted=target.untargeted
                 ):
                     swapcache.use_up_slots(machine)
                     frames = _touch(mapping, meant, machine)

@@ -74,6 +74,6 @@ def _wanted() -> list[Wanted]:
 
     rows: dict[str, Wanted] = {}
     for one in INTERFACES:
-        ask = one.ask or (None if one.aimed else "unaimed")
+        ask = one.ask or (None if one.targeted else "unaimed")
         rows.setdefault(one.name, Wanted(one.name, one.needs, ask))
     return list(rows.values())

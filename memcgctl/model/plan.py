@@ -24,12 +24,12 @@ class Remaining:
 class FileTarget:
     """An inode; ``users`` have it open or map it.
 
-    ``unaimed``: memory.reclaim may be asked although it takes files as well.
+    ``untargeted``: memory.reclaim may be asked although it takes files as well.
     """
 
     file: Backing
     users: tuple[Process, ...] = ()
-    unaimed: bool = False
+    untargeted: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class ProcessTarget:
     """What one process maps, or has in swap.
 
     ``shown_ids`` are the online memcgs under whose ids /proc/kpagecgroup shows the
-    pages that are meant; with a ``file`` only what it maps of that. ``unaimed``:
+    pages that are meant; with a ``file`` only what it maps of that. ``untargeted``:
     memory.reclaim may be asked although it takes files as well.
     """
 
     process: Process
     shown_ids: tuple[int, ...] = ()
     file: Backing | None = None
-    unaimed: bool = False
+    untargeted: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,10 +140,10 @@ class Step:
     charged_bytes: tuple[int, ...] = ()
 
     @property
-    def unaimed(self) -> bool:
+    def untargeted(self) -> bool:
         """Whether memory.reclaim may be asked although it takes files as well."""
         aim = self.aim
-        return isinstance(aim, (FileTarget, ProcessTarget)) and aim.unaimed
+        return isinstance(aim, (FileTarget, ProcessTarget)) and aim.untargeted
 
 
 @dataclass(frozen=True)

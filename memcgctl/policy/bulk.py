@@ -17,9 +17,9 @@ import numpy as np
 from memcgctl.model import Backing, FileTarget, Memcg
 from memcgctl.policy.cases import Case, Part
 from memcgctl.policy.choice import Chooser
-from memcgctl.policy.headroom import Move
+from memcgctl.policy.headroom import Change
 from memcgctl.policy.interfaces.base import AnyInterface
-from memcgctl.policy.interfaces.world import World, identity
+from memcgctl.policy.interfaces.context import PlanContext, identity
 from memcgctl.policy.policies import Option
 
 _CASES: tuple[tuple[str, Case], ...] = (
@@ -44,7 +44,7 @@ class Kind(NamedTuple):
     reach: Callable[[tuple[int, ...]], int]
 
 
-class Whole:
+class BulkPlan:
     """The files that go whole, in columns by number, and which groups are theirs.
 
     ``keys`` say which file it is, ``collateral`` what of others' it can move. Each of
@@ -52,10 +52,12 @@ class Whole:
     its place in ``charge_groups`` in ``places``; ``taken`` has these by position.
     """
 
-    def __init__(self, memcgs: Sequence[Memcg], chooser: Chooser, world: World) -> None:
+    def __init__(
+        self, memcgs: Sequence[Memcg], chooser: Chooser, context: PlanContext
+    ) -> None:
         self._memcgs = memcgs
-        self._world = world
-        self._above = [world.room.ancestor(memcg) for memcg in memcgs]
+        self._context = context
+        self._above = [context.room.ancestor(memcg) for memcg in memcgs]
         self.keys: list[Hashable] = []
         self.kinds: list[Kind] = []
         self.bytes: list[int] = []
@@ -64,13 +66,13 @@ class Whole:
         kinds = {
             kind: Kind(
                 *(case, first, chooser.option(first, case), kind == "shmem"),
-                *({}, _reach(first, world)),
+                *({}, _reach(first, context)),
             )
             for kind, case in _CASES
             for first in chooser.usable(case)[:1]
-            if first.whole and (kind == "file" or _room_in_swap(memcgs, world))
+            if first.whole and (kind == "file" or _room_in_swap(memcgs, context))
         }
-        found, barred = self._find(kinds, world) if kinds else ([], set())
+        found, barred = self._find(kinds, context) if kinds else ([], set())
         if barred:
             found = self._leave(barred, found)
         self.taken: list[Container[int]] = [*found] or [()] * len(memcgs)
@@ -83,7 +85,7 @@ class Whole:
             kind.reach(above)
             + (
                 # Or else nobody has any other of it.
-                max(0, cached - world.known[key])
+                max(0, cached - context.known[key])
                 if (cached := backing.cached_bytes or 0) > size
                 else 0
             )
@@ -91,7 +93,7 @@ class Whole:
         ]
 
     def _find(
-        self, kinds: Mapping[str, Kind], world: World
+        self, kinds: Mapping[str, Kind], context: PlanContext
     ) -> tuple[list[dict[int, int]], set[int]]:
         """Number the files: by memcg those of its groups, by their places.
 
@@ -102,7 +104,7 @@ class Whole:
         barred: set[int] = set()
         for memcg, ancestor in zip(self._memcgs, self._above, strict=True):
             groups = memcg.details.charge_groups if memcg.details else ()
-            waits = world.waits_in_swap_cache(ancestor)
+            waits = context.waits_in_swap_cache(ancestor)
             above = (ancestor,)
             mine: dict[int, int] = {}
             huge = False
@@ -122,7 +124,7 @@ class Whole:
                     self.bytes.append(size)
                     self._backings.append(backing)
                     self._ancestors.append(above)
-                    if backing.kind in _OTHERS or not world.leads_to(backing):
+                    if backing.kind in _OTHERS or not context.leads_to(backing):
                         barred.add(number)
                 else:
                     self.bytes[number] += size
@@ -165,7 +167,7 @@ class Whole:
         return len(self.keys)
 
     def target(self, number: int) -> FileTarget:
-        return self._world.file(self._backings[number])
+        return self._context.file(self._backings[number])
 
     @cached_property
     def _by_number(self) -> list[list[tuple[int, int]]]:
@@ -184,11 +186,11 @@ class Whole:
             group = memcg.details.charge_groups[place]
             yield place, Part(memcg, case, group.bytes, group)
 
-    def moves(self, number: int) -> list[Move]:
+    def changes(self, number: int) -> list[Change]:
         """What it changes in the counters of online memcgs that a file goes."""
-        return [self._move(number, *pair) for pair in self._by_number[number]]
+        return [self._change(number, *pair) for pair in self._by_number[number]]
 
-    def _move(self, number: int, position: int, place: int) -> Move:
+    def _change(self, number: int, position: int, place: int) -> Change:
         details = self._memcgs[position].details
         assert details
         group = details.charge_groups[place]
@@ -196,30 +198,32 @@ class Whole:
         swapped = new if self.kinds[number].is_shmem else 0
         return self._above[position], -group.bytes, swapped
 
-    def swapped(self) -> dict[int, list[Move]]:
+    def swapped(self) -> dict[int, list[Change]]:
         """The same for what is swapped out, by the memcg's position."""
-        found: dict[int, list[Move]] = defaultdict(list)
+        found: dict[int, list[Change]] = defaultdict(list)
         for number, pairs in enumerate(self._by_number):
             if self.kinds[number].is_shmem:
                 for position, place in pairs:
-                    found[position].append(self._move(number, position, place))
+                    found[position].append(self._change(number, position, place))
         return found
 
 
-def _reach(interface: AnyInterface, world: World) -> Callable[[tuple[int, ...]], int]:
+def _reach(
+    interface: AnyInterface, context: PlanContext
+) -> Callable[[tuple[int, ...]], int]:
     whole = interface.whole
     assert whole
-    return cache(lambda ancestors: whole(ancestors, world))
+    return cache(lambda ancestors: whole(ancestors, context))
 
 
-def _room_in_swap(memcgs: Sequence[Memcg], world: World) -> bool:
+def _room_in_swap(memcgs: Sequence[Memcg], context: PlanContext) -> bool:
     """Whether there is room for all that could be swapped out or stay in swap."""
-    above = {world.room.ancestor(memcg) for memcg in memcgs}
-    if any(map(world.untargeted, above)):
+    above = {context.room.ancestor(memcg) for memcg in memcgs}
+    if any(map(context.reclaim_untargeted, above)):
         return False
     size = 0
     for memcg in memcgs:
         groups = memcg.details.charge_groups if memcg.details else ()
         size += sum([group.bytes for group in groups if group.kind != "file"])
         size += memcg.swap.bytes if memcg.swap else 0
-    return all(world.room.swap_room(one) >= size for one in above)
+    return all(context.room.swap_room(one) >= size for one in above)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from memcgctl.policy.cases import CASES, Case, Part
-from memcgctl.policy.effects import NO_RULE, left, moves
+from memcgctl.policy.effects import NO_RULE, counter_changes, left
 from memcgctl.policy.interfaces import INTERFACES
 from memcgctl.policy.interfaces.base import AnyInterface, Reach
-from memcgctl.policy.interfaces.world import World
+from memcgctl.policy.interfaces.context import PlanContext
 from memcgctl.policy.policies import Option, Policy
 
 ALLOWED = ("over-limit", "unaimed", "drop-caches")
@@ -19,12 +19,12 @@ class Chooser:
 
     def __init__(
         self,
-        world: World,
+        context: PlanContext,
         policy: Policy,
         allow: Collection[str],
         only: Collection[str] = (),
     ):
-        self._world = world
+        self._context = context
         self._allow = allow
         self._only = only
         self._usable: dict[Case, list[AnyInterface]] = {}
@@ -32,7 +32,7 @@ class Chooser:
         self._options: dict[tuple[Case, str], Option] = {}
         for case in CASES:
             options = policy.options.get(case, ())
-            here = interfaces_for(case, options, world, policy.least_harm)
+            here = interfaces_for(case, options, context, policy.least_harm)
             barred = {one.name: self._bar(one) for one in here}
             self._usable[case] = [one for one in here if not barred[one.name]]
             for one in here:
@@ -57,11 +57,11 @@ class Chooser:
         best: tuple[AnyInterface | None, Reach] | None = None
         whys = []
         for interface in self._usable[part.case]:
-            reach = interface.reach(part, self._world)
-            if not reach.deeds:
+            reach = interface.reach(part, self._context)
+            if not reach.moves:
                 whys.append(reach.effect.why)
-            elif (reach.unaimed or not interface.aimed) and self._hurts(part):
-                name = "memory.reclaim" if interface.aimed else interface.name
+            elif (reach.untargeted or not interface.targeted) and self._hurts(part):
+                name = "memory.reclaim" if interface.targeted else interface.name
                 whys.append(f"{name} would take living cgroups' memory, too")
             elif best is None or reach.effect.left_bytes < best[1].effect.left_bytes:
                 best = interface, reach
@@ -77,20 +77,20 @@ class Chooser:
         """Keep account of what was chosen, which leaves less room to those to come."""
         effect = reach.effect
         cached, again = reach.used
-        self._world.stuck[part.memcg.id] -= cached
-        self._world.mapped_again[part.memcg.id] -= again
+        self._context.stuck[part.memcg.id] -= cached
+        self._context.mapped_again[part.memcg.id] -= again
         if part.case == "swap-backed-unmapped" and part.group:
             in_cache = part.group.kind == "anon"
-            self._world.stuck[part.memcg.id] += in_cache * effect.left_bytes
+            self._context.stuck[part.memcg.id] += in_cache * effect.left_bytes
             if found and found.after:
-                self._world.mapped_again[part.memcg.id] += effect.swapped_bytes
+                self._context.mapped_again[part.memcg.id] += effect.swapped_bytes
         # The next one has less room in swap, or in the memcg that it is recharged to.
         if effect.swapped_bytes or (found and found.rank < 0):
-            self._world.room.charge(moves(effect, self._world.room))
+            self._context.room.charge(counter_changes(effect, self._context.room))
 
     def _absent(self, case: Case) -> dict[str, str]:
         """What is asked for, but needs what the kernel lacks."""
-        here = set(self._world.census.kernel.interfaces)
+        here = set(self._context.census.kernel.interfaces)
         return {
             one.name: "is not for this kernel"
             for one in INTERFACES
@@ -109,14 +109,19 @@ class Chooser:
         """Whether living memcgs have anything in reach of what cannot be aimed."""
         if "unaimed" in self._allow:
             return False
-        return bool(self._world.innocent[self._world.room.ancestor(part.memcg)])
+        return bool(
+            self._context.reclaimable_below[self._context.room.ancestor(part.memcg)]
+        )
 
 
 def interfaces_for(
-    case: Case, options: Sequence[Option], world: World, least_harm: bool = False
+    case: Case,
+    options: Sequence[Option],
+    context: PlanContext,
+    least_harm: bool = False,
 ) -> list[AnyInterface]:
     """Those of this kernel for a case: in the order of the options, or of harm."""
-    here = world.census.kernel.interfaces
+    here = context.census.kernel.interfaces
     found = [
         (place, interface)
         for interface in INTERFACES

@@ -8,14 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from memcgctl.model import Memcg, Target
-from memcgctl.policy.bulk import Whole
+from memcgctl.policy.bulk import BulkPlan
 from memcgctl.policy.cases import Part, placed_parts
 from memcgctl.policy.choice import Chooser
 from memcgctl.policy.effects import Effect
-from memcgctl.policy.headroom import Move
-from memcgctl.policy.interfaces.base import AnyInterface, Deed, Served
-from memcgctl.policy.interfaces.common import whole_deeds, whole_eviction
-from memcgctl.policy.interfaces.world import World
+from memcgctl.policy.headroom import Change
+from memcgctl.policy.interfaces.base import AnyInterface, Move, Served
+from memcgctl.policy.interfaces.common import whole_eviction, whole_moves
+from memcgctl.policy.interfaces.context import PlanContext
 from memcgctl.policy.outcome import IN_VAIN
 from memcgctl.policy.policies import Option
 
@@ -25,7 +25,7 @@ class Share(NamedTuple):
 
     place: int
     part: Part
-    deed: Deed
+    move: Move
 
 
 class Draft(NamedTuple):
@@ -38,7 +38,7 @@ class Draft(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        return sum(deed.bytes for _, _, deed in self.shares)
+        return sum(move.bytes for _, _, move in self.shares)
 
     @property
     def rank(self) -> int:
@@ -52,7 +52,7 @@ class Draft(NamedTuple):
 
     @property
     def served(self) -> Served:
-        return [(part, deed.bytes) for _, part, deed in self.shares]
+        return [(part, move.bytes) for _, part, move in self.shares]
 
 
 class Drafts:
@@ -67,12 +67,14 @@ class Drafts:
     by the memcg's id and the part's place, without those of files that go whole.
     """
 
-    def __init__(self, memcgs: Sequence[Memcg], chooser: Chooser, world: World) -> None:
-        self.world = world
+    def __init__(
+        self, memcgs: Sequence[Memcg], chooser: Chooser, context: PlanContext
+    ) -> None:
+        self.context = context
         self.effects: dict[int, dict[int, Effect]] = {}
         self._memcgs = memcgs
         self._drafts: list[Draft] = []
-        self._whole = whole = Whole(memcgs, chooser, world)
+        self._bulk = whole = BulkPlan(memcgs, chooser, context)
         served = np.array([*self._choose(chooser)], dtype=int).reshape(-1, 3)
         drafts = self._drafts
         self.whole_from = len(drafts)
@@ -83,7 +85,7 @@ class Drafts:
         self.bytes = [one.bytes for one in drafts]
         self.bytes += whole.bytes
         self.collateral = [
-            one.interface.collateral(one.target, one.served, world) for one in drafts
+            one.interface.collateral(one.target, one.served, context) for one in drafts
         ]
         self.collateral += whole.collateral
         numbers = np.concatenate([served[:, 0], whole.numbers + self.whole_from])
@@ -102,25 +104,25 @@ class Drafts:
         Yields each share's draft, its memcg's position and its part's place.
         """
         numbers: dict[tuple[int, Target], int] = {}
-        room, page_size = self.world.room, self.world.page_size
-        swapped = self._whole.swapped() if room.bounded else {}
+        room, page_size = self.context.room, self.context.page_size
+        swapped = self._bulk.swapped() if room.bounded else {}
         for position, memcg in enumerate(self._memcgs):
             mine = self.effects[memcg.id] = {}
             if position in swapped:
                 room.charge(swapped[position])
-            taken = self._whole.taken[position]
+            taken = self._bulk.taken[position]
             for place, part in placed_parts(memcg, page_size, taken):
                 interface, reach = chooser.choose(part)
                 chooser.take(part, interface, reach)
                 mine[place] = reach.effect
-                for deed in reach.deeds if interface else ():
+                for move in reach.moves if interface else ():
                     assert interface
-                    key = id(interface), deed.target
+                    key = id(interface), move.target
                     number = numbers.setdefault(key, len(numbers))
                     if number == len(self._drafts):
                         option = chooser.option(interface, part.case)
-                        self._drafts.append(Draft(interface, deed.target, option, []))
-                    self._drafts[number].shares.append(Share(place, part, deed))
+                        self._drafts.append(Draft(interface, move.target, option, []))
+                    self._drafts[number].shares.append(Share(place, part, move))
                     yield number, position, place
 
     def __len__(self) -> int:
@@ -130,42 +132,42 @@ class Drafts:
         if number < self.whole_from:
             return self._drafts[number]
         n = number - self.whole_from
-        kind, target = self._whole.kinds[n], self._whole.target(n)
+        kind, target = self._bulk.kinds[n], self._bulk.target(n)
         shares = [
-            Share(place, part, deed)
-            for place, part in self._whole.parts(n)
-            for deed in whole_deeds(part, target, self.world)
+            Share(place, part, move)
+            for place, part in self._bulk.parts(n)
+            for move in whole_moves(part, target, self.context)
         ]
         return Draft(kind.interface, target, kind.option, shares)
 
     def recharged_bytes(self, number: int) -> int:
         """What a step charges at once to those who use it, or have it in swap."""
         draft = self._drafts[number]
-        charged = any(share.deed.charged is not None for share in draft.shares)
+        charged = any(share.move.charged is not None for share in draft.shares)
         return draft.bytes if charged and draft.option == "recharge-mapper" else 0
 
-    def moves(self, number: int) -> list[Move]:
+    def changes(self, number: int) -> list[Change]:
         """What a step changes in the counters of online memcgs."""
         if number >= self.whole_from:
-            return self._whole.moves(number - self.whole_from)
-        moves: list[Move] = []
-        for place, part, deed in self._drafts[number].shares:
-            size, origin = deed.bytes, self.world.room.ancestor(part.memcg)
+            return self._bulk.changes(number - self.whole_from)
+        changes: list[Change] = []
+        for place, part, move in self._drafts[number].shares:
+            size, origin = move.bytes, self.context.room.ancestor(part.memcg)
             in_swap = part.case == "swap"
-            moves.append((origin, 0, -size) if in_swap else (origin, -size, 0))
-            if (payer := deed.charged) is not None:
+            changes.append((origin, 0, -size) if in_swap else (origin, -size, 0))
+            if (payer := move.charged) is not None:
                 swapped = self.effects[part.memcg.id][place].swapped_bytes
-                moves.append((payer, 0, size) if swapped else (payer, size, 0))
-        return moves
+                changes.append((payer, 0, size) if swapped else (payer, size, 0))
+        return changes
 
     def swaps(self, number: int) -> int:
         """How much it swaps out, in bytes."""
-        return sum(max(0, swap) for _, _, swap in self.moves(number))
+        return sum(max(0, swap) for _, _, swap in self.changes(number))
 
     def is_of_shmem(self, number: int) -> bool:
         """Whether any of what it swaps out is shmem."""
         if number >= self.whole_from:
-            return self._whole.kinds[number - self.whole_from].is_shmem
+            return self._bulk.kinds[number - self.whole_from].is_shmem
         return any(
             part.group.kind == "shmem"
             if part.group
@@ -175,10 +177,10 @@ class Drafts:
 
     def leave(self, number: int, why: str) -> None:
         """Take back what a step that is left out would have done."""
-        for place, part, deed in self.draft(number).shares:
+        for place, part, move in self.draft(number).shares:
             mine = self.effects[part.memcg.id]
             effect = mine.get(place) or whole_eviction(part)
-            mine[place] = _without(effect, deed, why)
+            mine[place] = _without(effect, move, why)
 
     def looked_at(self) -> dict[int, list[Effect]]:
         """What becomes of the parts of each memcg (by id) that ``effects`` has."""
@@ -187,8 +189,8 @@ class Drafts:
     def all_effects(self) -> dict[int, list[Effect]]:
         """What becomes of all parts of each memcg (by id)."""
         found = {memcg_id: dict(mine) for memcg_id, mine in self.effects.items()}
-        for n in range(len(self._whole)):
-            for place, part in self._whole.parts(n):
+        for n in range(len(self._bulk)):
+            for place, part in self._bulk.parts(n):
                 effect = whole_eviction(part)
                 found[part.memcg.id].setdefault(place, effect)
         return {memcg_id: _sorted(mine) for memcg_id, mine in found.items()}
@@ -198,22 +200,22 @@ def _sorted(effects: dict[int, Effect]) -> list[Effect]:
     return [effects[place] for place in sorted(effects)]
 
 
-def _without(effect: Effect, deed: Deed, why: str) -> Effect:
+def _without(effect: Effect, move: Move, why: str) -> Effect:
     """An effect without the share that a step would have had in it."""
     charged = tuple(
-        (one, size - deed.bytes if one == deed.charged else size)
+        (one, size - move.bytes if one == move.charged else size)
         for one, size in effect.charged
     )
     whys = [one for one in (effect.why, why) if one]
     if IN_VAIN in whys:
         whys = whys[:1]
-    evicted = effect.evicted_bytes - (deed.bytes if deed.charged is None else 0)
+    evicted = effect.evicted_bytes - (move.bytes if move.charged is None else 0)
     return effect._replace(
         evicted_bytes=evicted,
         written_bytes=min(effect.written_bytes, evicted),
         swapped_bytes=effect.swapped_bytes
-        - (deed.bytes if effect.swapped_bytes and deed.charged is not None else 0),
+        - (move.bytes if effect.swapped_bytes and move.charged is not None else 0),
         charged=tuple((one, size) for one, size in charged if size),
-        left_bytes=effect.left_bytes + deed.bytes,
+        left_bytes=effect.left_bytes + move.bytes,
         why="; ".join(dict.fromkeys(whys)),
     )

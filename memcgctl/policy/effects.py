@@ -20,7 +20,7 @@ from memcgctl.policy.cases import (
     users,
     warm_bytes,
 )
-from memcgctl.policy.headroom import Headroom, Move
+from memcgctl.policy.headroom import Change, Headroom
 from memcgctl.policy.policies import MapperRule, Option
 
 WRITTEN = ("dirty", "under writeback")
@@ -61,7 +61,7 @@ def effect(
     return min(tried, key=lambda one: (bool(one.why), one.left_bytes))
 
 
-def moves(one: Effect, room: Headroom) -> list[Move]:
+def counter_changes(one: Effect, room: Headroom) -> list[Change]:
     """What an effect changes in the counters of online memcgs."""
     gone = one.part.bytes - one.left_bytes
     origin = room.ancestor(one.part.memcg)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from memcgctl.model import Census, Limits, Memcg
 
 # A memcg's id, and what it is charged more (or less) in memory and in swap, in bytes.
-Move = tuple[int, int, int]
+Change = tuple[int, int, int]
 
 
 class Headroom:
@@ -88,10 +88,10 @@ class Headroom:
             )
         return known
 
-    def charge(self, moves: Iterable[Move]) -> list[int]:
+    def charge(self, changes: Iterable[Change]) -> list[int]:
         """Make some moves; who gained by them and uses more than it may now."""
         gains: dict[int, tuple[int, int]] = {}
-        for memcg_id, in_memory, in_swap in moves:
+        for memcg_id, in_memory, in_swap in changes:
             self.free_swap -= in_swap
             for one in self.limited(memcg_id):
                 memory, swap = gains.get(one, (0, 0))

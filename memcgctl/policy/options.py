@@ -9,7 +9,7 @@ from memcgctl.policy.cases import CASES, Part, parts
 from memcgctl.policy.choice import Chooser
 from memcgctl.policy.effects import effect, likely_bytes
 from memcgctl.policy.headroom import Headroom
-from memcgctl.policy.interfaces.world import World
+from memcgctl.policy.interfaces.context import PlanContext
 from memcgctl.policy.outcome import WORDS, offline
 from memcgctl.policy.plan import plan
 from memcgctl.policy.policies import OPTIONS, POLICIES, Option, Policy
@@ -33,7 +33,7 @@ def options(census: Census, memcg: Memcg) -> tuple[Prospect, ...]:
 def _here(census: Census, held: list[Part], option: Option) -> Prospect | None:
     """By which interfaces user space can do it, and what of it; None: by none."""
     policy = Policy(option, {case: (option,) for case in CASES if case != "other"})
-    chooser = Chooser(World(census, offline(census), policy.mapper), policy, ())
+    chooser = Chooser(PlanContext(census, offline(census), policy.mapper), policy, ())
     found = []
     for part in held:
         found.append(chosen := chooser.choose(part))
@@ -44,7 +44,7 @@ def _here(census: Census, held: list[Part], option: Option) -> Prospect | None:
     rest = (_rest(reach.effect.part, reach.effect.why) for _, reach in found)
     return Prospect(
         option=option,
-        bytes=sum(deed.bytes for _, reach in found for deed in reach.deeds),
+        bytes=sum(move.bytes for _, reach in found for move in reach.moves),
         supported=True,
         how=_listed([", ".join(used), *rest]),
         effect=_listed(one.effect for one in used.values()),

@@ -20,9 +20,9 @@ from memcgctl.model import Census, Memcg, Plan, ProcessTarget
 from memcgctl.policy.choice import Chooser
 from memcgctl.policy.drafts import Draft, Drafts
 from memcgctl.policy.effects import Effect
-from memcgctl.policy.headroom import Headroom, Move
+from memcgctl.policy.headroom import Change, Headroom
 from memcgctl.policy.interfaces.common import WAITS
-from memcgctl.policy.interfaces.world import World
+from memcgctl.policy.interfaces.context import PlanContext
 from memcgctl.policy.outcome import (
     IN_VAIN,
     children_of,
@@ -84,21 +84,24 @@ def work_out(
     every = offline(census)
     children = children_of(every)
     memcgs = with_descendants(census, wanted)
-    world = World(_as_allowed(census, memcgs, allow), every, policy.mapper)
-    drafts = Drafts(memcgs, Chooser(world, policy, allow, only), world)
+    context = PlanContext(_as_allowed(census, memcgs, allow), every, policy.mapper)
+    drafts = Drafts(memcgs, Chooser(context, policy, allow, only), context)
     before = fates(memcgs, drafts.looked_at(), children)
     hopeful = frozenset(before[0])
-    at_once = world.at_once
-    if at_once is not None and sum(map(drafts.swaps, range(len(drafts)))) <= at_once:
-        at_once = None  # there is room for all
+    room_for_shmem = context.room_for_shmem
+    if (
+        room_for_shmem is not None
+        and sum(map(drafts.swaps, range(len(drafts)))) <= room_for_shmem
+    ):
+        room_for_shmem = None  # there is room for all
     taken, left_out, over_limit = _select(
-        _order(drafts, memcgs, children, hopeful, at_once),
+        _order(drafts, memcgs, children, hopeful, room_for_shmem),
         drafts,
         Headroom(census),
         hopeful if policy.least_harm else None,
         allow,
         max_bytes,
-        at_once,
+        room_for_shmem,
     )
     freed, remaining = before
     if left_out:
@@ -156,7 +159,7 @@ def _order(
     memcgs: Sequence[Memcg],
     children: Children,
     hopeful: Collection[int],
-    at_once: int | None,
+    room_for_shmem: int | None,
 ) -> list[int]:
     """By rank and what is aimed; among these children first, and what it gives back.
 
@@ -176,10 +179,10 @@ def _order(
     given_back = size + np.bincount(numbers, weights=shares, minlength=len(drafts))
     heights = np.array(_heights(memcgs, children))[positions]
     height = np.maximum.reduceat(heights, np.flatnonzero(np.diff(numbers, prepend=-1)))
-    kind = 2 * np.array(drafts.ranks) + [not one.aimed for one in drafts.interfaces]
+    kind = 2 * np.array(drafts.ranks) + [not one.targeted for one in drafts.interfaces]
     ratio = given_back / disturbed
     last: NDArray[np.bool_] = np.zeros(len(drafts), dtype=bool)
-    if at_once is not None:  # shmem first, while there is room for it
+    if room_for_shmem is not None:  # shmem first, while there is room for it
         last = np.array([not drafts.is_of_shmem(n) for n in range(len(drafts))])
     keys = drafts.firsts, -ratio, last, height, kind
     order: list[int] = np.lexsort(keys).tolist()
@@ -213,27 +216,27 @@ def _select(
     hopeful: Collection[int] | None,
     allow: Collection[str],
     budget: int | None,
-    at_once: int | None,
+    room_for_shmem: int | None,
 ) -> _Selection:
     """Do one after the other, on paper; without ``hopeful`` nothing is in vain.
 
-    ``at_once`` is the room on swap devices for shmem, None if there is enough.
+    ``room_for_shmem`` is the room on swap devices for shmem, None if there is enough.
     """
     found = _Selection([], [], {})
     done: set[tuple[str, int]] = set()  # to which processes
-    uncharged: list[Move] = []  # of files that go whole: these are over no limit
-    closely = room.bounded or budget is not None or at_once is not None
+    uncharged: list[Change] = []  # of files that go whole: these are over no limit
+    closely = room.bounded or budget is not None or room_for_shmem is not None
     for number in order:
         if number >= drafts.whole_from and not closely:
             found.taken.append(number)
             continue
-        moves = drafts.moves(number) if room.bounded else []
+        changes = drafts.changes(number) if room.bounded else []
         why, draft = "", None
         if number < drafts.whole_from:
             draft = drafts.draft(number)
             room.charge(uncharged)
             uncharged.clear()
-            over = room.charge(moves)
+            over = room.charge(changes)
             if over:
                 found.over_limit[number] = tuple(map(room.path, over))
             if over and "over-limit" not in allow:
@@ -242,8 +245,12 @@ def _select(
                 why = "it has to be read from swap first"
             elif hopeful is not None and _in_vain(draft, hopeful):
                 why = IN_VAIN
-        swapped = 0 if why or at_once is None else drafts.swaps(number)
-        if at_once is not None and swapped > at_once and drafts.is_of_shmem(number):
+        swapped = 0 if why or room_for_shmem is None else drafts.swaps(number)
+        if (
+            room_for_shmem is not None
+            and swapped > room_for_shmem
+            and drafts.is_of_shmem(number)
+        ):
             why = WAITS
         if budget is not None and not why:
             disturbed = drafts.bytes[number] + drafts.collateral[number]
@@ -255,13 +262,15 @@ def _select(
             found.left_out.append(number)
             drafts.leave(number, why)
             if draft:
-                room.charge([(memcg, -memory, -swap) for memcg, memory, swap in moves])
+                room.charge(
+                    [(memcg, -memory, -swap) for memcg, memory, swap in changes]
+                )
             continue
         found.taken.append(number)
-        if at_once is not None:
-            at_once = max(0, at_once - swapped)
+        if room_for_shmem is not None:
+            room_for_shmem = max(0, room_for_shmem - swapped)
         if draft is None:
-            uncharged += moves
+            uncharged += changes
         elif isinstance(draft.target, ProcessTarget):
             done.add((draft.interface.name, draft.target.process.pid))
     return found

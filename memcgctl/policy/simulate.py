@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from memcgctl.model import Census, Gain, Leftover, Memcg, Simulation
 from memcgctl.policy.cases import parts
-from memcgctl.policy.effects import Effect, effect, likely_bytes, moves
+from memcgctl.policy.effects import Effect, counter_changes, effect, likely_bytes
 from memcgctl.policy.headroom import Headroom
 from memcgctl.policy.outcome import (
     children_of,
@@ -78,7 +78,7 @@ def _effects(memcg: Memcg, policy: Policy, room: Headroom) -> list[Effect]:
     for part in parts(memcg, room.page_size):
         one = effect(part, policy.options.get(part.case, ()), policy.mapper, room)
         if one.swapped_bytes:
-            room.charge(moves(one, room))
+            room.charge(counter_changes(one, room))
         found.append(one)
     return found
 
@@ -87,7 +87,7 @@ def _charge(effects: Iterable[Effect], room: Headroom, *, swapped: bool) -> list
     """Charge the effects, those with ``swapped`` bytes only if asked; who gains."""
     memory, swap = Counter[int](), Counter[int]()  # what is below a memcg included
     for one in effects:
-        changes = moves(one, room)
+        changes = counter_changes(one, room)
         if swapped or not one.swapped_bytes:
             room.charge(changes)
         for memcg_id, in_memory, in_swap in changes:

@@ -10,7 +10,7 @@ from typing import overload
 
 from memcgctl.model import Step
 from memcgctl.policy.drafts import Draft, Drafts
-from memcgctl.policy.interfaces.world import World
+from memcgctl.policy.interfaces.context import PlanContext
 
 
 class Steps(Sequence[Step]):
@@ -68,7 +68,7 @@ class Steps(Sequence[Step]):
                 self._drafts.collateral[number],
                 self._frees.get(number, ()),
                 self._over_limit.get(number, ()),
-                self._drafts.world,
+                self._drafts.context,
             )
         return known
 
@@ -78,16 +78,16 @@ def _step(
     collateral_bytes: int,
     frees: tuple[int, ...],
     over_limit: tuple[str, ...],
-    world: World,
+    context: PlanContext,
 ) -> Step:
     memcgs: dict[int, None] = {}
     charged: dict[str, int] = {}
-    for _, part, deed in draft.shares:
+    for _, part, move in draft.shares:
         memcgs[part.memcg.id] = None
-        if deed.charged is not None:
-            path = world.room.path(deed.charged)
-            charged[path] = charged.get(path, 0) + deed.bytes
-    action = draft.interface.action(draft.target, draft.served, world)
+        if move.charged is not None:
+            path = context.room.path(move.charged)
+            charged[path] = charged.get(path, 0) + move.bytes
+    action = draft.interface.action(draft.target, draft.served, context)
     charged_to = tuple(sorted(charged))
     return Step(
         memcgs=tuple(memcgs),

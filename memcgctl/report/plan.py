@@ -256,6 +256,6 @@ def _aim_json(target: Target) -> dict[str, Any]:
         "private_id": getattr(target, "private_id", None),
         "swappiness": getattr(target, "swappiness", None),
         "page_out": getattr(target, "page_out", False),
-        "unaimed": getattr(target, "unaimed", False),
+        "unaimed": getattr(target, "untargeted", False),
     }
     return {key: value for key, value in found.items() if value not in (None, (), [])}

@@ -233,11 +233,11 @@ def test_the_swap_cache_is_let_go_of_once_after_all(
     """Living memcgs would lose pages with each step: every reclaim passes by them."""
     asked: list[tuple[list[int], list[int]]] = []
 
-    def let_go(frames: U64, machine: Machine, **ways: bool) -> U64:
+    def drain(frames: U64, machine: Machine, **ways: bool) -> U64:
         asked.append(([*bench.action.done], frames.tolist()))
         return frames[-1:]
 
-    monkeypatch.setattr(swapcache, "let_go", let_go)
+    monkeypatch.setattr(swapcache, "drain", drain)
     bench.frames(dict.fromkeys((5, 6, 7, 8), 40))
     waiting = iter(((5, 6), (7, 8)))
     bench.action.during = lambda step: setattr(
@@ -251,10 +251,10 @@ def test_the_swap_cache_is_let_go_of_once_after_all(
     assert result.moved_bytes == 12288
 
 
-@pytest.mark.parametrize("unaimed", [False, True])
+@pytest.mark.parametrize("untargeted", [False, True])
 @pytest.mark.parametrize("collateral", [0, 4096])
 def test_reclaim_without_a_preference_is_only_for_steps_that_may(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, unaimed: bool, collateral: int
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, untargeted: bool, collateral: int
 ) -> None:
     """A living memcg would lose its page cache where the plan had ruled that out.
 
@@ -262,17 +262,17 @@ def test_reclaim_without_a_preference_is_only_for_steps_that_may(
     """
     asked: list[dict[str, bool]] = []
 
-    def let_go(frames: U64, machine: Machine, **ways: bool) -> U64:
+    def drain(frames: U64, machine: Machine, **ways: bool) -> U64:
         asked.append(ways)
         return frames[:0]
 
-    monkeypatch.setattr(swapcache, "let_go", let_go)
+    monkeypatch.setattr(swapcache, "drain", drain)
     bench.frames({5: 40})
     bench.action.outcome = Outcome(0, waiting=(5,))
     one = step(1)
-    aim = FileTarget(plans.TMPFS, unaimed=unaimed)
+    aim = FileTarget(plans.TMPFS, untargeted=untargeted)
     bench.run(plan(replace(one, aim=aim, collateral_bytes=collateral)))
-    assert asked == [{"unaimed": unaimed, "among_zombies": not collateral}]
+    assert asked == [{"untargeted": untargeted, "among_zombies": not collateral}]
 
 
 def test_each_steps_frames_are_let_go_of_in_its_own_way(
@@ -281,19 +281,19 @@ def test_each_steps_frames_are_let_go_of_in_its_own_way(
     """A step for which files may be taken would have them taken for the others, too."""
     asked: dict[bool, list[int]] = {}
 
-    def let_go(frames: U64, machine: Machine, **ways: bool) -> U64:
-        asked[ways["unaimed"]] = frames.tolist()
+    def drain(frames: U64, machine: Machine, **ways: bool) -> U64:
+        asked[ways["untargeted"]] = frames.tolist()
         return frames[:0]
 
-    monkeypatch.setattr(swapcache, "let_go", let_go)
+    monkeypatch.setattr(swapcache, "drain", drain)
     bench.frames(dict.fromkeys((5, 6, 7, 8), 40))
     waiting = iter(((5, 6), (7, 8)))
     bench.action.during = lambda step: setattr(
         bench.action, "outcome", Outcome(0, waiting=next(waiting))
     )
-    unaimed = step(2)
+    untargeted = step(2)
     bench.run(
-        plan(step(1), replace(unaimed, aim=FileTarget(plans.TMPFS, unaimed=True)))
+        plan(step(1), replace(untargeted, aim=FileTarget(plans.TMPFS, untargeted=True)))
     )
     assert asked == {False: [5, 6], True: [7, 8]}
 
@@ -304,11 +304,11 @@ def test_a_frame_that_is_anothers_by_now_is_left_alone(
     """A memcg that has nothing to do with the plan would be reclaimed from."""
     asked: list[list[int]] = []
 
-    def let_go(frames: U64, machine: Machine, **ways: bool) -> U64:
+    def drain(frames: U64, machine: Machine, **ways: bool) -> U64:
         asked.append(frames.tolist())
         return frames[:0]
 
-    monkeypatch.setattr(swapcache, "let_go", let_go)
+    monkeypatch.setattr(swapcache, "drain", drain)
     bench.frames({5: 40, 6: 40})
     bench.action.outcome = Outcome(0, waiting=(5, 6))
 
@@ -329,10 +329,10 @@ def test_an_odd_swap_cache_does_not_take_the_report(
 ) -> None:
     """All steps would be done and nobody told, or nobody told that the last failed."""
 
-    def let_go(frames: U64, machine: Machine, **ways: bool) -> U64:
+    def drain(frames: U64, machine: Machine, **ways: bool) -> U64:
         raise ValueError("no such frame")
 
-    monkeypatch.setattr(swapcache, "let_go", let_go)
+    monkeypatch.setattr(swapcache, "drain", drain)
     bench.frames({5: 40})
     bench.action.outcome = Outcome(0, waiting=(5,))
     result = bench.run(plan(step(1)))

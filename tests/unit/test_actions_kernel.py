@@ -92,7 +92,7 @@ OLDEST = [f"8192{key}" for key in (" swappiness=max", " swappiness=200", "")] * 
 
 
 @pytest.mark.parametrize(
-    ("known", "unaimed", "texts"),
+    ("known", "untargeted", "texts"),
     [
         (("max", "200"), True, NEW),
         (("200",), True, OLDER),
@@ -106,7 +106,7 @@ def test_files_are_only_asked_for_where_that_is_allowed(
     asked: list[str],
     monkeypatch: pytest.MonkeyPatch,
     known: tuple[str, ...],
-    unaimed: bool,
+    untargeted: bool,
     texts: list[str],
     failing: int,
 ) -> None:
@@ -123,7 +123,7 @@ def test_files_are_only_asked_for_where_that_is_allowed(
         return errno.EINVAL if key and key not in known else failing
 
     monkeypatch.setattr(swapcache, "write_at", answering(asked, answer))
-    left = swapcache.let_go(np.array([1, 2], np.uint64), machine, unaimed=unaimed)
+    left = swapcache.drain(np.array([1, 2], np.uint64), machine, untargeted=untargeted)
     assert left.tolist() == [1, 2]
     assert asked == texts
 
@@ -148,7 +148,7 @@ def test_among_zombies_it_is_asked_for_more(
     answer = answering(asked, lambda _: next(answers))
     monkeypatch.setattr(swapcache, "write_at", answer)
     frames = np.array([1, 2], np.uint64)
-    swapcache.let_go(frames, machine, unaimed=False, among_zombies=among_zombies)
+    swapcache.drain(frames, machine, untargeted=False, among_zombies=among_zombies)
     assert len(asked) == rounds
 
 

@@ -44,7 +44,7 @@ def test_what_waits_where_nobody_can_be_asked_is_paged_out_once_more(
     frames = np.array([7, 8], np.uint64)
     monkeypatch.setattr(pageout_file, "_touch", lambda *_: frames)
     monkeypatch.setattr(pageout_file, "_page_out", page_out)
-    monkeypatch.setattr(swapcache, "can_be_asked", lambda machine, unaimed: asked)
+    monkeypatch.setattr(swapcache, "can_be_asked", lambda machine, untargeted: asked)
     monkeypatch.setattr(swapcache, "use_up_slots", lambda machine: calls.append("use"))
     outcome: Outcome = pageout_file.apply(STEP, read_machine(), Guard())
     os.close(fd)
@@ -57,16 +57,16 @@ def test_what_can_be_told_what_to_prefer_can_be_asked(tmp_path: Path) -> None:
     mount = Mount(1, "0:1", "/", str(tmp_path), "cgroup2", frozenset(), frozenset())
     machine = replace(read_machine(), cgroup1=None, cgroup2=mount)
     file = tmp_path / "a/memory.reclaim"
-    assert not swapcache.can_be_asked(machine, unaimed=True)
+    assert not swapcache.can_be_asked(machine, untargeted=True)
     file.parent.mkdir()
     file.touch()
-    assert swapcache.can_be_asked(machine, unaimed=True)
+    assert swapcache.can_be_asked(machine, untargeted=True)
     assert file.read_text() == ""
-    assert swapcache.can_be_asked(machine, unaimed=False)
+    assert swapcache.can_be_asked(machine, untargeted=False)
     assert file.read_text() == "0 swappiness=200"
     file.unlink()
     file.mkdir()  # which cannot be written, as with a key that is not known
-    assert not swapcache.can_be_asked(machine, unaimed=False)
+    assert not swapcache.can_be_asked(machine, untargeted=False)
 
 
 def test_each_cpus_free_entries_are_used_up_by_pages_that_go() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from memcgctl.policy.cases import parts
 from memcgctl.policy.choice import Chooser
-from memcgctl.policy.interfaces.world import World
+from memcgctl.policy.interfaces.context import PlanContext
 from memcgctl.policy.outcome import offline
 from memcgctl.policy.policies import POLICIES
 from tests.unit.plans import PAGE, swapped, world, zombie
@@ -22,7 +22,7 @@ def test_asking_twice_gives_the_same_answer() -> None:
         swap_free_bytes=3 * PAGE,
     )
     policy = POLICIES["least-harm"]
-    room = World(census, offline(census), policy.mapper)
+    room = PlanContext(census, offline(census), policy.mapper)
     chooser = Chooser(room, policy, ())
     (memcg,) = offline(census)
     for part in parts(memcg, PAGE):

@@ -634,10 +634,10 @@ def test_what_there_is_no_room_for_on_zram_may_be_reclaimed() -> None:
     """Lost: what a person allowed."""
     living = online(HOLDER, "/app/b", APP, charges=Charges(file_bytes=90 * PAGE))
     held = living, shmem(100, 3), shmem(101, 2)
-    for room, unaimed in ((5, False), (4, True)):
+    for room, untargeted in ((5, False), (4, True)):
         census = world(*held, at_once_bytes=room * PAGE)
         steps = plan(census, LEAST, allow=["unaimed"]).steps
-        assert [step.unaimed for step in steps] == [unaimed] * 2
+        assert [step.untargeted for step in steps] == [untargeted] * 2
     assert len(plan(census, LEAST).steps) == 1
 
 
@@ -911,16 +911,16 @@ def test_reclaim_that_prefers_nothing_is_kept_from_the_living() -> None:
     disk: dict[str, Any] = {"interfaces": reclaiming, "swaps_at_once": False}
     held = held_by("swap-backed-unmapped")
     alone = plan(world(held, **disk), LEAST)
-    assert [step.unaimed for step in alone.steps] == [True]
+    assert [step.untargeted for step in alone.steps] == [True]
     busy = online(6, "/app/busy", APP, charges=Charges(file_bytes=1 << 30))
     made = plan(world(busy, held, **disk), LEAST)
     assert not made.steps
     assert "memory.reclaim would take living cgroups' memory" in made.remaining[0].why
     (step,) = plan(world(busy, held, **disk), LEAST, allow=["unaimed"]).steps
-    assert (step.unaimed, step.collateral_bytes) == (True, 1 << 30)
+    assert (step.untargeted, step.collateral_bytes) == (True, 1 << 30)
     zram = {**disk, "swaps_at_once": True}
     (step,) = plan(world(busy, held, **zram), LEAST).steps
-    assert (step.unaimed, step.collateral_bytes) == (False, 0)
+    assert (step.untargeted, step.collateral_bytes) == (False, 0)
     assert "memory.reclaim" not in step.command
 
 

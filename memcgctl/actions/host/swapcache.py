@@ -33,14 +33,14 @@ _ROUNDS = 3
 _ROUNDS_AMONG_ZOMBIES = 20
 
 
-def can_be_asked(machine: Machine, *, unaimed: bool) -> bool:
-    """Whether memcgs have a memory.reclaim (of v2, 5.19+) that ``let_go`` may use.
+def can_be_asked(machine: Machine, *, untargeted: bool) -> bool:
+    """Whether memcgs have a memory.reclaim (of v2, 5.19+) that ``drain`` may use.
 
     One that knows what it is to prefer (6.11+) is asked for nothing, to see that.
     """
     mount = machine.cgroup
     file = mount and next(Path(mount.point).glob("*/memory.reclaim"), None)
-    if not file or unaimed:
+    if not file or untargeted:
         return bool(file)
     try:
         fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
@@ -81,12 +81,12 @@ def wait_written(frames: U64, machine: Machine) -> None:
         time.sleep(0.02)
 
 
-def let_go(
-    frames: U64, machine: Machine, *, unaimed: bool, among_zombies: bool = False
+def drain(
+    frames: U64, machine: Machine, *, untargeted: bool, among_zombies: bool = False
 ) -> U64:
     """Reclaim what of the frames is in the swap cache; what still is then.
 
-    ``unaimed``: also where memory.reclaim cannot be kept from files (5.19 to 6.10);
+    ``untargeted``: also where memory.reclaim cannot be kept from files (5.19 to 6.10);
     ``among_zombies``: nobody living has anything in reach of it. A page that was
     written is in a batch of the CPU that heard of it, to be moved to the end of its
     list (``folio_rotate_reclaimable``): that reference keeps it.
@@ -98,7 +98,7 @@ def let_go(
             break
         lru.drain(machine)
         asked = [
-            _reclaim(memcg_id, count * machine.page_size, machine, unaimed)
+            _reclaim(memcg_id, count * machine.page_size, machine, untargeted)
             for memcg_id, count in Counter(pages.shown(left, machine).tolist()).items()
         ]
         left = left[pages.flagged(left, pages.SWAPCACHE, machine)]
@@ -107,7 +107,7 @@ def let_go(
     return left
 
 
-def _reclaim(memcg_id: int, size: int, machine: Machine, unaimed: bool) -> bool:
+def _reclaim(memcg_id: int, size: int, machine: Machine, untargeted: bool) -> bool:
     """Ask for anonymous memory and shmem, or for what the kernel likes if that may be.
 
     Nothing but that: ``max``, 6.16+. Rather that: 200, from 6.11 on. One that cannot
@@ -115,7 +115,7 @@ def _reclaim(memcg_id: int, size: int, machine: Machine, unaimed: bool) -> bool:
     Whether it had all.
     """
     with suppress(ActionError), open_cgroup(memcg_id, None, machine) as directory:
-        for key in (" swappiness=max", " swappiness=200", *[""] * unaimed):
+        for key in (" swappiness=max", " swappiness=200", *[""] * untargeted):
             try:
                 write_at(directory, "memory.reclaim", f"{size}{key}")
             except OSError as error:

@@ -258,7 +258,7 @@ class _Run:
             except ActionError as error:
                 left = left or f"{wait}: {error}"
             else:
-                way = step.unaimed, not step.collateral_bytes
+                way = step.untargeted, not step.collateral_bytes
                 self._waiting[n] = Waiting(frames, ids, left, way)
                 left = left or f"{wait} for the last step"
         result = StepResult(
@@ -389,7 +389,7 @@ class _Run:
 
 
 def _let_go(left: Mapping[int, Waiting], machine: Machine, guard: Guard) -> U64:
-    return waiting.let_go(left, machine)
+    return waiting.drain(left, machine)
 
 
 def _with_freed(result: StepResult, there: set[int]) -> StepResult:

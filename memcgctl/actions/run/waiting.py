@@ -31,7 +31,7 @@ class Waiting:
     reclaim: tuple[bool, bool]
 
 
-def let_go(waiting: Mapping[int, Waiting], machine: Machine) -> U64:
+def drain(waiting: Mapping[int, Waiting], machine: Machine) -> U64:
     """Reclaim what the steps left, by their numbers; the frames that stay."""
     frames = np.concatenate([one.frames for one in waiting.values()])
     ids = np.concatenate([one.memcg_ids for one in waiting.values()])
@@ -46,9 +46,9 @@ def let_go(waiting: Mapping[int, Waiting], machine: Machine) -> U64:
     stay: U64 = others[pages.flagged(others, pages.SWAPCACHE, machine)]
     for way in {one.reclaim for one in waiting.values()}:
         some = frames[same & (ways == way).all(axis=1)]
-        unaimed, among_zombies = way
-        left = swapcache.let_go(
-            some, machine, unaimed=unaimed, among_zombies=among_zombies
+        untargeted, among_zombies = way
+        left = swapcache.drain(
+            some, machine, untargeted=untargeted, among_zombies=among_zombies
         )
         stay = np.append(stay, left)
     return stay

@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from memcgctl.model import Target
 from memcgctl.policy.cases import Case, Part
 from memcgctl.policy.effects import Effect, left
-from memcgctl.policy.interfaces.world import World
+from memcgctl.policy.interfaces.context import PlanContext
 from memcgctl.policy.policies import Option
 
 T = TypeVar("T", bound=Target)
@@ -22,8 +22,8 @@ SWAPIN, AFTER_SWAPIN = 1, 2
 FILES: tuple[Case, ...] = ("file-unmapped", "file-mapped")
 
 
-class Deed(NamedTuple):
-    """A part's share in an action: deeds with equal targets are one step.
+class Move(NamedTuple):
+    """What an action does to a part: moves to equal targets are one step.
 
     ``charged`` is the id of the memcg that is charged for these bytes afterwards.
     """
@@ -36,14 +36,14 @@ class Deed(NamedTuple):
 class Reach(NamedTuple):
     """What an interface does to a part: its effect, and how much by which action.
 
-    ``unaimed``: on this kernel it cannot be kept from what is of living memcgs. Of
+    ``untargeted``: on this kernel it cannot be kept from what is of living memcgs. Of
     entries whose folio is in the swap cache, ``used`` are the bytes that this accounts
-    for: of those that stay, and of those that are mapped again (``World``).
+    for: of those that stay, and of those that are mapped again (``PlanContext``).
     """
 
     effect: Effect
-    deeds: tuple[Deed, ...] = ()
-    unaimed: bool = False
+    moves: tuple[Move, ...] = ()
+    untargeted: bool = False
     used: tuple[int, int] = (0, 0)
 
 
@@ -59,7 +59,7 @@ class Action(NamedTuple):
 Served = list[tuple[Part, int]]
 
 
-def nothing_else(target: Target, served: Served, world: World) -> int:
+def nothing_else(target: Target, served: Served, context: PlanContext) -> int:
     return 0
 
 
@@ -74,11 +74,11 @@ class Interface(Generic[T]):
     With ``whole`` it takes all of a file whose folios nothing is in the way of: this is
     the collateral beside the file's own, by the memcgs' online ancestors.
 
-    One that is not ``aimed`` is only taken where nothing innocent is in its reach, or
-    if it is asked for; one with ``ask`` only if that is asked for. Those of a higher
-    ``rank`` move what the others leave, so that they come later; one with ``after``
-    moves nothing unless that was done to the same process before. What ``disturbs``
-    makes a process wait for memory that it uses.
+    One that is not ``targeted`` is only taken where nothing of living memcgs is in its
+    reach, or if it is asked for; one with ``ask`` only if that is asked for. Those of a
+    higher ``rank`` move what the others leave, so that they come later; one with
+    ``after`` moves nothing unless that was done to the same process before. What
+    ``disturbs`` makes a process wait for memory that it uses.
     """
 
     name: str
@@ -90,11 +90,11 @@ class Interface(Generic[T]):
     effect: str
     touches: str
     cannot: str
-    reach: Callable[[Part, World], Reach]
-    action: Callable[[T, Served, World], Action]
-    collateral: Callable[[T, Served, World], int] = nothing_else
-    whole: Callable[[Iterable[int], World], int] | None = None
-    aimed: bool = True
+    reach: Callable[[Part, PlanContext], Reach]
+    action: Callable[[T, Served, PlanContext], Action]
+    collateral: Callable[[T, Served, PlanContext], int] = nothing_else
+    whole: Callable[[Iterable[int], PlanContext], int] | None = None
+    targeted: bool = True
     ask: str | None = None
     rank: int = 0
     after: str | None = None

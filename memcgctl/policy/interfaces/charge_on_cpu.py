@@ -10,31 +10,31 @@ from memcgctl.policy.commands import quote
 from memcgctl.policy.effects import Effect
 from memcgctl.policy.interfaces.base import (
     Action,
-    Deed,
     Interface,
+    Move,
     Reach,
     Served,
     cannot,
 )
-from memcgctl.policy.interfaces.world import World
+from memcgctl.policy.interfaces.context import PlanContext
 
 _CPU = re.compile(r"CPU (\d+):")
 
 
-def reach(part: Part, world: World) -> Reach:
-    if world.no_cgroup:
-        return cannot(part, world.no_cgroup)
+def reach(part: Part, context: PlanContext) -> Reach:
+    if context.no_cgroup:
+        return cannot(part, context.no_cgroup)
     cpu = _CPU.match(part.holder.detail) if part.holder else None
     if not cpu:
         return cannot(part, "its CPU is not known")
-    return Reach(Effect(part, "evict"), (Deed(CpuTarget(int(cpu[1])), 0),))
+    return Reach(Effect(part, "evict"), (Move(CpuTarget(int(cpu[1])), 0),))
 
 
-def action(target: CpuTarget, served: Served, world: World) -> Action:
+def action(target: CpuTarget, served: Served, context: PlanContext) -> Action:
     return Action(
         target,
         f"CPU {target.cpu}",
-        command(target.cpu, world.mount),
+        command(target.cpu, context.mount),
         "none that is known",
     )
 

@@ -9,8 +9,8 @@ from memcgctl.policy.cases import LOCKED, Part, movable, users
 from memcgctl.policy.effects import Effect
 from memcgctl.policy.interfaces.base import (
     Action,
-    Deed,
     Interface,
+    Move,
     Reach,
     Served,
     cannot,
@@ -23,39 +23,39 @@ from memcgctl.policy.interfaces.common import (
     process_of,
     process_words,
 )
-from memcgctl.policy.interfaces.world import World
+from memcgctl.policy.interfaces.context import PlanContext
 
 
-def reach(part: Part, world: World) -> Reach:
-    found = users(part, world.page_size)
-    ancestor = world.room.ancestor(part.memcg)
+def reach(part: Part, context: PlanContext) -> Reach:
+    found = users(part, context.page_size)
+    ancestor = context.room.ancestor(part.memcg)
     # Only where nothing else is in the same 2 MiB of addresses, and nothing is missing.
     if len(found) != 1 or found[0].huge_bytes < part.bytes:
         return cannot(part, "")
     if why := beyond_madvise(found[0]):
         return cannot(part, why)
-    if found[0].memcg_id not in world.room.memcgs or not ancestor:
+    if found[0].memcg_id not in context.room.memcgs or not ancestor:
         return cannot(part, "")
     group = group_of([(part, 0)])
     locked = any(name == LOCKED for name, _ in group.obstacles)
-    swaps = bool(world.census.kernel.swap_total_bytes)
+    swaps = bool(context.census.kernel.swap_total_bytes)
     if found[0].memcg_id == ancestor and swaps and not locked:
         # A pageout of the same process takes all that is the ancestor's of it, and with
         # it the new huge page, which then is in swap and was not to be.
         return cannot(part, "")
     _, why = movable(group, (LOCKED,))
-    room = world.room.room(found[0].memcg_id)
+    room = context.room.room(found[0].memcg_id)
     if room is not None and room < part.bytes:
         why = f"{found[0].memcg} has no room"
     if why:
         return cannot(part, why)
     done = Effect(part, "recharge-mapper", charged=((found[0].memcg_id, part.bytes),))
-    target = world.process(found[0], ancestor)
-    return Reach(done, (Deed(target, part.bytes, found[0].memcg_id),))
+    target = context.process(found[0], ancestor)
+    return Reach(done, (Move(target, part.bytes, found[0].memcg_id),))
 
 
-def action(target: ProcessTarget, served: Served, world: World) -> Action:
-    process = process_of(target, served, world)
+def action(target: ProcessTarget, served: Served, context: PlanContext) -> Action:
+    process = process_of(target, served, context)
     return Action(
         replace(target, process=process),
         process_words(process),

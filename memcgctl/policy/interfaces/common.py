@@ -14,8 +14,8 @@ from memcgctl.model import (
 )
 from memcgctl.policy.cases import Part, charged_already, movable, users
 from memcgctl.policy.effects import WRITTEN, Effect
-from memcgctl.policy.interfaces.base import SWAP_BACKED, Deed, Reach, Served, cannot
-from memcgctl.policy.interfaces.world import World, identity
+from memcgctl.policy.interfaces.base import SWAP_BACKED, Move, Reach, Served, cannot
+from memcgctl.policy.interfaces.context import PlanContext, identity
 
 WAITS = "it would wait in the swap cache until memory is short"
 
@@ -23,7 +23,7 @@ WAITS = "it would wait in the swap cache until memory is short"
 def evicted(
     part: Part,
     target: Target,
-    world: World,
+    context: PlanContext,
     beaten: tuple[str, ...] = (),
     *,
     anew: bool = False,
@@ -37,14 +37,14 @@ def evicted(
         return cannot(part, "hugetlb pages are not reclaimed")
     size, why = movable(part.group, beaten)
     swapped = part.case in SWAP_BACKED
-    ancestor = world.room.ancestor(part.memcg)
+    ancestor = context.room.ancestor(part.memcg)
     had = size if not swapped else 0 if anew else charged_already(part.group, size)
-    if had < size and (limit := world.room.swap_room(ancestor)) < size - had:
+    if had < size and (limit := context.room.swap_room(ancestor)) < size - had:
         size, why = had + limit, ", ".join(filter(None, [why, "no room in swap"]))
     if not size:
         return cannot(part, why)
     done = _eviction(part, size, had, why)
-    return Reach(done, _deeds(target, ancestor, size, had))
+    return Reach(done, _moves(target, ancestor, size, had))
 
 
 def whole_eviction(part: Part) -> Effect:
@@ -53,9 +53,9 @@ def whole_eviction(part: Part) -> Effect:
     return _eviction(part, size, had, "")
 
 
-def whole_deeds(part: Part, target: Target, world: World) -> tuple[Deed, ...]:
+def whole_moves(part: Part, target: Target, context: PlanContext) -> tuple[Move, ...]:
     """The same as shares in an action."""
-    return _deeds(target, world.room.ancestor(part.memcg), *_whole(part))
+    return _moves(target, context.room.ancestor(part.memcg), *_whole(part))
 
 
 def _whole(part: Part) -> tuple[int, int]:
@@ -81,13 +81,13 @@ def _eviction(part: Part, size: int, had: int, why: str) -> Effect:
     )
 
 
-def _deeds(target: Target, ancestor: int, size: int, had: int) -> tuple[Deed, ...]:
+def _moves(target: Target, ancestor: int, size: int, had: int) -> tuple[Move, ...]:
     if not had:
-        return (Deed(target, size, ancestor),)
-    dropped = Deed(target, had)
+        return (Move(target, size, ancestor),)
+    dropped = Move(target, had)
     if had == size:
         return (dropped,)
-    return Deed(target, size - had, ancestor), dropped
+    return Move(target, size - had, ancestor), dropped
 
 
 def backing_of(part: Part) -> Backing | None:
@@ -107,22 +107,22 @@ def file_words(backing: Backing) -> str:
     return f"inode {backing.inode} of {backing.fs} {backing.device}"
 
 
-def rest_of_file(target: Target, served: Served, world: World) -> int:
+def rest_of_file(target: Target, served: Served, context: PlanContext) -> int:
     backing = group_of(served).backing
     assert backing
-    return max(0, (backing.cached_bytes or 0) - world.known[identity(backing)])
+    return max(0, (backing.cached_bytes or 0) - context.known[identity(backing)])
 
 
-def waits_in_swap_cache(part: Part, world: World) -> str:
+def waits_in_swap_cache(part: Part, context: PlanContext) -> str:
     shmem = part.group is not None and part.group.kind == "shmem"
-    waits = shmem and world.waits_in_swap_cache(world.room.ancestor(part.memcg))
+    waits = shmem and context.waits_in_swap_cache(context.room.ancestor(part.memcg))
     return WAITS if waits else ""
 
 
-def process_of(target: ProcessTarget, served: Served, world: World) -> Process:
+def process_of(target: ProcessTarget, served: Served, context: PlanContext) -> Process:
     """The process, with all that it uses of what is served."""
     parts = {id(part): part for part, _ in served}.values()
-    found = [user for part in parts for user in users(part, world.page_size)]
+    found = [user for part in parts for user in users(part, context.page_size)]
     same = [user for user in found if user.pid == target.process.pid]
     return replace(same[0], bytes=sum(user.bytes for user in same))
 
@@ -144,22 +144,24 @@ def process_words(process: Process) -> str:
     return f"pid {process.pid} ({process.comm})"
 
 
-def charged_to_ancestor(target: ProcessTarget, served: Served, world: World) -> int:
+def charged_to_ancestor(
+    target: ProcessTarget, served: Served, context: PlanContext
+) -> int:
     """What is its own, not a zombie's: /proc/kpagecgroup shows both the same."""
-    return sum(map(world.charged_to, target.shown_ids))
+    return sum(map(context.charged_to, target.shown_ids))
 
 
-def reach_ancestor(part: Part, world: World) -> Reach:
-    if not world.room.ancestor(part.memcg):
+def reach_ancestor(part: Part, context: PlanContext) -> Reach:
+    if not context.room.ancestor(part.memcg):
         return cannot(part, "its ancestor is not in the census")
     if part.memcg.ancestor == "/":
         return cannot(part, "the root cannot be asked to reclaim")
-    target = world.memcg(world.room.ancestor(part.memcg))
-    return evicted(part, target, world, WRITTEN)
+    target = context.memcg(context.room.ancestor(part.memcg))
+    return evicted(part, target, context, WRITTEN)
 
 
-def all_below(target: CgroupTarget, served: Served, world: World) -> int:
-    return world.innocent[target.memcg_id]
+def all_below(target: CgroupTarget, served: Served, context: PlanContext) -> int:
+    return context.reclaimable_below[target.memcg_id]
 
 
 def swapped_file(part: Part) -> Backing | None:

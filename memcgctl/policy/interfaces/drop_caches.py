@@ -8,14 +8,14 @@ from memcgctl.policy.commands import sync
 from memcgctl.policy.effects import WRITTEN
 from memcgctl.policy.interfaces.base import Action, Interface, Reach, Served
 from memcgctl.policy.interfaces.common import evicted
-from memcgctl.policy.interfaces.world import World
+from memcgctl.policy.interfaces.context import PlanContext
 
 
-def reach(part: Part, world: World) -> Reach:
-    return evicted(part, HostTarget(), world, WRITTEN)
+def reach(part: Part, context: PlanContext) -> Reach:
+    return evicted(part, HostTarget(), context, WRITTEN)
 
 
-def action(target: HostTarget, served: Served, world: World) -> Action:
+def action(target: HostTarget, served: Served, context: PlanContext) -> Action:
     return Action(
         target,
         "all file systems",
@@ -24,8 +24,8 @@ def action(target: HostTarget, served: Served, world: World) -> Action:
     )
 
 
-def collateral(target: HostTarget, served: Served, world: World) -> int:
-    return world.innocent_files
+def collateral(target: HostTarget, served: Served, context: PlanContext) -> int:
+    return context.living_page_cache
 
 
 def command() -> str:
@@ -45,6 +45,6 @@ INTERFACE = Interface(
     reach=reach,
     action=action,
     collateral=collateral,
-    aimed=False,
+    targeted=False,
     ask="drop-caches",
 )

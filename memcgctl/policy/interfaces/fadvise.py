@@ -15,28 +15,28 @@ from memcgctl.policy.interfaces.common import (
     group_of,
     rest_of_file,
 )
-from memcgctl.policy.interfaces.world import World
+from memcgctl.policy.interfaces.context import PlanContext
 
 
-def reach(part: Part, world: World) -> Reach:
+def reach(part: Part, context: PlanContext) -> Reach:
     backing = backing_of(part)
     if backing is None or backing.kind == "hugetlb":
         return cannot(part, "it is no file's page cache")
     if backing.fs == "btrfs":
         return cannot(part, "which subvolume of btrfs its file is in is not known")
-    if not world.leads_to(backing):
+    if not context.leads_to(backing):
         return cannot(part, "no path leads to its file")
-    return evicted(part, world.file(backing), world, WRITTEN)
+    return evicted(part, context.file(backing), context, WRITTEN)
 
 
-def action(target: FileTarget, served: Served, world: World) -> Action:
+def action(target: FileTarget, served: Served, context: PlanContext) -> Action:
     backing = group_of(served).backing
     assert backing
     dirty = any(part.group and _is_dirty(part.group) for part, _ in served)
     return Action(
         replace(target, file=backing),
         file_words(backing),
-        command(world.word(backing) or "", dirty=dirty),
+        command(context.word(backing) or "", dirty=dirty),
         "whoever reads the file next reads it from the device and is charged for it",
     )
 

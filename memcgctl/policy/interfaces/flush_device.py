@@ -15,17 +15,17 @@ from memcgctl.policy.interfaces.common import (
     group_of,
     rest_of_file,
 )
-from memcgctl.policy.interfaces.world import World
+from memcgctl.policy.interfaces.context import PlanContext
 
 
-def reach(part: Part, world: World) -> Reach:
+def reach(part: Part, context: PlanContext) -> Reach:
     backing = backing_of(part)
     if backing is None or backing.device[:1].isdigit():
         return cannot(part, "its device has no name")
-    return evicted(part, DeviceTarget(backing.device), world, WRITTEN)
+    return evicted(part, DeviceTarget(backing.device), context, WRITTEN)
 
 
-def action(target: DeviceTarget, served: Served, world: World) -> Action:
+def action(target: DeviceTarget, served: Served, context: PlanContext) -> Action:
     return Action(
         replace(target, file=group_of(served).backing),
         f"/dev/{target.device}",

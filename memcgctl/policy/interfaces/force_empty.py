@@ -13,14 +13,14 @@ from memcgctl.policy.interfaces.base import (
     Served,
 )
 from memcgctl.policy.interfaces.common import all_below, reach_ancestor
-from memcgctl.policy.interfaces.world import World
+from memcgctl.policy.interfaces.context import PlanContext
 
 
-def action(target: CgroupTarget, served: Served, world: World) -> Action:
+def action(target: CgroupTarget, served: Served, context: PlanContext) -> Action:
     return Action(
         target,
         target.memcg_path,
-        command(world.directory(target.memcg_id)),
+        command(context.directory(target.memcg_id)),
         "it takes all it can of everybody below",
     )
 
@@ -42,6 +42,6 @@ INTERFACE = Interface(
     reach=reach_ancestor,
     action=action,
     collateral=all_below,
-    aimed=False,
+    targeted=False,
     rank=AFTER_SWAPIN,
 )

@@ -8,37 +8,37 @@ from memcgctl.policy.effects import Effect
 from memcgctl.policy.interfaces.base import (
     FILES,
     Action,
-    Deed,
     Interface,
+    Move,
     Reach,
     Served,
     cannot,
 )
 from memcgctl.policy.interfaces.common import evicted
-from memcgctl.policy.interfaces.world import World
+from memcgctl.policy.interfaces.context import PlanContext
 
 
-def reach(part: Part, world: World) -> Reach:
+def reach(part: Part, context: PlanContext) -> Reach:
     memcg, group = part.memcg, part.group
     assert group
     if not memcg.private_id:  # it has no swap entries
         return cannot(part, "")
     if group.kind == "file":
-        return evicted(part, _target(memcg, 0), world)
+        return evicted(part, _target(memcg, 0), context)
     if group.mapped or group.backing:
         return cannot(part, "")  # it would be its swap
     size, why = movable(group)
     if why:
         return cannot(part, why)
     done = Effect(part, "evict", evicted_bytes=size)  # its entries are there already
-    return Reach(done, (Deed(_target(memcg, 200), size),))
+    return Reach(done, (Move(_target(memcg, 200), size),))
 
 
 def _target(memcg: Memcg, swappiness: int) -> GenerationTarget:
     return GenerationTarget(memcg.id, memcg.path, memcg.private_id, swappiness)
 
 
-def action(target: GenerationTarget, served: Served, world: World) -> Action:
+def action(target: GenerationTarget, served: Served, context: PlanContext) -> Action:
     return Action(
         target,
         target.memcg_path,

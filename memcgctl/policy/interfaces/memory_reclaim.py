@@ -13,15 +13,15 @@ from memcgctl.policy.interfaces.base import (
     Served,
 )
 from memcgctl.policy.interfaces.common import all_below, reach_ancestor
-from memcgctl.policy.interfaces.world import World
+from memcgctl.policy.interfaces.context import PlanContext
 
 
-def action(target: CgroupTarget, served: Served, world: World) -> Action:
+def action(target: CgroupTarget, served: Served, context: PlanContext) -> Action:
     size = sum(moved for _, moved in served)
     return Action(
         target,
         target.memcg_path,
-        command(world.directory(target.memcg_id), size),
+        command(context.directory(target.memcg_id), size),
         "it takes what is coldest, whoever's it is",
     )
 
@@ -43,6 +43,6 @@ INTERFACE = Interface(
     reach=reach_ancestor,
     action=action,
     collateral=all_below,
-    aimed=False,
+    targeted=False,
     rank=AFTER_SWAPIN,
 )

@@ -9,8 +9,8 @@ from memcgctl.policy.cases import Part, nobody, swapped_users, users
 from memcgctl.policy.interfaces.base import (
     AFTER_SWAPIN,
     Action,
-    Deed,
     Interface,
+    Move,
     Reach,
     Served,
     cannot,
@@ -26,11 +26,11 @@ from memcgctl.policy.interfaces.common import (
     process_words,
     waits_in_swap_cache,
 )
-from memcgctl.policy.interfaces.world import Asked, World, identity
+from memcgctl.policy.interfaces.context import Asked, PlanContext, identity
 
 
-def reach(part: Part, world: World) -> Reach:
-    found = users(part, world.page_size)
+def reach(part: Part, context: PlanContext) -> Reach:
+    found = users(part, context.page_size)
     if not found:
         return cannot(part, nobody(part))
     if part.group and part.group.mapper_missing_bytes:
@@ -42,51 +42,53 @@ def reach(part: Part, world: World) -> Reach:
         return cannot(part, "several processes map it, which MADV_PAGEOUT passes by")
     if group and group.repeated_bytes:
         return cannot(part, "a process maps it twice, which MADV_PAGEOUT passes by")
-    if _in_part(part, found, world):
+    if _in_part(part, found, context):
         return cannot(part, "large folios of it are mapped in part")
-    ancestor = world.room.ancestor(part.memcg)
+    ancestor = context.room.ancestor(part.memcg)
     if not ancestor:
         return cannot(part, "its ancestor is not in the census")
     # A file's dirty pages are not written by MADV_PAGEOUT.
-    reach = evicted(part, HostTarget(), world)
-    if reach.deeds and (why := waits_in_swap_cache(part, world)):
+    reach = evicted(part, HostTarget(), context)
+    if reach.moves and (why := waits_in_swap_cache(part, context)):
         return cannot(part, why)
-    deeds, rest = [], [deed.bytes for deed in reach.deeds]
+    moves, rest = [], [move.bytes for move in reach.moves]
     for process in found:
-        target = world.process(process, ancestor)
+        target = context.process(process, ancestor)
         size = process.bytes if process is not found[-1] else part.bytes
-        for n, deed in enumerate(reach.deeds):
+        for n, move in enumerate(reach.moves):
             moved = min(size, rest[n])
             size -= moved
             rest[n] -= moved
             if moved:
-                deeds.append(Deed(target, moved, deed.charged))
+                moves.append(Move(target, moved, move.charged))
     shmem = part.group is not None and part.group.kind == "shmem"
-    return Reach(reach.effect, tuple(deeds), shmem and world.untargeted(ancestor))
+    return Reach(
+        reach.effect, tuple(moves), shmem and context.reclaim_untargeted(ancestor)
+    )
 
 
-def _in_part(part: Part, found: list[Process], world: World) -> bool:
+def _in_part(part: Part, found: list[Process], context: PlanContext) -> bool:
     """Whether pages of a file's mapped folios are mapped by nobody.
 
     They stay where they are when the others go.
     """
     group = part.group
     assert group
-    large = group.bytes > group.folios * world.page_size
+    large = group.bytes > group.folios * context.page_size
     mapped = sum(process.bytes for process in found)
     return bool(group.backing) and large and mapped < part.bytes
 
 
-def action(target: ProcessTarget, served: Served, world: World) -> Action:
+def action(target: ProcessTarget, served: Served, context: PlanContext) -> Action:
     files = {identity(backing_of(part)) for part, _ in served}
-    asked = _asked_for_shmem(target, served, world)
-    process = process_of(target, served, world)
+    asked = _asked_for_shmem(target, served, context)
+    process = process_of(target, served, context)
     return Action(
         replace(
             target,
             process=process,
             file=group_of(served).backing if len(files) == 1 else None,
-            unaimed=asked.unaimed,
+            untargeted=asked.untargeted,
         ),
         process_words(process),
         only("pageout", served),
@@ -94,33 +96,35 @@ def action(target: ProcessTarget, served: Served, world: World) -> Action:
     )
 
 
-def _asked_for_shmem(target: ProcessTarget, served: Served, world: World) -> Asked:
+def _asked_for_shmem(
+    target: ProcessTarget, served: Served, context: PlanContext
+) -> Asked:
     shmem = any(part.group and part.group.kind == "shmem" for part, _ in served)
-    return world.asked(*target.shown_ids) if shmem else Asked()
+    return context.asked(*target.shown_ids) if shmem else Asked()
 
 
-def collateral(target: ProcessTarget, served: Served, world: World) -> int:
-    asked = _asked_for_shmem(target, served, world)
-    return charged_to_ancestor(target, served, world) + asked.in_reach
+def collateral(target: ProcessTarget, served: Served, context: PlanContext) -> int:
+    asked = _asked_for_shmem(target, served, context)
+    return charged_to_ancestor(target, served, context) + asked.collateral_bytes
 
 
-def _reach_cached(part: Part, world: World) -> Reach:
+def _reach_cached(part: Part, context: PlanContext) -> Reach:
     """In the swap cache: mapped again when its entry is read, paged out after that."""
-    found = swapped_users(part.memcg, world.page_size)
-    ancestor = world.room.ancestor(part.memcg)
+    found = swapped_users(part.memcg, context.page_size)
+    ancestor = context.room.ancestor(part.memcg)
     if not part.group or part.group.kind != "anon" or not ancestor:
         return cannot(part, "")
     if len(found) != 1 or found[0].bytes < part.bytes:
         return cannot(part, "not just one process has its swap entries")
     if why := beyond_madvise(found[0]):
         return cannot(part, why)
-    reach = evicted(part, world.process(found[0], ancestor), world, anew=True)
+    reach = evicted(part, context.process(found[0], ancestor), context, anew=True)
     # Half of it would only make a zombie's entries a zombie's pages.
     return cannot(part, reach.effect.why) if reach.effect.why else reach
 
 
-def action_again(target: ProcessTarget, served: Served, world: World) -> Action:
-    (process,) = swapped_users(served[0][0].memcg, world.page_size)
+def action_again(target: ProcessTarget, served: Served, context: PlanContext) -> Action:
+    (process,) = swapped_users(served[0][0].memcg, context.page_size)
     return Action(
         replace(target, process=process),
         process_words(process),

@@ -24,7 +24,7 @@ from memcgctl.policy.interfaces.common import (
     rest_of_file,
     waits_in_swap_cache,
 )
-from memcgctl.policy.interfaces.world import World
+from memcgctl.policy.interfaces.context import PlanContext
 
 _RECLAIMED = (
     "; what a disk has not written at once is left to memory.reclaim, which takes more "
@@ -32,27 +32,29 @@ _RECLAIMED = (
 )
 
 
-def reach(part: Part, world: World) -> Reach:
+def reach(part: Part, context: PlanContext) -> Reach:
     backing, group = backing_of(part), part.group
     assert group
     if backing is None or group.kind != "shmem":
         # Or its file was truncated, and somebody has it still.
         _, why = movable(group)
         return cannot(part, why or "it is in the swap cache")
-    if not world.leads_to(backing):
+    if not context.leads_to(backing):
         return cannot(part, "no path leads to its file")
-    reach = evicted(part, world.file(backing), world)
-    if reach.deeds and (why := waits_in_swap_cache(part, world)):
+    reach = evicted(part, context.file(backing), context)
+    if reach.moves and (why := waits_in_swap_cache(part, context)):
         return cannot(part, why)
-    return reach._replace(unaimed=world.untargeted(world.room.ancestor(part.memcg)))
+    return reach._replace(
+        untargeted=context.reclaim_untargeted(context.room.ancestor(part.memcg))
+    )
 
 
-def action(target: FileTarget, served: Served, world: World) -> Action:
+def action(target: FileTarget, served: Served, context: PlanContext) -> Action:
     backing = group_of(served).backing
     assert backing
-    asked = world.asked(*_ancestors(served, world))
+    asked = context.asked(*_ancestors(served, context))
     return Action(
-        replace(target, file=backing, unaimed=asked.unaimed),
+        replace(target, file=backing, untargeted=asked.untargeted),
         file_words(backing),
         only("pageout-file", served),
         "whoever reads it next waits for the swap device"
@@ -60,17 +62,17 @@ def action(target: FileTarget, served: Served, world: World) -> Action:
     )
 
 
-def _ancestors(served: Served, world: World) -> list[int]:
-    return [world.room.ancestor(part.memcg) for part, _ in served]
+def _ancestors(served: Served, context: PlanContext) -> list[int]:
+    return [context.room.ancestor(part.memcg) for part, _ in served]
 
 
-def collateral(target: FileTarget, served: Served, world: World) -> int:
-    asked = _in_reach(_ancestors(served, world), world)
-    return rest_of_file(target, served, world) + asked
+def collateral(target: FileTarget, served: Served, context: PlanContext) -> int:
+    asked = _in_reach(_ancestors(served, context), context)
+    return rest_of_file(target, served, context) + asked
 
 
-def _in_reach(ancestors: Iterable[int], world: World) -> int:
-    return world.asked(*ancestors).in_reach
+def _in_reach(ancestors: Iterable[int], context: PlanContext) -> int:
+    return context.asked(*ancestors).collateral_bytes
 
 
 INTERFACE = Interface(

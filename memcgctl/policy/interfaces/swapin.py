@@ -11,8 +11,8 @@ from memcgctl.policy.effects import Effect
 from memcgctl.policy.interfaces.base import (
     SWAPIN,
     Action,
-    Deed,
     Interface,
+    Move,
     Reach,
     Served,
     cannot,
@@ -23,30 +23,34 @@ from memcgctl.policy.interfaces.common import (
     process_words,
     swapped_file,
 )
-from memcgctl.policy.interfaces.world import World, at_once
+from memcgctl.policy.interfaces.context import PlanContext, is_synchronous
 
 
-def reach(part: Part, world: World) -> Reach:
-    found = [u for u in users(part, world.page_size) if u.memcg_id in world.room.memcgs]
+def reach(part: Part, context: PlanContext) -> Reach:
+    found = [
+        u for u in users(part, context.page_size) if u.memcg_id in context.room.memcgs
+    ]
     if not found:
         if swapped_file(part):
             return cannot(part, "")
         return cannot(part, nobody(part))
-    if "swap entries stay" in world.census.kernel.interfaces and not at_once(part):
+    if "swap entries stay" in context.census.kernel.interfaces and not is_synchronous(
+        part
+    ):
         return cannot(part, "this kernel keeps them on the disk when they are read")
-    if frozen := next((u for u in found if world.frozen(u.memcg_id)), None):
+    if frozen := next((u for u in found if context.frozen(u.memcg_id)), None):
         return cannot(part, f"{frozen.memcg} is frozen (pid {frozen.pid})")
-    cached = min(part.bytes, world.stuck[part.memcg.id])
-    again = min(part.bytes - cached, world.mapped_again[part.memcg.id])
+    cached = min(part.bytes, context.stuck[part.memcg.id])
+    again = min(part.bytes - cached, context.mapped_again[part.memcg.id])
     left_over = part.bytes - cached - again
-    deeds: list[Deed] = []
+    moves: list[Move] = []
     charged: Counter[int] = Counter()
     if again:  # the entry goes, its page stays the zombie's until it is paged out
-        deeds.append(Deed(world.process(found[0]), again))
-    if world.rule == "first":
+        moves.append(Move(context.process(found[0]), again))
+    if context.rule == "first":
         found.sort(key=lambda process: process.start_ticks)
     shared = 0 < left_over < sum(process.bytes for process in found) - again
-    parents = (part.device.parents_entries if part.device else 0) * world.page_size
+    parents = (part.device.parents_entries if part.device else 0) * context.page_size
     for process in found:
         size = min(process.bytes, left_over)
         left_over -= size
@@ -54,13 +58,13 @@ def reach(part: Part, world: World) -> Reach:
         mine = min(size, parents)
         parents -= mine
         # All who share an entry have to read it, though it is charged once.
-        payer = world.pays_for_swapin(part, process)
+        payer = context.pays_for_swapin(part, process)
         for one, share in (
-            (world.room.ancestor(part.memcg), mine),
+            (context.room.ancestor(part.memcg), mine),
             (payer, size - mine),
         ):
             if share or (shared and one == payer):
-                deeds.append(Deed(world.process(process), share, one))
+                moves.append(Move(context.process(process), share, one))
                 charged[one] += share
     whys = ["not all of them are in page tables that were found"] if left_over else []
     if cached:
@@ -73,11 +77,11 @@ def reach(part: Part, world: World) -> Reach:
         left_bytes=left_over + cached,
         why=", ".join(whys),
     )
-    return Reach(done, tuple(deeds), used=(cached, again))
+    return Reach(done, tuple(moves), used=(cached, again))
 
 
-def action(target: ProcessTarget, served: Served, world: World) -> Action:
-    process = process_of(target, served, world)
+def action(target: ProcessTarget, served: Served, context: PlanContext) -> Action:
+    process = process_of(target, served, context)
     return Action(
         replace(target, process=process),
         process_words(process),
@@ -87,9 +91,9 @@ def action(target: ProcessTarget, served: Served, world: World) -> Action:
     )
 
 
-def collateral(target: ProcessTarget, served: Served, world: World) -> int:
-    process = process_of(target, served, world)
-    return world.swapped_of(process.memcg_id)
+def collateral(target: ProcessTarget, served: Served, context: PlanContext) -> int:
+    process = process_of(target, served, context)
+    return context.swapped_of(process.memcg_id)
 
 
 INTERFACE = Interface(

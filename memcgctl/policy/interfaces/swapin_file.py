@@ -10,75 +10,75 @@ from memcgctl.policy.effects import Effect
 from memcgctl.policy.interfaces.base import (
     SWAPIN,
     Action,
-    Deed,
     Interface,
+    Move,
     Reach,
     Served,
     cannot,
 )
 from memcgctl.policy.interfaces.common import WAITS, file_words, only, swapped_file
-from memcgctl.policy.interfaces.world import Asked, World, identity
+from memcgctl.policy.interfaces.context import Asked, PlanContext, identity
 
 
-def reach(part: Part, world: World) -> Reach:
+def reach(part: Part, context: PlanContext) -> Reach:
     backing = swapped_file(part)
     if backing is None:
         return cannot(part, "")
-    if not world.leads_to(backing):
+    if not context.leads_to(backing):
         return cannot(part, "a file's that no path leads to")
-    if not world.room.ancestor(part.memcg):
+    if not context.room.ancestor(part.memcg):
         return cannot(part, "its ancestor is not in the census")
-    here = world.census.kernel.interfaces
-    payer = world.pays_for_files(part)
-    if world.frozen(payer):
-        return cannot(part, f"{world.room.path(payer)} is frozen")
-    deed = Deed(_target(backing, payer, world), part.bytes, payer)
-    own = world.census.kernel.cgroup_version == 2 and world.room.path(payer) != "/"
-    if own and world.no_cgroup:
-        return cannot(part, world.no_cgroup)
-    if not _pages_out(payer, world):
-        if world.stuck[part.memcg.id]:
+    here = context.census.kernel.interfaces
+    payer = context.pays_for_files(part)
+    if context.frozen(payer):
+        return cannot(part, f"{context.room.path(payer)} is frozen")
+    move = Move(_target(backing, payer, context), part.bytes, payer)
+    own = context.census.kernel.cgroup_version == 2 and context.room.path(payer) != "/"
+    if own and context.no_cgroup:
+        return cannot(part, context.no_cgroup)
+    if not _pages_out(payer, context):
+        if context.stuck[part.memcg.id]:
             return cannot(part, "what is in the swap cache stays charged when read")
         charged = ((payer, part.bytes),)
-        return Reach(Effect(part, "recharge-parent", charged=charged), (deed,))
-    if not world.census.kernel.swaps_at_once and "memory.reclaim" not in here:
+        return Reach(Effect(part, "recharge-parent", charged=charged), (move,))
+    if not context.census.kernel.swaps_at_once and "memory.reclaim" not in here:
         return cannot(part, WAITS)
     done = Effect(part, "recharge-parent", swapped_bytes=part.bytes)
-    return Reach(done, (deed,), world.untargeted(payer))
+    return Reach(done, (move,), context.reclaim_untargeted(payer))
 
 
-def _pages_out(payer: int, world: World) -> bool:
+def _pages_out(payer: int, context: PlanContext) -> bool:
     """Whether what was read has to go again.
 
     cgroup v2 has no processes where there are memcgs below, the root aside: it is read
     from within a memcg that is made for it, which up to 7.0 is a zombie until its
     folios are gone, whose swap the ancestor is charged for then.
     """
-    kernel = world.census.kernel
-    here = kernel.cgroup_version == 1 or world.room.path(payer) == "/"
+    kernel = context.census.kernel
+    here = kernel.cgroup_version == 1 or context.room.path(payer) == "/"
     return not here and "folios go to the parent" not in kernel.interfaces
 
 
-def _target(backing: Backing, payer: int, world: World) -> SwappedFileTarget:
-    known = world.file(backing)
+def _target(backing: Backing, payer: int, context: PlanContext) -> SwappedFileTarget:
+    known = context.file(backing)
     return SwappedFileTarget(
         known.file,
         known.users,
         memcg_id=payer,
-        memcg_path=world.room.path(payer),
-        page_out=_pages_out(payer, world),
+        memcg_path=context.room.path(payer),
+        page_out=_pages_out(payer, context),
         # Another step pages that out, once the zombies have no entries any more.
-        keep=bool(world.known.get(identity(backing))),
+        keep=bool(context.known.get(identity(backing))),
     )
 
 
-def action(target: SwappedFileTarget, served: Served, world: World) -> Action:
+def action(target: SwappedFileTarget, served: Served, context: PlanContext) -> Action:
     backing = swapped_file(served[0][0])
     assert backing
     again = target.page_out
-    asked = world.asked(target.memcg_id) if again else Asked()
+    asked = context.asked(target.memcg_id) if again else Asked()
     return Action(
-        replace(target, file=backing, unaimed=asked.unaimed),
+        replace(target, file=backing, untargeted=asked.untargeted),
         file_words(backing),
         only("swapin-file", served),
         "the file comes back to memory, and what lies beside it on a disk is read ahead"
@@ -91,12 +91,12 @@ def action(target: SwappedFileTarget, served: Served, world: World) -> Action:
     )
 
 
-def collateral(target: SwappedFileTarget, served: Served, world: World) -> int:
+def collateral(target: SwappedFileTarget, served: Served, context: PlanContext) -> int:
     backing = swapped_file(served[0][0])
     assert backing
     if not target.page_out:
         return 0
-    return (backing.cached_bytes or 0) + world.asked(target.memcg_id).in_reach
+    return (backing.cached_bytes or 0) + context.asked(target.memcg_id).collateral_bytes
 
 
 INTERFACE = Interface(

@@ -11,27 +11,27 @@ from memcgctl.policy.commands import quote, sync
 from memcgctl.policy.effects import Effect
 from memcgctl.policy.interfaces.base import (
     Action,
-    Deed,
     Interface,
+    Move,
     Reach,
     Served,
     cannot,
 )
-from memcgctl.policy.interfaces.world import World
+from memcgctl.policy.interfaces.context import PlanContext
 
 
-def reach(part: Part, world: World) -> Reach:
-    if world.no_cgroup:
-        return cannot(part, world.no_cgroup)
-    return Reach(Effect(part, "evict"), (Deed(HostTarget(), 0),))
+def reach(part: Part, context: PlanContext) -> Reach:
+    if context.no_cgroup:
+        return cannot(part, context.no_cgroup)
+    return Reach(Effect(part, "evict"), (Move(HostTarget(), 0),))
 
 
-def action(target: HostTarget, served: Served, world: World) -> Action:
+def action(target: HostTarget, served: Served, context: PlanContext) -> Action:
     devices = _devices(part for part, _ in served)
     return Action(
         replace(target, devices=devices),
         "all file systems" if devices is None else _words(devices),
-        command(world.mount, devices),
+        command(context.mount, devices),
         "everybody's dirty files on them are written at once",
     )
 

@@ -35,15 +35,15 @@ DEFAULT_MOUNT = {2: "/sys/fs/cgroup", 1: "/sys/fs/cgroup/memory"}
 class Asked(NamedTuple):
     """The directories of memcgs whose memory.reclaim is asked, what this can cost.
 
-    ``in_reach`` is what living memcgs can lose: all, or what a round takes.
+    ``collateral_bytes`` is what living memcgs can lose: all, or what a round takes.
     """
 
     directories: tuple[str, ...] = ()
-    in_reach: int = 0
-    unaimed: bool = False
+    collateral_bytes: int = 0
+    untargeted: bool = False
 
 
-class World:
+class PlanContext:
     """What interfaces need to know of a census beyond the part at hand."""
 
     def __init__(self, census: Census, offline: Sequence[Memcg], rule: MapperRule):
@@ -90,7 +90,7 @@ class World:
         return {file: tuple(known.values()) for file, known in found.items()}
 
     @cached_property
-    def innocent(self) -> Counter[int]:
+    def reclaimable_below(self) -> Counter[int]:
         """What living memcgs at or below each one have that can be reclaimed."""
         below: Counter[int] = Counter()
         for memcg in self.room.memcgs.values():
@@ -119,15 +119,15 @@ class World:
             sizes[ancestor] += sum(one.bytes for one in groups if one.kind == "shmem")
         return sizes
 
-    def untargeted(self, ancestor: int) -> bool:
+    def reclaim_untargeted(self, ancestor: int) -> bool:
         """Whether letting go of shmem costs living memcgs more than it is worth."""
-        if self.unaimed or self.census.kernel.swaps_at_once:
-            return self.unaimed
+        if self.untargeted or self.census.kernel.swaps_at_once:
+            return self.untargeted
         worth = max(self._waiting[ancestor], _RECLAIM_BATCH)
         return self._losses[ancestor] > worth
 
     @cached_property
-    def innocent_files(self) -> int:
+    def living_page_cache(self) -> int:
         """The page cache of all living memcgs."""
         living = self.room.memcgs.values()
         return sum(memcg.charges.file_bytes for memcg in living if memcg.charges)
@@ -136,17 +136,17 @@ class World:
         return self.mount + self.room.path(memcg_id).rstrip("/")
 
     @cached_property
-    def at_once(self) -> int | None:
+    def room_for_shmem(self) -> int | None:
         """How much may be swapped out, so that shmem does not wait in the swap cache.
 
         None: no matter how much, or none at all.
         """
         kernel = self.census.kernel
-        aimed = "memory.reclaim swappiness" in kernel.interfaces
-        return kernel.at_once_bytes if kernel.swaps_at_once and not aimed else None
+        targeted = "memory.reclaim swappiness" in kernel.interfaces
+        return kernel.at_once_bytes if kernel.swaps_at_once and not targeted else None
 
     @cached_property
-    def unaimed(self) -> bool:
+    def untargeted(self) -> bool:
         """Whether what waits in the swap cache goes only with files of the living.
 
         From 5.19 to 6.10 memory.reclaim cannot be told what to prefer, and was seen to
@@ -168,15 +168,15 @@ class World:
 
     def _ask(self, ancestors: frozenset[int]) -> Asked:
         kernel = self.census.kernel
-        if "memory.reclaim swappiness" not in kernel.interfaces and not self.unaimed:
+        if "memory.reclaim swappiness" not in kernel.interfaces and not self.untargeted:
             return Asked()
         # Not the root, on any kernel.
         asked = sorted(one for one in ancestors - {0} if self.room.path(one) != "/")
-        costs = self.innocent if self.unaimed else self._losses
+        costs = self.reclaimable_below if self.untargeted else self._losses
         return Asked(
             tuple(map(self.directory, asked)),
             sum(costs[one] for one in asked),
-            self.unaimed and bool(asked),
+            self.untargeted and bool(asked),
         )
 
     @cached_property
@@ -191,7 +191,7 @@ class World:
         What is read ahead of a disk is charged to the root where its reader is not
         (``get_mem_cgroup_from_mm`` without an mm).
         """
-        ahead = part.device and not at_once(part)
+        ahead = part.device and not is_synchronous(part)
         if ahead and "readers pay for readahead" not in self.census.kernel.interfaces:
             return self.room.by_path.get("/", process.memcg_id)
         return process.memcg_id
@@ -246,8 +246,8 @@ class World:
 
     def waits_in_swap_cache(self, ancestor: int) -> bool:
         """Whether shmem that is in swap leaves memory only when that is short."""
-        at_once = self.census.kernel.swaps_at_once
-        return not at_once and not self.asked(ancestor).directories
+        synchronous = self.census.kernel.swaps_at_once
+        return not synchronous and not self.asked(ancestor).directories
 
     @cached_property
     def no_cgroup(self) -> str:
@@ -278,7 +278,7 @@ def _reclaimable(memcg: Memcg) -> int:
     return charges.user_bytes if charges else 0
 
 
-def at_once(part: Part) -> bool:
+def is_synchronous(part: Part) -> bool:
     """Whether a swap device lets go of an entry as soon as it is read."""
     return bool(part.device and part.device.synchronous)
 
