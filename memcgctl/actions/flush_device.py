@@ -49,9 +49,9 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
 
 def _number(name: str, machine: Machine) -> int:
     """The number of the device that has this name now (/sys/class/block)."""
-    place = machine.sys / "class/block" / name.replace("/", "!") / "dev"
+    path = machine.sys / "class/block" / name.replace("/", "!") / "dev"
     try:
-        major, minor = place.read_text().split(":")
+        major, minor = path.read_text().split(":")
     except (OSError, ValueError) as error:
         raise ActionError(f"there is no block device {name}") from error
     return os.makedev(int(major), int(minor))

@@ -126,8 +126,8 @@ def _touch(mapping: Mapping, meant: Bools, machine: Machine) -> U64:
     area = pages.Area.of(mapping.address, mapping.size)
     found = [pages.NONE]
     for addresses, values in pages.entries(os.getpid(), area, machine):
-        places = (addresses - np.uint64(mapping.address)) // np.uint64(size)
-        found.append(pages.frames(values[meant[places.astype(np.intp)]]))
+        indexes = (addresses - np.uint64(mapping.address)) // np.uint64(size)
+        found.append(pages.frames(values[meant[indexes.astype(np.intp)]]))
     frames = np.concatenate(found)
     present: U64 = frames[frames != 0]
     return present

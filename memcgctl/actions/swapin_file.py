@@ -83,15 +83,15 @@ def _read(fd: int, directory: int, machine: Machine, guard: Guard) -> bool:
     with reader("read", *argv, pass_fds=(fd, directory)) as read:
         size = os.fstat(fd).st_size
         for offset in windows(fd, size, _WINDOW):
-            places = np.arange(
+            indexes = np.arange(
                 offset,
                 min(offset + _WINDOW, size),
                 machine.page_size,
                 dtype=np.uint64,
             )
-            if not guard.allows(len(places) * machine.page_size):
+            if not guard.allows(len(indexes) * machine.page_size):
                 return False
-            read(places)
+            read(indexes)
     return True
 
 

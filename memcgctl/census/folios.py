@@ -51,7 +51,7 @@ MAX_FOLIO_ORDER = 18
 BLOCK_PAGES = 1 << 13
 # A memory map full of garbage is not resolved to the last pointer.
 MAX_POINTERS = 1 << 20
-# The cache of a pointer's memcg has 2^n places.
+# The cache of a pointer's memcg has 2^n slots.
 MIN_CACHE_BITS, MAX_CACHE_BITS = 10, 16
 CACHE_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # the golden ratio's, as in hash_64()
 
@@ -114,7 +114,7 @@ def _hugetlb(prog: drgn.Program, flags: dict[str, int]) -> tuple[int, int, int] 
         # Until Linux kernel commit d99e3140a4d3 ("mm: turn folio_test_hugetlb into a
         # PageType") (in v6.10 and stable releases) a flag of the second page.
         return second, 1 << flags["PG_hugetlb"], 1 << flags["PG_hugetlb"]
-    place = offset_of(prog, "struct page", "page_type")
+    slot = offset_of(prog, "struct page", "page_type")
     try:
         types_by_name = enumerators(prog, "enum pagetype")
     except LookupError:
@@ -122,10 +122,10 @@ def _hugetlb(prog: drgn.Program, flags: dict[str, int]) -> tuple[int, int, int] 
     if "PGTY_hugetlb" in types_by_name:
         # Since Linux kernel commit 4ffca5a96678 ("mm: support only one page_type per
         # page") (in v6.12) the type is a number.
-        return place, 0xFF << 24, types_by_name["PGTY_hugetlb"] << 24
+        return slot, 0xFF << 24, types_by_name["PGTY_hugetlb"] << 24
     # Before, a bit that is off; in an enum since v6.11.
     base = types_by_name.get("PAGE_TYPE_BASE", PAGE_TYPE_BASE)
-    return place, base | types_by_name.get("PG_hugetlb", PG_HUGETLB), base
+    return slot, base | types_by_name.get("PG_hugetlb", PG_HUGETLB), base
 
 
 def _order_offset(prog: drgn.Program) -> int:
@@ -144,7 +144,7 @@ def _order_offset(prog: drgn.Program) -> int:
 class Charged(NamedTuple):
     """The charged folios in a run of page frames.
 
-    ``at`` is the place of the head page in the run, ``pointer`` is to a memcg or an
+    ``at`` is the index of the head page in the run, ``pointer`` is to a memcg or an
     obj_cgroup, ``kind`` one of FILE to HUGETLB, ``pages`` the size.
     ``end`` is the first frame after the last large folio, ``damaged`` how many have an
     order that cannot be.
@@ -197,8 +197,8 @@ def charged_folios(
     if layout.hugetlb and len(large):
         offset, mask, value = layout.hugetlb
         (large,) = ((size > 1) & (kind != KERNEL)).nonzero()
-        place = (at[large] * layout.page.itemsize + offset) // 4
-        is_hugetlb = np.frombuffer(data, "<u4")[place] & np.uint32(mask) == value
+        slot = (at[large] * layout.page.itemsize + offset) // 4
+        is_hugetlb = np.frombuffer(data, "<u4")[slot] & np.uint32(mask) == value
         kind[large[is_hugetlb]] = HUGETLB
     return Charged(at, pointer, kind, size, end, damaged)
 
@@ -389,8 +389,8 @@ class Owners:
         self._dtype = dtype_of(kernel.prog, "struct obj_cgroup", {"memcg": "memcg"})
         self._rows = {memcg: row for row, memcg in enumerate(memcgs.tolist())}
         self._unknown = len(memcgs)
-        # A cache in front of the dict; each pointer has its place by a hash of it.
-        # Eight places for each memcg: few have one place.
+        # A cache in front of the dict; each pointer has its slot by a hash of it.
+        # Eight slots for each memcg: few share one.
         bits = (8 * len(memcgs)).bit_length()
         bits = min(max(bits, MIN_CACHE_BITS), MAX_CACHE_BITS)
         self._shift = np.uint64(64 - bits)
@@ -399,15 +399,15 @@ class Owners:
 
     def rows(self, pointers: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Rows for pointers; the one after the last for an unknown memcg."""
-        place = ((pointers * CACHE_FACTOR) >> self._shift).view(np.int64)
-        rows: NDArray[np.int64] = self._cached_row[place]
-        (missing,) = (self._cached_pointer[place] != pointers).nonzero()
+        slot = ((pointers * CACHE_FACTOR) >> self._shift).view(np.int64)
+        rows: NDArray[np.int64] = self._cached_row[slot]
+        (missing,) = (self._cached_pointer[slot] != pointers).nonzero()
         if len(missing):
             unique, inverse = np.unique(pointers[missing], return_inverse=True)
             found = np.array(self._look_up(unique.tolist()))
             rows[missing] = found[inverse]
-            self._cached_pointer[place[missing]] = pointers[missing]
-            self._cached_row[place[missing]] = rows[missing]
+            self._cached_pointer[slot[missing]] = pointers[missing]
+            self._cached_row[slot[missing]] = rows[missing]
         return rows
 
     def _look_up(self, pointers: list[int]) -> list[int]:

@@ -17,28 +17,28 @@ class Processes:
     memcg: list[str]
     memcg_id: list[int]
 
-    def tid(self, place: int) -> int:
+    def tid(self, position: int) -> int:
         """A living thread of one whose first thread has ended, else 0."""
-        pid, tid = int(self.tasks.pid[place]), int(self.tasks.tid[place])
+        pid, tid = int(self.tasks.pid[position]), int(self.tasks.tid[position])
         return 0 if pid == tid else tid
 
-    def process(self, place: int, size_bytes: int, huge_bytes: int = 0) -> Process:
+    def process(self, position: int, size_bytes: int, huge_bytes: int = 0) -> Process:
         return Process(
-            pid=int(self.tasks.pid[place]),
-            comm=self.tasks.comm[place],
-            memcg=self.memcg[place],
-            memcg_id=self.memcg_id[place],
+            pid=int(self.tasks.pid[position]),
+            comm=self.tasks.comm[position],
+            memcg=self.memcg[position],
+            memcg_id=self.memcg_id[position],
             bytes=size_bytes,
-            start_ticks=int(self.tasks.start_ticks[place]),
+            start_ticks=int(self.tasks.start_ticks[position]),
             huge_bytes=huge_bytes,
-            tid=self.tid(place),
+            tid=self.tid(position),
         )
 
 
 def name_processes(tasks: Tasks, tree: Tree) -> Processes:
     """Each process with its memcg; one that is in no memcg of the tree has none."""
-    place = {address: row for row, address in enumerate(tree.address.tolist())}
-    rows = [place.get(memcg) for memcg in tasks.memcg.tolist()]
+    row_of = {address: row for row, address in enumerate(tree.address.tolist())}
+    rows = [row_of.get(memcg) for memcg in tasks.memcg.tolist()]
     ids = tree.id.tolist()
     return Processes(
         tasks,

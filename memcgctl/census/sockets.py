@@ -65,7 +65,7 @@ def _counted(kernel: OpenedKernel, tree: Tree) -> NDArray[np.int64]:
 
 
 def _index(kernel: OpenedKernel, item: int) -> int:
-    """The place of a statistic in ``state``.
+    """The index of a statistic in ``state``.
 
     Since Linux kernel commit ff48c71c26aa ("memcg: reduce memory for the lruvec and
     memcg stats") (in v6.10) a table of bytes has it.
@@ -113,10 +113,10 @@ def _tcp_counters(kernel: OpenedKernel, tree: Tree) -> NDArray[np.int64]:
     if USAGE not in (tree.memcg.dtype.names or ()):
         return np.zeros(len(tree.address), np.int64)
     counter = np.uint64(offset_of(kernel.prog, MEMCG, "tcpmem"))
-    place = {address: row for row, address in enumerate(tree.address.tolist())}
+    row_of = {address: row for row, address in enumerate(tree.address.tolist())}
     usage: NDArray[np.int64] = tree.memcg[USAGE].astype(np.int64)
     own: NDArray[np.int64] = usage.copy()
     for row, above in enumerate((tree.memcg[ABOVE] - counter).tolist()):
-        if above in place:
-            own[place[above]] -= usage[row]
+        if above in row_of:
+            own[row_of[above]] -= usage[row]
     return own

@@ -102,6 +102,6 @@ def _mount_of(kernel: OpenedKernel, node: int) -> str | None:
     private = read_structs(
         kernel, "struct inode", addresses(inodes["inode"]), {"node": "i_private"}
     )
-    for place in (private["node"] == node).nonzero()[0].tolist():
-        return mount_point(kernel, int(supers[place]), int(rows["root"][place]))
+    for row in (private["node"] == node).nonzero()[0].tolist():
+        return mount_point(kernel, int(supers[row]), int(rows["root"][row]))
     return None

@@ -40,15 +40,17 @@ def journal(
     from memcgctl.model import History
     from memcgctl.report.journal import screen, to_json
 
-    place = path or default_path()
+    journal_path = path or default_path()
     try:
-        history = read_history(place)
+        history = read_history(journal_path)
     except OSError as error:
         if path or not isinstance(error, FileNotFoundError):
-            fail(f"error: the journal {place} cannot be read: {error.strerror}", 1)
-        history = History(str(place), (), 0)  # reclaim has never run here
+            fail(
+                f"error: the journal {journal_path} cannot be read: {error.strerror}", 1
+            )
+        history = History(str(journal_path), (), 0)  # reclaim has never run here
     if number and number > len(history.runs):
-        fail(f"no run {number}: {place} has {len(history.runs):,}", 2)
+        fail(f"no run {number}: {journal_path} has {len(history.runs):,}", 2)
     if as_json:
         write(to_json(history, limit))
         return

@@ -149,11 +149,11 @@ def _history() -> History | None:
     from memcgctl.actions.run.journal import default_path
     from memcgctl.model import History
 
-    place = default_path()
+    journal_path = default_path()
     try:
-        return read_history(place)
+        return read_history(journal_path)
     except FileNotFoundError:
-        return None if os.geteuid() else History(str(place), (), 0)
+        return None if os.geteuid() else History(str(journal_path), (), 0)
     except OSError as error:
-        say(f"warning: the journal {place} cannot be read: {error.strerror}")
+        say(f"warning: the journal {journal_path} cannot be read: {error.strerror}")
         return None

@@ -165,8 +165,8 @@ def _interpretations(
     wide = stored.astype(np.int64)
     if base is None:
         # 7.0 on: relative to where each offset is stored.
-        place = np.arange(len(wide), dtype=np.int64) * 4
-        yield (place + wide).astype(np.uint64) + np.uint64(at)
+        slot = np.arange(len(wide), dtype=np.int64) * 4
+        yield (slot + wide).astype(np.uint64) + np.uint64(at)
         return
     # Up to 6.14, CONFIG_KALLSYMS_ABSOLUTE_PERCPU (01157ddc58dc, "kallsyms: Remove
     # KALLSYMS_ABSOLUTE_PERCPU"): positive are absolute, negative are below the base.

@@ -49,7 +49,7 @@ class KdumpFile:
         self._file = file
         size = os.fstat(file.fileno()).st_size
         # Where each piece is: in the file as it would be if it were not flattened,
-        # its size, and its place in this one. Later ones replace earlier ones.
+        # its size, and its offset in this one. Later ones replace earlier ones.
         self._pieces = [(0, size, 0)]
         if os.pread(file.fileno(), len(FLAT_MAGIC), 0) == FLAT_MAGIC:
             self._pieces = list(_records(file, size))
@@ -57,10 +57,10 @@ class KdumpFile:
     def read(self, offset: int, size: int) -> bytes:
         """Bytes of the file that is not flattened; zeros where it holds none."""
         data = bytearray(size)
-        for start, length, place in self._pieces:
+        for start, length, stored in self._pieces:
             low, high = max(start, offset), min(start + length, offset + size)
             if low < high:
-                part = os.pread(self._file.fileno(), high - low, place + low - start)
+                part = os.pread(self._file.fileno(), high - low, stored + low - start)
                 data[low - offset : low - offset + len(part)] = part
         return bytes(data)
 
@@ -101,7 +101,7 @@ class KdumpFile:
 
     @property
     def block_size(self) -> int:
-        """Size of a page, and the unit of places in the file."""
+        """Size of a page, and the unit of offsets in the file."""
         return int(self._header[4])
 
     def page_runs(self, limit: int) -> Iterator[tuple[int, int]]:
@@ -182,7 +182,7 @@ class KdumpFile:
 
 
 def _records(file: BinaryIO, size: int) -> Iterator[tuple[int, int, int]]:
-    """(offset, size, place in the file) of each record of a flattened file."""
+    """(offset, size, offset in the file) of each record of a flattened file."""
     at = _FLAT_HEADER_SIZE
     while len(head := os.pread(file.fileno(), _RECORD.size, at)) == _RECORD.size:
         offset, length = _RECORD.unpack(head)

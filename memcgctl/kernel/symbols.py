@@ -51,8 +51,8 @@ class Symbols:
         text = np.frombuffer(self.names, np.uint8)
         starts, lengths = self._lines
         index = np.flatnonzero(lengths == len(name))
-        for place in (-1, len(name) // 2, 0):  # what most names differ in
-            index = index[text[starts[index] + place % len(name)] == name[place]]
+        for column in (-1, len(name) // 2, 0):  # what most names differ in
+            index = index[text[starts[index] + column % len(name)] == name[column]]
         for i, start in zip(index.tolist(), starts[index].tolist(), strict=True):
             if self.names.startswith(name, start):
                 yield chr(self.names[start - 1]), int(self.addresses[i])

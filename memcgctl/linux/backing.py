@@ -157,7 +157,7 @@ def read_backings(
     namespaces = _namespaces(kernel, tasks)
     sizes = spaces["pages"].astype(np.uint64) * np.uint64(kernel.memory.page_size)
     backings: list[Backing | None] = []
-    for place, (host, inode, alias, cached) in enumerate(
+    for index, (host, inode, alias, cached) in enumerate(
         zip(hosts.tolist(), inodes, aliases, sizes.tolist(), strict=True)
     ):
         known = supers.get(int(inode["sb"]))
@@ -171,10 +171,10 @@ def read_backings(
             )
         else:
             kind = "hugetlb" if known.fs == "hugetlbfs" else "file"
-            if shmem[place]:
+            if shmem[index]:
                 kind = "tmpfs"
             inside = None
-            if sighting := seen.get(place):
+            if sighting := seen.get(index):
                 at = (sighting.mount, sighting.dentry)
                 path = names.path(*at, namespaces.of_task[sighting.task][1])
                 inside = (path, int(tasks.pid[sighting.task])) if path else None
@@ -187,7 +187,7 @@ def read_backings(
                     cached,
                     alias,
                     kind,
-                    users[place],
+                    users[index],
                     inside,
                 )
             )
@@ -244,9 +244,9 @@ class _Namespaces:
 
     def containers(self, users: Iterable[int], mounted: Iterable[int]) -> Iterator[int]:
         """Processes in others than the host's: the users, then of those ``mounted``."""
-        for place in users:
-            if self.of_task[place][0] != self.host:
-                yield place
+        for index in users:
+            if self.of_task[index][0] != self.host:
+                yield index
         for namespace in mounted:
             if namespace != self.host and namespace in self.first:
                 yield self.first[namespace]
@@ -269,7 +269,7 @@ def _namespaces(kernel: OpenedKernel, tasks: Tasks) -> _Namespaces:
     ]
     # The first process is pid 1, which is in the host's own namespace.
     host = of_task[0][0] if of_task else 0
-    first = {of_task[place][0]: place for place in reversed(range(len(of_task)))}
+    first = {of_task[index][0]: index for index in reversed(range(len(of_task)))}
     return _Namespaces(host, of_task, tasks.pid.tolist(), first)
 
 
@@ -296,12 +296,12 @@ def _file(
     if entry is not None:
         host = names.path_in(namespaces.host, super_block.address, alias, None)
         mounted = names.mounted.get(super_block.address, {})
-        for place in namespaces.containers(users, mounted):
+        for index in namespaces.containers(users, mounted):
             if inside:
                 break
-            space, root = namespaces.of_task[place]
+            space, root = namespaces.of_task[index]
             path = names.path_in(space, super_block.address, alias, root)
-            inside = (path, namespaces.pids[place]) if path else None
+            inside = (path, namespaces.pids[index]) if path else None
     return _backing(
         kind,
         super_block,

@@ -143,20 +143,20 @@ class Opened:
     def descriptors_of(self, file: int) -> list[tuple[int, int]]:
         """(pid, descriptor) of all that have the ``struct file *`` open."""
         pids, fds = self.descriptors.pid, self.descriptors.fd
-        return [(int(pids[at]), int(fds[at])) for at in self._places.get(file, ())]
+        return [(int(pids[at]), int(fds[at])) for at in self._indexes.get(file, ())]
 
     def user(self, file: int) -> tuple[str, int | None]:
         """Who has the ``struct file *`` open, in words, and by which descriptor.
 
         The first process that has, and how many more; where none has, who else.
         """
-        places = self._places.get(file)
-        if not places:
+        indexes = self._indexes.get(file)
+        if not indexes:
             return self._keeper(file), None
-        pids = {int(self.descriptors.pid[place]) for place in places}
-        pid = int(self.descriptors.pid[places[0]])
+        pids = {int(self.descriptors.pid[index]) for index in indexes}
+        pid = int(self.descriptors.pid[indexes[0]])
         also = f" and {len(pids) - 1} more" if len(pids) > 1 else ""
-        fd = int(self.descriptors.fd[places[0]])
+        fd = int(self.descriptors.fd[indexes[0]])
         return f"{self._comms.get(pid, '?')} (pid {pid}){also}", fd
 
     def _keeper(self, file: int) -> str:
@@ -169,8 +169,8 @@ class Opened:
             self.kernel, FILE, addresses([file]), {"mapping": "f_mapping"}
         )["mapping"]
         areas = file_vmas(self.kernel, addresses(mapping))
-        place, alive = find(self._address_spaces[0], areas.mm)
-        mapped = place[alive & (areas.file == np.uint64(file))]
+        index, alive = find(self._address_spaces[0], areas.mm)
+        mapped = index[alive & (areas.file == np.uint64(file))]
         if not len(mapped):
             return "open in no process"
         task = int(self._address_spaces[1][mapped[0]])
@@ -184,12 +184,12 @@ class Opened:
         return mms, first
 
     @cached_property
-    def _places(self) -> dict[int, list[int]]:
+    def _indexes(self) -> dict[int, list[int]]:
         """Where among all descriptors each ``struct file *`` is."""
-        places: defaultdict[int, list[int]] = defaultdict(list)
-        for place, file in enumerate(self.descriptors.file.tolist()):
-            places[file].append(place)
-        return dict(places)
+        indexes: defaultdict[int, list[int]] = defaultdict(list)
+        for index, file in enumerate(self.descriptors.file.tolist()):
+            indexes[file].append(index)
+        return dict(indexes)
 
     @cached_property
     def _comms(self) -> dict[int, str]:

@@ -187,9 +187,9 @@ def _in_pipe(kernel: OpenedKernel, pipe: int) -> U64:
     if not 0 < number < LIMIT:
         return addresses([])
     step = size_of(kernel.prog, "struct pipe_buffer")
-    places = int(row["bufs"]) + step * np.arange(number, dtype=np.uint64)
+    at = int(row["bufs"]) + step * np.arange(number, dtype=np.uint64)
     rows = read_structs(
-        kernel, "struct pipe_buffer", addresses(places), {"page": "page", "ops": "ops"}
+        kernel, "struct pipe_buffer", addresses(at), {"page": "page", "ops": "ops"}
     )
     # One, or an array of two (7.3).
     spare = np.atleast_1d(row["spare"])
@@ -271,11 +271,11 @@ def _of_buffer(kernel: OpenedKernel, buffer: int) -> U64:
         return addresses([])
     step = size_of(prog, "struct bio_vec")
     first = buffer + offset_of(prog, name, "bvec")
-    places = first + step * np.arange(number, dtype=np.uint64)
+    at = first + step * np.arange(number, dtype=np.uint64)
     rows = read_structs(
         kernel,
         "struct bio_vec",
-        addresses(places),
+        addresses(at),
         {"page": "bv_page", "size": "bv_len", "offset": "bv_offset"},
     )
     page_size = kernel.memory.page_size

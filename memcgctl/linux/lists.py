@@ -56,15 +56,15 @@ def list_walker(
     what the list tells of. Raises LookupError for a member that is not there.
     """
     dtype = dtype_of(kernel.prog, type_name, members)
-    places = {name: dtype.fields[name] for name in members} if dtype.fields else {}
+    fields = {name: dtype.fields[name] for name in members} if dtype.fields else {}
     offset = offset_of(kernel.prog, type_name, link) + 16 * index
-    start = min([offset, *(place[1] for place in places.values())])
-    end = max([offset + 8, *(p[1] + p[0].itemsize for p in places.values())])
+    start = min([offset, *(field[1] for field in fields.values())])
+    end = max([offset + 8, *(p[1] + p[0].itemsize for p in fields.values())])
     span = np.dtype(
         {
-            "names": list(places),
-            "formats": [place[0] for place in places.values()],
-            "offsets": [place[1] - start for place in places.values()],
+            "names": list(fields),
+            "formats": [field[0] for field in fields.values()],
+            "offsets": [field[1] - start for field in fields.values()],
             "itemsize": end - start,
         }
     )

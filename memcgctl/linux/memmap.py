@@ -126,9 +126,9 @@ def _of_devices(
     first = found.index // np.uint64(pages)
     last = (found.index + found.count - np.uint64(1)) // np.uint64(pages)
     order = np.argsort(first)
-    place = np.searchsorted(first[order], subsections, "right") - 1
+    index = np.searchsorted(first[order], subsections, "right") - 1
     known = np.append(last[order], np.uint64(0))  # the last for those before the first
-    of_device: NDArray[np.bool_] = (place >= 0) & (subsections <= known[place])
+    of_device: NDArray[np.bool_] = (index >= 0) & (subsections <= known[index])
     return of_device
 
 

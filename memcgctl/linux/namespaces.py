@@ -81,13 +81,13 @@ class Namespaces:
 
     @cached_property
     def _in_network(self) -> dict[int, list[int]]:
-        """The places of the tasks in each ``struct net *``."""
+        """The indexes of the tasks in each ``struct net *``."""
         rows = read_structs(
             self.kernel, "struct nsproxy", self.opened.tasks.nsproxy, {"net": "net_ns"}
         )
         found: defaultdict[int, list[int]] = defaultdict(list)
-        for place, net in enumerate(rows["net"].tolist()):
-            found[net].append(place)
+        for index, net in enumerate(rows["net"].tolist()):
+            found[net].append(index)
         return dict(found)
 
     @cached_property

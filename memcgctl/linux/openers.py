@@ -77,7 +77,7 @@ def read_openers(kernel: OpenedKernel, mappings: U64, tasks: Tasks) -> Openers:
     overlay = on_overlay(kernel, addresses(rows["inode"]), "struct inode", "i_sb")
     real = _real_mappings(kernel, addresses(rows["private"]), overlay, mappings)
     mapping = np.where(real, real, mapping)
-    place, known = find(mappings, mapping)
+    index, known = find(mappings, mapping)
     inside = offset_of(kernel.prog, "struct mount", "mnt")
     by_mapping: dict[int, set[int]] = {}
     seen: dict[int, Sighting] = {}
@@ -87,11 +87,11 @@ def read_openers(kernel: OpenedKernel, mappings: U64, tasks: Tasks) -> Openers:
         task[known[which] & alive].tolist(),
         strict=True,
     ):
-        by_mapping.setdefault(int(place[file]), set()).add(position)
+        by_mapping.setdefault(int(index[file]), set()).add(position)
         if real[file]:
             mount = int(rows["mnt"][file]) - inside
             dentry = int(rows["dentry"][file])
-            seen.setdefault(int(place[file]), Sighting(mount, dentry, position))
+            seen.setdefault(int(index[file]), Sighting(mount, dentry, position))
     return Openers({key: sorted(found) for key, found in by_mapping.items()}, seen)
 
 
@@ -154,13 +154,13 @@ def _real_mappings(
     # The file of the layer itself, or since 6.13 a struct ovl_file, of which a core has
     # no types: pointers to the files of the lower and of the upper layer.
     for offset in (None, 0, 8):
-        (places,) = (overlay & (private != 0) & (real == 0)).nonzero()
-        files = private[places]
+        (indexes,) = (overlay & (private != 0) & (real == 0)).nonzero()
+        files = private[indexes]
         if offset is not None:
             files = read_pointers(kernel, files + np.uint64(offset))
         files = np.where(files >> np.uint64(63), files, np.uint64(0))
         rows = read_structs(kernel, "struct file", files, {"mapping": "f_mapping"})
         mapping = addresses(rows["mapping"])
         known = find(mappings, mapping)[1]
-        real[places[known]] = mapping[known]
+        real[indexes[known]] = mapping[known]
     return real

@@ -57,7 +57,7 @@ class Leaves:
     """Page-table entries that are not empty, ``pages`` base pages each.
 
     ``mm`` is the position of the address space among those asked for; ``entry`` is
-    the raw entry. ``full`` has the places where those of a table begin that all map
+    the raw entry. ``full`` has the indexes where those of a table begin that all map
     something, and whose addresses one of the areas asked for spans.
     """
 
@@ -104,15 +104,15 @@ def walk(
             if shift == top:
                 entries[:, 256:] = 0  # the kernel's half
             flat = entries.ravel()
-            (place,) = flat.nonzero()
-            entry = flat[place]
-            row = place >> 9
+            (index,) = flat.nonzero()
+            entry = flat[index]
+            row = index >> 9
             owner = mm[some][row]
             if shift == _PAGE_SHIFT:
                 full = _full(mm[some], base[some], row, entry, spanned)
                 yield Leaves(owner, entry, 1, full)
                 continue
-            slot = (place & 511).astype(np.uint64)
+            slot = (index & 511).astype(np.uint64)
             at = base[some][row] + (slot << np.uint64(shift))
             if wanted is not None:
                 keep = wanted.touched(owner, at, 1 << shift)

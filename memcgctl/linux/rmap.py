@@ -174,10 +174,10 @@ def mapped_pages(
             full = np.searchsorted(maps(leaves).nonzero()[0], full)
         first = _neighbours(mm, pfn, leaves.pages, full)
         size = np.diff(first, append=len(pfn)) * leaves.pages
-        place, hit, start, count = _overlaps(runs, pfn[first], size.astype(np.uint64))
+        index, hit, start, count = _overlaps(runs, pfn[first], size.astype(np.uint64))
         if seen:
             seen.add(start.astype(np.uint64), count)
-        owner, group = mm[first[hit]], runs.group[place]
+        owner, group = mm[first[hit]], runs.group[index]
         filled.update(_filled(full, first[hit], owner * groups + group, count))
         parts.append((owner, group, start, count))
     owner, group, start, count = (np.concatenate(c) for c in zip(*parts, strict=True))
@@ -264,16 +264,16 @@ def _runs(wanted: Frames) -> Frames:
 def _overlaps(
     wanted: Frames, pfn: U64, pages: U64
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int64], NDArray[np.int64]]:
-    """Where ranges meet frames of interest: (place, which range, first page, pages)."""
+    """Where ranges meet frames of interest: (index, which range, first page, pages)."""
     ends = wanted.pfn + wanted.pages
     first = np.searchsorted(ends, pfn, side="right")
     last = np.searchsorted(wanted.pfn, pfn + pages, side="left")
     many = np.maximum(last - first, 0)
     hit = np.repeat(np.arange(len(pfn)), many)
-    place = np.repeat(first - np.cumsum(many) + many, many) + np.arange(many.sum())
-    start = np.maximum(wanted.pfn[place], pfn[hit])
-    end = np.minimum(ends[place], (pfn + pages)[hit])
-    return place, hit, start.astype(np.int64), (end - start).astype(np.int64)
+    index = np.repeat(first - np.cumsum(many) + many, many) + np.arange(many.sum())
+    start = np.maximum(wanted.pfn[index], pfn[hit])
+    end = np.minimum(ends[index], (pfn + pages)[hit])
+    return index, hit, start.astype(np.int64), (end - start).astype(np.int64)
 
 
 def _tree(kernel: OpenedKernel, roots: U64) -> tuple[NDArray[np.int64], U64]:

@@ -92,7 +92,7 @@ def slab_structs(
     layout = present(kernel.prog, "struct kmem_cache", ("size", "red_left_pad"))
     wanted = unique(caches)
     known = read_structs(kernel, "struct kmem_cache", wanted, layout)
-    places, rows = [], [np.zeros(0, packed(lying))]
+    found_at, rows = [], [np.zeros(0, packed(lying))]
     for cache, its in zip(wanted, known, strict=True):
         size, pad = int(its["size"]), _pad(its)
         (mine,) = (slabs.cache == cache).nonzero()
@@ -107,9 +107,9 @@ def slab_structs(
                 strided: Rows = np.ndarray(objects, lying, data, pad, (size,))
                 found: Rows = strided.astype(packed(lying))
                 (used,) = (found != np.zeros((), found.dtype)).nonzero()
-                places.append(np.uint64(at + pad) + addresses(size * used))
+                found_at.append(np.uint64(at + pad) + addresses(size * used))
                 rows.append(found[used])
-    return np.concatenate([addresses([]), *places]), np.concatenate(rows)
+    return np.concatenate([addresses([]), *found_at]), np.concatenate(rows)
 
 
 def _pad(cache: np.void) -> int:

@@ -104,10 +104,10 @@ def read_words(kernel: OpenedKernel, at: U64) -> tuple[U64, NDArray[np.bool_]]:
             read[rows] = [word is not None for word in found]
             words[rows] = np.frombuffer(b"".join(w or bytes(8) for w in found), "<u8")
         else:
-            places = (at[rows] - np.uint64(start)).astype(np.int64)
+            offsets = (at[rows] - np.uint64(start)).astype(np.int64)
             bytes_ = np.frombuffer(block, np.uint8)
             words[rows] = np.lib.stride_tricks.sliding_window_view(bytes_, 8)[
-                places
+                offsets
             ].view("<u8")[:, 0]
             read[rows] = True
     return words, read
@@ -175,8 +175,8 @@ def find(known: U64, values: U64) -> tuple[NDArray[np.int64], NDArray[np.bool_]]
     """
     if not len(known):
         return np.zeros(len(values), np.int64), np.zeros(len(values), np.bool_)
-    place = np.searchsorted(known, values).clip(max=len(known) - 1)
-    return place.astype(np.int64), (known[place] == values) & (values != 0)
+    index = np.searchsorted(known, values).clip(max=len(known) - 1)
+    return index.astype(np.int64), (known[index] == values) & (values != 0)
 
 
 @dataclass(frozen=True)

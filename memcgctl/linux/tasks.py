@@ -180,8 +180,8 @@ def _memcgs(kernel: OpenedKernel, css_sets: U64) -> U64:
     css = read_pointers(kernel, sets + slot)
     offset = np.uint64(offset_of(kernel.prog, "struct mem_cgroup", "css"))
     memcgs = np.where(css, css - offset, np.uint64(0))
-    place = np.searchsorted(sets, css_sets).clip(max=len(sets) - 1)
-    return addresses(np.where(css_sets, memcgs[place], np.uint64(0)))
+    index = np.searchsorted(sets, css_sets).clip(max=len(sets) - 1)
+    return addresses(np.where(css_sets, memcgs[index], np.uint64(0)))
 
 
 def _first_set(column: U64, first: NDArray[np.intp]) -> U64:
@@ -199,8 +199,8 @@ def _fd_array(kernel: OpenedKernel, fd: int, max_fds: int) -> U64:
     files = np.zeros(max_fds, np.uint64)
     for start, data in kernel.memory.chunks(fd, 8 * max_fds, unit=8):
         if data is not None:
-            place = (start - fd) // 8
-            files[place : place + len(data) // 8] = np.frombuffer(data, np.uint64)
+            index = (start - fd) // 8
+            files[index : index + len(data) // 8] = np.frombuffer(data, np.uint64)
     # Garbage is mostly no kernel pointer.
     pointer = (files >> np.uint64(63) != 0) & (files & np.uint64(7) == 0)
     return addresses(np.where(pointer, files, np.uint64(0)))

@@ -49,7 +49,7 @@ class BulkPlan:
 
     ``keys`` say which file it is, ``collateral`` what of others' it can move. Each of
     their groups has its file in ``numbers``, its memcg's position in ``positions``, and
-    its place in ``charge_groups`` in ``places``; ``taken`` has these by position.
+    its index in ``charge_groups`` in ``indexes``; ``taken`` has these by position.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class BulkPlan:
             found = self._leave(barred, found)
         self.taken: list[Container[int]] = [*found] or [()] * len(memcgs)
         self.numbers = np.array([n for mine in found for n in mine.values()], dtype=int)
-        self.places = np.array([place for mine in found for place in mine], dtype=int)
+        self.indexes = np.array([index for mine in found for index in mine], dtype=int)
         counts = np.array([len(mine) for mine in found], dtype=int)
         self.positions = np.arange(len(found)).repeat(counts)
         columns = self.kinds, self._ancestors, self._backings, self.bytes, self.keys
@@ -95,7 +95,7 @@ class BulkPlan:
     def _find(
         self, kinds: Mapping[str, Kind], context: PlanContext
     ) -> tuple[list[dict[int, int]], set[int]]:
-        """Number the files: by memcg those of its groups, by their places.
+        """Number the files: by memcg those of its groups, by their indexes.
 
         And which of the files are barred: if something is in the way of any group, all
         of its file is looked at more closely.
@@ -108,7 +108,7 @@ class BulkPlan:
             above = (ancestor,)
             mine: dict[int, int] = {}
             huge = False
-            for place, group in enumerate(groups):
+            for index, group in enumerate(groups):
                 mappers, backing, size = group.mappers, group.backing, group.bytes
                 if mappers and not huge:
                     huge = any(user.huge_bytes for user in mappers)
@@ -132,7 +132,7 @@ class BulkPlan:
                         self._ancestors[number] = tuple({*others, *above})
                     if backing != self._backings[number]:
                         barred.add(number)
-                mine[place] = number
+                mine[index] = number
                 if (
                     mappers
                     or group.obstacles
@@ -160,7 +160,7 @@ class BulkPlan:
         self._ancestors = [self._ancestors[n] for n in numbers]
         anew = {n: number for number, n in enumerate(numbers)}
         return [
-            {place: anew[n] for place, n in mine.items() if n in anew} for mine in found
+            {index: anew[n] for index, n in mine.items() if n in anew} for mine in found
         ]
 
     def __len__(self) -> int:
@@ -172,28 +172,28 @@ class BulkPlan:
     @cached_property
     def _by_number(self) -> list[list[tuple[int, int]]]:
         found: list[list[tuple[int, int]]] = [[] for _ in self.keys]
-        columns = self.numbers, self.positions, self.places
-        for n, position, place in zip(*(one.tolist() for one in columns), strict=True):
-            found[n].append((position, place))
+        columns = self.numbers, self.positions, self.indexes
+        for n, position, index in zip(*(one.tolist() for one in columns), strict=True):
+            found[n].append((position, index))
         return found
 
     def parts(self, number: int) -> Iterator[tuple[int, Part]]:
-        """The parts of memcgs that are of a file, and their places."""
+        """The parts of memcgs that are of a file, and their indexes."""
         case = self.kinds[number].case
-        for position, place in self._by_number[number]:
+        for position, index in self._by_number[number]:
             memcg = self._memcgs[position]
             assert memcg.details
-            group = memcg.details.charge_groups[place]
-            yield place, Part(memcg, case, group.bytes, group)
+            group = memcg.details.charge_groups[index]
+            yield index, Part(memcg, case, group.bytes, group)
 
     def changes(self, number: int) -> list[Change]:
         """What it changes in the counters of online memcgs that a file goes."""
         return [self._change(number, *pair) for pair in self._by_number[number]]
 
-    def _change(self, number: int, position: int, place: int) -> Change:
+    def _change(self, number: int, position: int, index: int) -> Change:
         details = self._memcgs[position].details
         assert details
-        group = details.charge_groups[place]
+        group = details.charge_groups[index]
         new = group.bytes - group.swap_entry_bytes
         swapped = new if self.kinds[number].is_shmem else 0
         return self._above[position], -group.bytes, swapped
@@ -203,8 +203,8 @@ class BulkPlan:
         found: dict[int, list[Change]] = defaultdict(list)
         for number, pairs in enumerate(self._by_number):
             if self.kinds[number].is_shmem:
-                for position, place in pairs:
-                    found[position].append(self._change(number, position, place))
+                for position, index in pairs:
+                    found[position].append(self._change(number, position, index))
         return found
 
 

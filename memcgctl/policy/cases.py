@@ -70,30 +70,30 @@ class Part(NamedTuple):
 
 def parts(memcg: Memcg, page_size: int) -> Iterator[Part]:
     """All that holds ``memcg``, but for its children and what nobody accounts for."""
-    return (part for _, part in placed_parts(memcg, page_size))
+    return (part for _, part in numbered_parts(memcg, page_size))
 
 
-def placed_parts(
+def numbered_parts(
     memcg: Memcg, page_size: int, without: Container[int] = ()
 ) -> Iterator[tuple[int, Part]]:
-    """The same with their places, ``without`` those of some groups.
+    """The same, numbered, ``without`` those of some groups.
 
-    A group without parts of its own has the place that it has in ``charge_groups``, if
+    A group without parts of its own has the index that it has in ``charge_groups``, if
     those before it have none, either.
     """
     details = memcg.details
     if details is None:
         return
-    place = 0
+    index = 0
     for whole in details.charge_groups:
-        if place in without:
-            place += 1
+        if index in without:
+            index += 1
             continue
         for group in _by_size(whole):
-            yield place, Part(memcg, case_of(group), group.bytes, group)
-            place += 1
+            yield index, Part(memcg, case_of(group), group.bytes, group)
+            index += 1
     rest = (*_swap(memcg, details, page_size), *_references(memcg, details))
-    yield from enumerate(rest, place)
+    yield from enumerate(rest, index)
 
 
 def _references(memcg: Memcg, details: Details) -> Iterator[Part]:

@@ -36,7 +36,7 @@ class Chooser:
             barred = {one.name: self._bar(one) for one in here}
             self._usable[case] = [one for one in here if not barred[one.name]]
             for one in here:
-                self._options[case, one.name] = options[place_of(one, options) or 0]
+                self._options[case, one.name] = options[rank_of(one, options) or 0]
             absent = self._absent(case)
             whys = [f"{name} {why}" for name, why in (absent | barred).items() if why]
             self._without[case] = "; ".join(whys) or _nothing(case, options)
@@ -123,21 +123,21 @@ def interfaces_for(
     """Those of this kernel for a case: in the order of the options, or of harm."""
     here = context.census.kernel.interfaces
     found = [
-        (place, interface)
+        (rank, interface)
         for interface in INTERFACES
         if case in interface.cases
         and all(name in here for name in interface.needs)
-        and (place := place_of(interface, options)) is not None
+        and (rank := rank_of(interface, options)) is not None
     ]
     if not least_harm:
         found.sort(key=lambda pair: pair[0])
     return [interface for _, interface in found]
 
 
-def place_of(interface: AnyInterface, options: Sequence[Option]) -> int | None:
-    """Which of the options an interface carries out: the first one's place."""
-    places = (n for n, option in enumerate(options) if option in interface.options)
-    return next(places, None)
+def rank_of(interface: AnyInterface, options: Sequence[Option]) -> int | None:
+    """Which of the options an interface carries out: the first one's rank."""
+    ranks = (n for n, option in enumerate(options) if option in interface.options)
+    return next(ranks, None)
 
 
 def _nothing(case: Case, options: Sequence[Option]) -> str:

@@ -37,7 +37,7 @@ def sync(devices: Iterable[str] | None = None) -> str:
     """As ``actions.sync``: each file system of a disk for itself, or these alone.
 
     ``sync`` alone would wait for network file systems and FUSE, too. Of what is mounted
-    at one place, the last.
+    at one mount point, the last.
     """
     disks = "/ - btrfs /||$3!~/^0:/&&!/ - fuse/"
     if devices is not None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from memcgctl.model import Memcg, Target
 from memcgctl.policy.bulk import BulkPlan
-from memcgctl.policy.cases import Part, placed_parts
+from memcgctl.policy.cases import Part, numbered_parts
 from memcgctl.policy.choice import Chooser
 from memcgctl.policy.effects import Effect
 from memcgctl.policy.headroom import Change
@@ -21,9 +21,9 @@ from memcgctl.policy.policies import Option
 
 
 class Share(NamedTuple):
-    """What a step does to one part, which is the memcg's ``place``-th."""
+    """What a step does to one part, which is the memcg's ``nth``."""
 
-    place: int
+    nth: int
     part: Part
     move: Move
 
@@ -61,10 +61,10 @@ class Drafts:
     Those from ``whole_from`` on are for files that go whole, of which a draft is only
     made when it is asked for. By number are ``interfaces``, ``ranks``, ``bytes``,
     ``collateral`` (what a step can move of others'), and ``firsts``: the position of
-    the first memcg that it is for, and the place of that one's part, in one number.
+    the first memcg that it is for, and the index of that one's part, in one number.
     Each pair of ``numbers`` and ``positions`` is a draft and a memcg that it is for.
     ``effects`` are
-    by the memcg's id and the part's place, without those of files that go whole.
+    by the memcg's id and the part's index, without those of files that go whole.
     """
 
     def __init__(
@@ -89,19 +89,19 @@ class Drafts:
         ]
         self.collateral += whole.collateral
         numbers = np.concatenate([served[:, 0], whole.numbers + self.whole_from])
-        order = np.argsort(numbers, kind="stable")  # by position and place it is sorted
+        order = np.argsort(numbers, kind="stable")  # by position and index it is sorted
         numbers = numbers[order]
         positions = np.concatenate([served[:, 1], whole.positions])[order]
-        places = np.concatenate([served[:, 2], whole.places])[order]
+        indexes = np.concatenate([served[:, 2], whole.indexes])[order]
         first = np.diff(numbers, prepend=-1) != 0
-        self.firsts = positions[first] << 32 | places[first]
+        self.firsts = positions[first] << 32 | indexes[first]
         once = first | (np.diff(positions, prepend=-1) != 0)
         self.numbers, self.positions = numbers[once], positions[once]
 
     def _choose(self, chooser: Chooser) -> Iterator[tuple[int, int, int]]:
         """Draft what is not for files that go whole.
 
-        Yields each share's draft, its memcg's position and its part's place.
+        Yields each share's draft, its memcg's position and its part's index.
         """
         numbers: dict[tuple[int, Target], int] = {}
         room, page_size = self.context.room, self.context.page_size
@@ -111,10 +111,10 @@ class Drafts:
             if position in swapped:
                 room.charge(swapped[position])
             taken = self._bulk.taken[position]
-            for place, part in placed_parts(memcg, page_size, taken):
+            for index, part in numbered_parts(memcg, page_size, taken):
                 interface, reach = chooser.choose(part)
                 chooser.take(part, interface, reach)
-                mine[place] = reach.effect
+                mine[index] = reach.effect
                 for move in reach.moves if interface else ():
                     assert interface
                     key = id(interface), move.target
@@ -122,8 +122,8 @@ class Drafts:
                     if number == len(self._drafts):
                         option = chooser.option(interface, part.case)
                         self._drafts.append(Draft(interface, move.target, option, []))
-                    self._drafts[number].shares.append(Share(place, part, move))
-                    yield number, position, place
+                    self._drafts[number].shares.append(Share(index, part, move))
+                    yield number, position, index
 
     def __len__(self) -> int:
         return len(self.bytes)
@@ -134,8 +134,8 @@ class Drafts:
         n = number - self.whole_from
         kind, target = self._bulk.kinds[n], self._bulk.target(n)
         shares = [
-            Share(place, part, move)
-            for place, part in self._bulk.parts(n)
+            Share(index, part, move)
+            for index, part in self._bulk.parts(n)
             for move in whole_moves(part, target, self.context)
         ]
         return Draft(kind.interface, target, kind.option, shares)
@@ -151,12 +151,12 @@ class Drafts:
         if number >= self.whole_from:
             return self._bulk.changes(number - self.whole_from)
         changes: list[Change] = []
-        for place, part, move in self._drafts[number].shares:
+        for index, part, move in self._drafts[number].shares:
             size, origin = move.bytes, self.context.room.ancestor(part.memcg)
             in_swap = part.case == "swap"
             changes.append((origin, 0, -size) if in_swap else (origin, -size, 0))
             if (payer := move.charged) is not None:
-                swapped = self.effects[part.memcg.id][place].swapped_bytes
+                swapped = self.effects[part.memcg.id][index].swapped_bytes
                 changes.append((payer, 0, size) if swapped else (payer, size, 0))
         return changes
 
@@ -171,16 +171,16 @@ class Drafts:
         return any(
             part.group.kind == "shmem"
             if part.group
-            else self.effects[part.memcg.id][place].swapped_bytes > 0
-            for place, part, _ in self._drafts[number].shares
+            else self.effects[part.memcg.id][index].swapped_bytes > 0
+            for index, part, _ in self._drafts[number].shares
         )
 
     def leave(self, number: int, why: str) -> None:
         """Take back what a step that is left out would have done."""
-        for place, part, move in self.draft(number).shares:
+        for index, part, move in self.draft(number).shares:
             mine = self.effects[part.memcg.id]
-            effect = mine.get(place) or whole_eviction(part)
-            mine[place] = _without(effect, move, why)
+            effect = mine.get(index) or whole_eviction(part)
+            mine[index] = _without(effect, move, why)
 
     def looked_at(self) -> dict[int, list[Effect]]:
         """What becomes of the parts of each memcg (by id) that ``effects`` has."""
@@ -190,14 +190,14 @@ class Drafts:
         """What becomes of all parts of each memcg (by id)."""
         found = {memcg_id: dict(mine) for memcg_id, mine in self.effects.items()}
         for n in range(len(self._bulk)):
-            for place, part in self._bulk.parts(n):
+            for index, part in self._bulk.parts(n):
                 effect = whole_eviction(part)
-                found[part.memcg.id].setdefault(place, effect)
+                found[part.memcg.id].setdefault(index, effect)
         return {memcg_id: _sorted(mine) for memcg_id, mine in found.items()}
 
 
 def _sorted(effects: dict[int, Effect]) -> list[Effect]:
-    return [effects[place] for place in sorted(effects)]
+    return [effects[index] for index in sorted(effects)]
 
 
 def _without(effect: Effect, move: Move, why: str) -> Effect:

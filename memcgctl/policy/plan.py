@@ -301,10 +301,10 @@ def _frees(
 
     ``freed`` has children before their parents.
     """
-    place = np.full(len(drafts), -1)
-    place[taken] = np.arange(len(taken))
+    order = np.full(len(drafts), -1)
+    order[taken] = np.arange(len(taken))
     lasts = np.full(len(memcgs), -1)
-    np.maximum.at(lasts, drafts.positions, place[drafts.numbers])
+    np.maximum.at(lasts, drafts.positions, order[drafts.numbers])
     last = {memcg.id: n for memcg, n in zip(memcgs, lasts.tolist(), strict=True)}
     gone: dict[int, list[int]] = {}
     for memcg_id in freed:

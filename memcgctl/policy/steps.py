@@ -37,15 +37,15 @@ class Steps(Sequence[Step]):
         return len(self._numbers)
 
     @overload
-    def __getitem__(self, place: int) -> Step: ...
+    def __getitem__(self, index: int) -> Step: ...
 
     @overload
-    def __getitem__(self, place: slice) -> tuple[Step, ...]: ...
+    def __getitem__(self, index: slice) -> tuple[Step, ...]: ...
 
-    def __getitem__(self, place: int | slice) -> Step | tuple[Step, ...]:
-        if isinstance(place, slice):
-            return tuple(map(self._step, range(len(self))[place]))
-        return self._step(range(len(self))[place])
+    def __getitem__(self, index: int | slice) -> Step | tuple[Step, ...]:
+        if isinstance(index, slice):
+            return tuple(map(self._step, range(len(self))[index]))
+        return self._step(range(len(self))[index])
 
     def __iter__(self) -> Iterator[Step]:
         return map(self._step, range(len(self)))
@@ -59,11 +59,11 @@ class Steps(Sequence[Step]):
     def __repr__(self) -> str:
         return repr(tuple(self))
 
-    def _step(self, place: int) -> Step:
-        known = self._made[place]
+    def _step(self, index: int) -> Step:
+        known = self._made[index]
         if known is None:
-            number = self._numbers[place]
-            known = self._made[place] = _step(
+            number = self._numbers[index]
+            known = self._made[index] = _step(
                 self._drafts.draft(number),
                 self._drafts.collateral[number],
                 self._frees.get(number, ()),

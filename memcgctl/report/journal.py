@@ -42,8 +42,8 @@ def screen(
     shown = history.runs[-limit:] if limit else history.runs
     if omitted := len(history.runs) - len(shown):
         text.append(f"{counted(omitted, 'earlier run')}, not shown.\n")
-    for place, run in enumerate(shown, omitted + 1):
-        line = f"{place}. {_title(run)}: {' '.join(_ending(run))}"
+    for nth, run in enumerate(shown, omitted + 1):
+        line = f"{nth}. {_title(run)}: {' '.join(_ending(run))}"
         text.append("\n" + _wrapped(line, 0, width, encoding))
     if shown:
         text.append("\nOne run with its steps: memcgctl journal N.\n")

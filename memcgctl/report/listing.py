@@ -125,11 +125,11 @@ def table(listing: Listing, width: int, encoding: str, online: bool) -> list[str
 def aligned(
     numbers: Sequence[Sequence[str]],
     paths: Sequence[str],
-    place: int,
+    column: int,
     width: int,
     encoding: str,
 ) -> list[str]:
-    """Lines of right-aligned columns, with the paths as column number ``place``."""
+    """Lines of right-aligned columns, with the paths as column number ``column``."""
     if _width(numbers) + len(numbers) >= width:  # garbage, or a narrow terminal
         numbers = [
             [shorten(title, _width([cells]), encoding), *cells]
@@ -141,7 +141,7 @@ def aligned(
     room = max(1, min(longest, left - gap * len(numbers)))
     grid = [right_aligned(cells) for cells in numbers]
     shown = [shorten(path, room, encoding) for path in paths]
-    grid.insert(place, [path + " " * (room - cell_count(path)) for path in shown])
+    grid.insert(column, [path + " " * (room - cell_count(path)) for path in shown])
     return [(" " * gap).join(line).rstrip() for line in zip(*grid, strict=True)]
 
 

@@ -196,7 +196,7 @@ def _ages(census: Census, offline: Sequence[Memcg]) -> Iterator[Metric]:
     )
     if known or not offline:
         within = Counter(bisect_left(AGES, seconds) for seconds in known)
-        counts = accumulate(within[place] for place in range(len(AGES) + 1))
+        counts = accumulate(within[bucket] for bucket in range(len(AGES) + 1))
         bounds = [*(f"{bound:.1f}" for bound in AGES), "+Inf"]
         yield HistogramMetricFamily(
             "memcgctl_offline_memcg_age_seconds",

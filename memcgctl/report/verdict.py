@@ -179,8 +179,8 @@ def backing_words(backing: Backing) -> str:
     name = backing.path or f"inode {backing.inode}"
     deleted = "deleted " if backing.deleted else ""
     if backing.kind == "file":
-        place = f" ({backing.fs} on {backing.device})"
-        return f"page cache of {deleted}{name}{place}"
+        where = f" ({backing.fs} on {backing.device})"
+        return f"page cache of {deleted}{name}{where}"
     what = {
         "tmpfs": "tmpfs file",
         "memfd": "memfd",

@@ -59,10 +59,10 @@ def remove_stale(machine: Machine, path: str = "/") -> None:
     """Remove cgroups of ours whose maker was killed, those directly below a memcg."""
     if machine.cgroup is None:
         return
-    place = Path(machine.cgroup.point + path)
+    directory = Path(machine.cgroup.point + path)
     with suppress(OSError):
-        for name in os.listdir(place):
+        for name in os.listdir(directory):
             found = re.fullmatch(rf"{re.escape(_NAME)}(\d+)", name)
             if found and not (machine.proc / found[1]).exists():
                 with suppress(OSError):
-                    (place / name).rmdir()
+                    (directory / name).rmdir()

@@ -57,8 +57,8 @@ def page_cache(paths: Collection[str], machine: Machine) -> int | None:
     """What memcgs and all below them, zombies as well, have of files, in bytes."""
     total = 0
     for path in topmost(paths):
-        place = _directory(path, machine)
-        stat = _pairs(read_text(place / "memory.stat")) if place else {}
+        directory = _directory(path, machine)
+        stat = _pairs(read_text(directory / "memory.stat")) if directory else {}
         file, shmem = _CACHE[1 if machine.cgroup1 else 2]
         if file not in stat or shmem not in stat:
             return None
@@ -68,16 +68,17 @@ def page_cache(paths: Collection[str], machine: Machine) -> int | None:
 
 def charged(path: str, machine: Machine) -> Charged:
     """What a memcg and all below it are charged for."""
-    place = _directory(path, machine)
-    if place is None:
+    directory = _directory(path, machine)
+    if directory is None:
         return Charged(None, None)
     if machine.cgroup1:
-        memory = _number(place / "memory.usage_in_bytes")
-        both = _number(place / "memory.memsw.usage_in_bytes")
+        memory = _number(directory / "memory.usage_in_bytes")
+        both = _number(directory / "memory.memsw.usage_in_bytes")
         swap = None if memory is None or both is None else max(0, both - memory)
         return Charged(memory, swap)
     return Charged(
-        _number(place / "memory.current"), _number(place / "memory.swap.current")
+        _number(directory / "memory.current"),
+        _number(directory / "memory.swap.current"),
     )
 
 
@@ -93,8 +94,8 @@ def room(path: str, machine: Machine, *, swap: bool) -> tuple[int, str] | None:
 
 
 def _rooms(path: str, machine: Machine, *, swap: bool) -> list[int]:
-    place = _directory(path, machine)
-    if place is None:
+    directory = _directory(path, machine)
+    if directory is None:
         return []
     if machine.cgroup1:
         # What is swapped out stays in memsw's count, what comes back enters memory's.
@@ -105,7 +106,7 @@ def _rooms(path: str, machine: Machine, *, swap: bool) -> list[int]:
         pairs = [("memory.current", f"memory.{word}") for word in ("max", "high")]
     rooms = []
     for usage, limit in pairs:
-        used, most = _number(place / usage), _number(place / limit)
+        used, most = _number(directory / usage), _number(directory / limit)
         if used is not None and most is not None:
             rooms.append(most - used)
     return rooms

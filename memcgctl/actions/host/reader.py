@@ -1,4 +1,4 @@
-"""A child of ours that reads what is in swap, in batches of places.
+"""A child of ours that reads what is in swap, in batches of offsets or addresses.
 
 ``child.py`` in a session of its own does the reading, from within the memcg that is to
 be charged for it.
@@ -24,7 +24,7 @@ _PATIENCE = 20.0
 def reader(
     *words: str, pass_fds: Collection[int] = ()
 ) -> Iterator[Callable[[U64], None]]:
-    """Start ``child.py`` with these words; what is given has it read at these places.
+    """Start ``child.py`` with these words; what is given has it read there.
 
     That raises ActionError if it does not.
     """
@@ -43,12 +43,12 @@ def reader(
         _finish(child)
 
 
-def _tell(child: subprocess.Popen[bytes], places: U64) -> None:
+def _tell(child: subprocess.Popen[bytes], offsets: U64) -> None:
     assert child.stdin
     assert child.stdout
     assert child.stderr
     with suppress(BrokenPipeError):
-        child.stdin.write(struct.pack("=Q", len(places)) + places.tobytes())
+        child.stdin.write(struct.pack("=Q", len(offsets)) + offsets.tobytes())
         child.stdin.flush()
         if not select.select([child.stdout], [], [], _PATIENCE)[0]:
             raise ActionError("the process that reads from swap hangs: is it frozen?")

@@ -84,9 +84,9 @@ def _candidates(
                 yield os.open(f"{above}{path}", _LOOK | os.O_NOFOLLOW)
     for process in processes:
         with suppress(ActionError), hold(process, machine):
-            for place in _used(alive(process), file, machine):
+            for name in _used(alive(process), file, machine):
                 with suppress(OSError):
-                    yield os.open(place, _LOOK)
+                    yield os.open(name, _LOOK)
     yield from _by_handle(file, machine)
     if file.container_pid:
         yield from _by_handle(file, machine, file.container_pid)
@@ -195,13 +195,13 @@ def generation(fd: int) -> int | None:
         kind, handle = file_handle(fd)
     except OSError:
         return None
-    place = {
+    start = {
         (_INO32_GEN, 8): 4,
         (_INO32_GEN, 12): 0,  # shmem_encode_fh has the generation first
         (_INO64_GEN, 12): 8,
         (_BTRFS_WITHOUT_PARENT, 20): 16,
     }.get((kind, len(handle)))
-    return None if place is None else int(struct.unpack_from("=I", handle, place)[0])
+    return None if start is None else int(struct.unpack_from("=I", handle, start)[0])
 
 
 def _reopen(candidate: int, machine: Machine) -> int:

@@ -206,8 +206,8 @@ class Worker:
     def _leave(self, seconds: float) -> NoReturn:
         """Kill it; what cannot be killed stays, and is told of to the next run."""
         doing, device = self._shared.noted()
-        place = read_text(self.proc / str(self._pid) / "wchan")
-        where = f" ({place})" if place.strip("0") else ""
+        wchan = read_text(self.proc / str(self._pid) / "wchan")
+        where = f" ({wchan})" if wchan.strip("0") else ""
         why = f"{doing or 'the step'} for {seconds:.0f} s{where}"
         started = start_ticks(self._pid, self.proc)
         assert self._pipe is not None

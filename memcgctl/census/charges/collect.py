@@ -90,10 +90,10 @@ class Folios(NamedTuple):
         """The first ``limit`` folios, each in a row of its own."""
         count = np.minimum(self.folios[:limit], limit)
         row = np.repeat(np.arange(len(count)), count)[:limit]
-        place = np.arange(len(row)) - (np.cumsum(count) - count)[row]
+        index = np.arange(len(row)) - (np.cumsum(count) - count)[row]
         found = {name: column[row] for name, column in self._asdict().items()}
-        found["pfn"] += place * found["pages"]
-        return self._replace(**found | {"folios": np.ones_like(place)})
+        found["pfn"] += index * found["pages"]
+        return self._replace(**found | {"folios": np.ones_like(index)})
 
 
 @reading(Topic.MEMORY_MAP)
@@ -113,8 +113,8 @@ def collect_folios(
     owners = folios.Owners(kernel, memcgs)
     # The position among those wanted of each row of memcgs, the unknown one's last.
     position = np.full(len(memcgs) + 1, -1, np.int64)
-    for place, memcg in enumerate(wanted.tolist()):
-        position[:-1][memcgs == memcg] = place
+    for index, memcg in enumerate(wanted.tolist()):
+        position[:-1][memcgs == memcg] = index
     ranges = page_ranges(kernel)
     batched, roots = _batched(kernel, ranges), folios.Roots(kernel)
     total, seen, end = sum(r.pages for r in ranges), 0, 0
@@ -179,7 +179,7 @@ class _Counters:
         batched: NDArray[np.int64],
         apart: NDArray[np.int64],
     ) -> Folios:
-        """The folios whose head pages are at places ``at`` of a block.
+        """The folios whose head pages are at indexes ``at`` of a block.
 
         ``batched`` are the frames that per-CPU batches hold a reference to, sorted;
         those ``apart`` get a row of their own.
@@ -193,7 +193,7 @@ class _Counters:
         count = np.diff(first, append=len(at))
         heads, at, memcg = heads[first], at[first], memcg[first]
         kind, pages = kind[first], pages[first]
-        # A page type (page tables, offline pages) shares the place: it is negative.
+        # A page type (page tables, offline pages) shares the word: it is negative.
         mapcount = _not_negative(heads["mapcount"].astype(np.int64) + 1)
         refcount = heads["refcount"].astype(np.int64)
         pins = np.where(pages > 1, 0, refcount) // GUP_PIN_COUNTING_BIAS
@@ -246,10 +246,10 @@ class _Counters:
     def _word(
         self, data: bytes, at: NDArray[np.int64], offset: int
     ) -> NDArray[np.int64]:
-        """The 32-bit counter at ``offset`` from the head pages at places ``at``."""
+        """The 32-bit counter at ``offset`` from the head pages at indexes ``at``."""
         words = np.frombuffer(data, "<i4", len(data) // 4)
-        place = (at * self.page.itemsize + offset) // 4
-        return np.asarray(words[np.minimum(place, len(words) - 1)], np.int64)
+        index = (at * self.page.itemsize + offset) // 4
+        return np.asarray(words[np.minimum(index, len(words) - 1)], np.int64)
 
 
 def _counters(kernel: OpenedKernel) -> _Counters:

@@ -108,7 +108,7 @@ def _charge_groups(
     tasks, page_size = processes.tasks, kernel.memory.page_size
     mappings, which = np.unique(groups.mapping, return_inverse=True)
     openers = read_openers(kernel, mappings, tasks)
-    users = [set(openers.tasks.get(place, ())) for place in range(len(mappings))]
+    users = [set(openers.tasks.get(index, ())) for index in range(len(mappings))]
     for group, sharers in mappers.by_group.items():
         users[which[group]].update(sharers)
     seen = {**_seen_mapped(kernel, vmas, tasks), **openers.seen}
@@ -140,7 +140,7 @@ def _charge_groups(
     folios = np.bincount(groups.of, found.folios, len(groups.memcg))
     result: list[list[ChargeGroup]] = [[] for _ in wanted]
     for group in sorted(range(len(every)), key=lambda group: -every[group]):
-        place = int(which[group])
+        index = int(which[group])
         result[groups.memcg[group]].append(
             ChargeGroup(
                 kind=KINDS[groups.kind[group]],
@@ -154,7 +154,7 @@ def _charge_groups(
                     if sizes[group]
                 ),
                 dirty_bytes=dirty[group],
-                backing=backings[place],
+                backing=backings[index],
                 mappers=tuple(
                     processes.process(
                         position,
@@ -165,7 +165,7 @@ def _charge_groups(
                 ),
                 openers=tuple(
                     processes.process(position, every[group])
-                    for position in openers.tasks.get(place, ())
+                    for position in openers.tasks.get(index, ())
                 ),
                 coldness=cold[group],
                 swap_entry_bytes=in_swap[group],
@@ -190,10 +190,10 @@ def group_folios(found: Folios) -> Groups:
     key = (found.memcg * len(KINDS) + found.kind) * 2 + mapped
     key = key * max(len(mappings), 1) + which
     key, of = _unique(key)
-    of_memcg, place = np.divmod(key, max(len(mappings), 1))
+    of_memcg, index = np.divmod(key, max(len(mappings), 1))
     of_memcg, mapped = np.divmod(of_memcg, 2)
     memcg, kind = np.divmod(of_memcg, len(KINDS))
-    return Groups(of, memcg, kind, mapped.astype(np.bool_), addresses(mappings[place]))
+    return Groups(of, memcg, kind, mapped.astype(np.bool_), addresses(mappings[index]))
 
 
 def _unique(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -238,15 +238,15 @@ class _Alike(NamedTuple):
 def _alike(groups: Groups, found: Folios) -> _Alike:
     flags, which = _unique(found.flags)
     key, which = _unique(groups.of * max(len(flags), 1) + which)
-    group, place = np.divmod(key, max(len(flags), 1))
+    group, index = np.divmod(key, max(len(flags), 1))
     pages = np.bincount(which, found.all_pages, len(key)).astype(np.int64)
-    return _Alike(group, flags[place], pages)
+    return _Alike(group, flags[index], pages)
 
 
 def _seen_mapped(kernel: OpenedKernel, vmas: Vmas, tasks: Tasks) -> dict[int, Sighting]:
     """Where a process that maps a mapping sees it, for files under an overlayfs."""
     paths = user_paths(kernel, vmas.file)
-    position = {mm: place for place, mm in enumerate(tasks.mm.tolist())}
+    position = {mm: index for index, mm in enumerate(tasks.mm.tolist())}
     return {
         owner: Sighting(*paths[file], position[mm])
         for owner, file, mm in zip(
@@ -285,8 +285,8 @@ def _coldness(
             key.tolist(), sizes.astype(np.int64).tolist(), strict=True
         ):
             cell, number = divmod(cell, layout.count)
-            group, place = divmod(cell, len(lruvecs))
-            age = ages[place][number]
+            group, index = divmod(cell, len(lruvecs))
+            age = ages[index][number]
             by_age[group][age] = by_age[group].get(age, 0) + size
     columns = zip(
         totals(active),

@@ -55,7 +55,7 @@ class Keepers:
         mappings = unique(self._mapping[groups])
         areas = file_vmas(kernel, mappings)
         mms, first = np.unique(self._processes.tasks.mm, return_index=True)
-        place, alive = find(mms, areas.mm)
+        owner_mm, alive = find(mms, areas.mm)
         owners, _ = find(mappings, self._mapping[groups])
         for group, owner in zip(groups, owners.tolist(), strict=True):
             (its,) = (alive & (areas.owner == owner)).nonzero()
@@ -67,7 +67,7 @@ class Keepers:
                 start = int(areas.pgoff[area])
                 count = int(((index >= start) & (index < start + pages)).sum())
                 if count:
-                    task = int(first[place[area]])
+                    task = int(first[owner_mm[area]])
                     self._kept[group, task, "untouched"] += count
 
     def add_files(self, groups: list[int]) -> None:
@@ -136,7 +136,7 @@ class Keepers:
 def _indices(
     kernel: OpenedKernel, found: Folios, wanted: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    """The place in its file of each page of some folios, in pages."""
+    """The offset in its file of each page of some folios, in pages."""
     prog = kernel.prog
     (rows,) = wanted.nonzero()
     # Since Linux kernel commit 7b230db3b8d3 ("mm: Introduce struct folio") (in v5.16);

@@ -110,8 +110,8 @@ def _add(
         positions.setdefault(address, []).append(position)
     groups = int(of.max(initial=-1)) + 1
     by_mm, together, again = cells
-    for place, group, pages, full in by_mm:
-        sharers = positions.get(int(mms[place]), ())
+    for index, group, pages, full in by_mm:
+        sharers = positions.get(int(mms[index]), ())
         each = dict.fromkeys(sharers, pages)
         whole = int(of[group - groups]) if group >= groups else group
         if not sharers:

@@ -121,12 +121,14 @@ def _busy_buffers(kernel: OpenedKernel, found: Folios, candidates: Mask) -> Mask
     (``drop_buffers``, fs/buffer.c).
     """
     busy = np.zeros(len(candidates), np.bool_)
-    (places,) = candidates.nonzero()
+    (candidate,) = candidates.nonzero()
     size = size_of(kernel.prog, "struct page")
-    page = found.pfn[places].astype(np.uint64) * np.uint64(size)
+    page = found.pfn[candidate].astype(np.uint64) * np.uint64(size)
     page += np.uint64(value_of(kernel.prog["vmemmap"]))
-    buffer = first = found.private[places]
-    most = kernel.memory.page_size // _SECTOR * int(found.pages[places].max(initial=0))
+    buffer = first = found.private[candidate]
+    most = (
+        kernel.memory.page_size // _SECTOR * int(found.pages[candidate].max(initial=0))
+    )
     for _ in range(most):
         rows = read_structs(
             kernel,
@@ -142,11 +144,11 @@ def _busy_buffers(kernel: OpenedKernel, found: Folios, candidates: Mask) -> Mask
         # Private data is not always buffers.
         own = rows["page"] == page
         held = own & ((rows["count"] > 0) | (rows["state"] & _BH_BUSY != 0))
-        busy[places[held]] = True
+        busy[candidate[held]] = True
         more = own & ~held & (rows["next"] != first)
-        buffer, places = addresses(rows["next"][more]), places[more]
+        buffer, candidate = addresses(rows["next"][more]), candidate[more]
         page, first = page[more], first[more]
-        if not len(places):
+        if not len(candidate):
             break
     return busy
 
@@ -180,8 +182,8 @@ def swap_space(kernel: OpenedKernel, tree: Tree, wanted: U64) -> SwapSpace:
         kernel, tree, wanted, {"max": "swap.max", "usage": "swap.usage.counter"}
     )
     full = rows["max"].astype(np.int64) <= rows["usage"]
-    for place, chain in enumerate(chains):
-        limited[place] = any(full[row] for row in chain)
+    for index, chain in enumerate(chains):
+        limited[index] = any(full[row] for row in chain)
     return SwapSpace(total, max(free, 0), limited)
 
 
@@ -208,7 +210,7 @@ def protected(kernel: OpenedKernel, tree: Tree, wanted: U64) -> Mask:
     flags = value_of(kernel.declare("cgrp_dfl_root", "struct cgroup_root"), "flags")
     shared = bool(flags & value_of(kernel.prog["CGRP_ROOT_MEMORY_RECURSIVE_PROT"]))
     values = [tuple(map(int, row)) for row in rows.tolist()]
-    for place, chain in enumerate(chains):
+    for index, chain in enumerate(chains):
         effective = parent_usage = claimed = 0
         for depth, row in enumerate(reversed(chain)):
             setting, usage, children = values[row]
@@ -219,7 +221,7 @@ def protected(kernel: OpenedKernel, tree: Tree, wanted: U64) -> Mask:
                     usage, parent_usage, setting, effective, claimed, shared
                 )
             parent_usage, claimed = usage, children
-        result[place] = bool(chain) and effective > 0 and effective >= parent_usage
+        result[index] = bool(chain) and effective > 0 and effective >= parent_usage
     return result
 
 
@@ -245,11 +247,11 @@ def _lineage(
     kernel: OpenedKernel, tree: Tree, wanted: U64, members: dict[str, str]
 ) -> tuple[list[list[int]], NDArray[np.void]]:
     """Rows of the tree from each memcg up to below the root; members of all memcgs."""
-    place = {address: row for row, address in enumerate(tree.address.tolist())}
+    row_of = {address: row for row, address in enumerate(tree.address.tolist())}
     parents = tree.parent.tolist()
     chains: list[list[int]] = []
     for memcg in wanted.tolist():
-        chain, row = [], place.get(memcg, -1)
+        chain, row = [], row_of.get(memcg, -1)
         while row >= 0 and parents[row] >= 0:
             chain.append(row)
             row = parents[row]

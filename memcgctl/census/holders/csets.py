@@ -103,12 +103,12 @@ def _kept_namespaces(namespaces: Namespaces, cset: int) -> list[str]:
 
 def _living(kernel: OpenedKernel, living: Rows, pids: U64) -> str:
     """Where a thread is that lives on of each process, by its pid and tid."""
-    places = [int((living["pid"] == pid).argmax()) for pid in np.unique(pids)]
+    first = [int((living["pid"] == pid).argmax()) for pid in np.unique(pids)]
     named = [
         f"{row['pid']}:{row['tid']} lives in {path}"
         for row, path in zip(
-            living[places[:NAMED]],
-            _memory_paths(kernel, living["cset"][places[:NAMED]]),
+            living[first[:NAMED]],
+            _memory_paths(kernel, living["cset"][first[:NAMED]]),
             strict=True,
         )
     ]
@@ -139,8 +139,8 @@ def mm_list_holders(kernel: OpenedKernel, wanted: U64) -> Iterator[tuple[int, Ho
     walk = list_walker(
         kernel, "struct mm_struct", "lru_gen.list", {"owner": "owner"}, Topic.REFERENCES
     )
-    for place in occupied(kernel, heads).nonzero()[0].tolist():
-        _, rows = walk(int(heads[place]))
+    for index in occupied(kernel, heads).nonzero()[0].tolist():
+        _, rows = walk(int(heads[index]))
         if len(rows):
             owners = read_structs(
                 kernel,
@@ -149,7 +149,7 @@ def mm_list_holders(kernel: OpenedKernel, wanted: U64) -> Iterator[tuple[int, Ho
                 {"pid": "tgid", "comm": "comm"},
             )
             detail = f"address space: {_names(owners[owners['pid'] != 0]) or 'nobody'}"
-            yield int(wanted[place]), Holder("other", len(rows), detail)
+            yield int(wanted[index]), Holder("other", len(rows), detail)
 
 
 @reading(Topic.PROCESSES)
@@ -183,12 +183,12 @@ def _css_sets(kernel: OpenedKernel, wanted: U64) -> Iterator[tuple[int, int, int
     walk = list_walker(
         kernel, "struct css_set", "e_cset_node", members, Topic.CSS_SETS, index=memory
     )
-    for place in occupied(kernel, heads).nonzero()[0].tolist():
-        at, rows = walk(int(heads[place]))
+    for index in occupied(kernel, heads).nonzero()[0].tolist():
+        at, rows = walk(int(heads[index]))
         # A cgroup has a new css after its controller was disabled and enabled again.
-        here = rows["subsys"][:, memory] == csses[place]
+        here = rows["subsys"][:, memory] == csses[index]
         for cset, refs in zip(at[here].tolist(), rows["refs"][here], strict=True):
-            yield int(wanted[place]), cset, int(refs)
+            yield int(wanted[index]), cset, int(refs)
 
 
 def _names(rows: Rows) -> str:

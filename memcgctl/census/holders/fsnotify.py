@@ -64,8 +64,8 @@ def event_holders(
     walk = list_walker(
         kernel, "struct wait_queue_entry", "entry", {"func": "func"}, Topic.EVENTS
     )
-    for place in occupied(kernel, heads).nonzero()[0].tolist():
-        entries, rows = walk(int(heads[place]))
+    for index in occupied(kernel, heads).nonzero()[0].tolist():
+        entries, rows = walk(int(heads[index]))
         events = entries[rows["func"] == wake]
         memcgs = read_structs(
             kernel,
@@ -74,7 +74,7 @@ def event_holders(
             {"memcg": "memcg"},
         )["memcg"]
         for memcg in memcgs[np.isin(memcgs, wanted)].tolist():
-            found[memcg].append(int(files[place]))
+            found[memcg].append(int(files[index]))
     for memcg, its in found.items():
         for detail, count in opened.described("eventfd", its):
             yield memcg, Holder("event", count, detail)

@@ -53,8 +53,8 @@ def objcg_holders(kernel: OpenedKernel, online: U64) -> Iterator[tuple[int, Hold
     # Until Linux kernel commit b4e0b68fbd9d ("mm: memcontrol: use obj_cgroup APIs to
     # charge kmem pages") (in v5.13).
     if has_member(kernel.prog, "struct page", "mem_cgroup"):
-        for place, objcgs in _lists(kernel, online):
-            yield int(online[place]), Holder("objcg", len(objcgs), "")
+        for row, objcgs in _lists(kernel, online):
+            yield int(online[row]), Holder("objcg", len(objcgs), "")
 
 
 @reading(Topic.OBJCGS)
@@ -75,7 +75,7 @@ def inherited(
     if not lists:
         return {}
     objcgs = np.concatenate([found for _, found in lists])
-    heir = np.repeat([place for place, _ in lists], [len(found) for _, found in lists])
+    heir = np.repeat([row for row, _ in lists], [len(found) for _, found in lists])
     # One group for each heir and origin; -1 is an origin that is gone.
     keys, group = np.unique(
         heir * (len(at) + 1) + _origins(kernel, at, objcgs) + 1, return_inverse=True
@@ -88,9 +88,9 @@ def inherited(
     sums = [np.bincount(group, column).astype(np.int64).tolist() for column in columns]
     found: defaultdict[int, list[Inherited]] = defaultdict(list)
     for key, *numbers in zip(keys.tolist(), *sums, strict=True):
-        place, origin = divmod(key, len(at) + 1)
+        row, origin = divmod(key, len(at) + 1)
         name = memcgs[origin - 1] if origin else None
-        found[memcgs[place].address].append(
+        found[memcgs[row].address].append(
             Inherited(name.path if name else None, name.id if name else 0, *numbers)
         )
     return {
@@ -105,10 +105,10 @@ def _lists(kernel: OpenedKernel, memcgs: U64) -> Iterator[tuple[int, U64]]:
     offset = offset_of(kernel.prog, name, "objcg_list")
     heads = np.where(parents, parents + np.uint64(offset), np.uint64(0))
     walk = list_walker(kernel, OBJCG, "list", {"memcg": "memcg"}, Topic.OBJCGS)
-    for place in occupied(kernel, heads).nonzero()[0].tolist():
-        objcgs, _ = walk(int(heads[place]))
+    for row in occupied(kernel, heads).nonzero()[0].tolist():
+        objcgs, _ = walk(int(heads[row]))
         if len(objcgs):
-            yield int(owner[place]), objcgs
+            yield int(owner[row]), objcgs
 
 
 def _holders_of(
@@ -122,9 +122,9 @@ def _holders_of(
         return rows, memcgs, MEMCG
     nodes = np.arange(read_machine(kernel).node_ids, dtype=np.uint64)
     first = memcgs + np.uint64(offset_of(kernel.prog, MEMCG, "nodeinfo"))
-    places = first[:, None] + np.uint64(8) * nodes
-    places[memcgs == 0] = 0
-    parts = read_pointers(kernel, places.ravel())
+    slots = first[:, None] + np.uint64(8) * nodes
+    slots[memcgs == 0] = 0
+    parts = read_pointers(kernel, slots.ravel())
     return np.repeat(rows, len(nodes)), parts, PER_NODE
 
 
@@ -139,8 +139,8 @@ def _origins(kernel: OpenedKernel, memcgs: U64, objcgs: U64) -> Int64:
     owner, parents, name = _holders_of(kernel, memcgs, "orig_objcg")
     own = read_structs(kernel, name, parents, {"objcg": "orig_objcg"})["objcg"]
     order = np.argsort(own)
-    place = order[np.searchsorted(own[order], objcgs).clip(max=len(own) - 1)]
-    return np.where(own[place] == objcgs, owner[place], -1)
+    row = order[np.searchsorted(own[order], objcgs).clip(max=len(own) - 1)]
+    return np.where(own[row] == objcgs, owner[row], -1)
 
 
 def _costs(kernel: OpenedKernel, objcgs: U64) -> tuple[Int64, Int64]:
@@ -178,8 +178,8 @@ def _charges(
         if charged is None:
             continue
         end = charged.end
-        place = np.searchsorted(known, charged.pointer).clip(max=len(known) - 1)
-        (hits,) = (known[place] == charged.pointer).nonzero()
-        np.add.at(counts, order[place[hits]], 1)
-        np.add.at(pages, order[place[hits]], charged.pages[hits])
+        row = np.searchsorted(known, charged.pointer).clip(max=len(known) - 1)
+        (hits,) = (known[row] == charged.pointer).nonzero()
+        np.add.at(counts, order[row[hits]], 1)
+        np.add.at(pages, order[row[hits]], charged.pages[hits])
     return counts, pages * kernel.memory.page_size

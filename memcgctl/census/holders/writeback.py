@@ -177,20 +177,20 @@ def _listed_inodes(kernel: OpenedKernel, wbs: Sequence[int]) -> dict[int, Inodes
         if not has_member(kernel.prog, WB, name):
             continue
         heads = addresses(wbs) + np.uint64(offset_of(kernel.prog, WB, name))
-        for place in occupied(kernel, heads).nonzero()[0].tolist():
-            at, rows = walk(int(heads[place]))
+        for index in occupied(kernel, heads).nonzero()[0].tolist():
+            at, rows = walk(int(heads[index]))
             numbers = rows["ino"].tolist()
             states = {i: (n, state) for i, n in zip(at.tolist(), numbers, strict=True)}
-            found[wbs[place]].update(states)
+            found[wbs[index]].update(states)
     return found
 
 
 def _add_attached_inodes(kernel: OpenedKernel, found: dict[int, Inodes]) -> None:
     """Add the inodes of all super blocks whose ``i_wb`` is one of the wbs ``found``."""
     for at, rows in _inodes_of_all(kernel):
-        for place in np.isin(rows["wb"], addresses(list(found))).nonzero()[0].tolist():
-            inode = int(rows["ino"][place]), LISTS["b_attached"]
-            found[int(rows["wb"][place])].setdefault(int(at[place]), inode)
+        for row in np.isin(rows["wb"], addresses(list(found))).nonzero()[0].tolist():
+            inode = int(rows["ino"][row]), LISTS["b_attached"]
+            found[int(rows["wb"][row])].setdefault(int(at[row]), inode)
 
 
 def _inodes_of_all(kernel: OpenedKernel) -> Iterator[tuple[U64, Rows]]:

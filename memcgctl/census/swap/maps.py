@@ -140,8 +140,10 @@ def _begun(kernel: OpenedKernel) -> list[int]:
     except LookupError:
         return []
     first = offset_of(kernel.prog, "struct percpu_swap_cluster", "si")
-    places = [per_cpu(clusters, cpu).address_ + first for cpu in possible_cpus(kernel)]
-    used = set(read_pointers(kernel, addresses(places)).tolist()) - {0}
+    positions = [
+        per_cpu(clusters, cpu).address_ + first for cpu in possible_cpus(kernel)
+    ]
+    used = set(read_pointers(kernel, addresses(positions)).tolist()) - {0}
     dtype = dtype_of(kernel.prog, "struct swap_info_struct", {"flags": "flags"})
     found: list[int] = gather_records(kernel.memory, sorted(used), dtype)[0][
         "flags"
@@ -274,12 +276,12 @@ def _page_ids(kernel: OpenedKernel, address: int, pages: int) -> Pieces:
         if data is None:
             yield first * per_page, None
             continue
-        for place, page in enumerate(np.frombuffer(data, "<u8").tolist(), first):
+        for position, page in enumerate(np.frombuffer(data, "<u8").tolist(), first):
             frame = (page - vmemmap) // page_size
             ids = memory.try_read(
                 direct_map + frame * memory.page_size, memory.page_size
             )
-            yield place * per_page, None if ids is None else np.frombuffer(ids, ID)
+            yield position * per_page, None if ids is None else np.frombuffer(ids, ID)
 
 
 def _cluster_ids(kernel: OpenedKernel, address: int, entries: int) -> Pieces:
@@ -296,8 +298,8 @@ def _cluster_ids(kernel: OpenedKernel, address: int, entries: int) -> Pieces:
         if data is None:
             yield first * per_table, None
             continue
-        for place, table in enumerate(np.frombuffer(data, dtype)["table"].tolist()):
+        for position, table in enumerate(np.frombuffer(data, dtype)["table"].tolist()):
             if table:
                 ids = memory.try_read(table, table_size)
                 ids_ = None if ids is None else np.frombuffer(ids, ID)
-                yield (first + place) * per_table, ids_
+                yield (first + position) * per_table, ids_

@@ -84,15 +84,13 @@ class Charged:
 
     def find(self, entries: U64) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
         """The position of each of ``entries``, and whether it is a charged one."""
-        place = np.searchsorted(self.entry, entries).clip(max=len(self.entry) - 1)
-        return place, self.entry[place] == entries
+        row = np.searchsorted(self.entry, entries).clip(max=len(self.entry) - 1)
+        return row, self.entry[row] == entries
 
-    def count(
-        self, place: NDArray[np.intp], holder: NDArray[np.int64]
-    ) -> Counter[Cell]:
-        """How many of the entries at ``place``, each of a holder, are in each cell."""
-        device = (self.entry[place] >> _TYPE_SHIFT).astype(np.int64)
-        key = ((holder << 20 | self.memcg[place]) << 6) | device
+    def count(self, row: NDArray[np.intp], holder: NDArray[np.int64]) -> Counter[Cell]:
+        """How many of the entries at ``row``, each of a holder, are in each cell."""
+        device = (self.entry[row] >> _TYPE_SHIFT).astype(np.int64)
+        key = ((holder << 20 | self.memcg[row]) << 6) | device
         keys, counts = np.unique(key, return_counts=True)
         cells = zip(
             (keys >> 26).tolist(),
@@ -137,13 +135,13 @@ def swap_devices(
     names, at_once = _device_names(kernel), synchronous(kernel)
     (cached_,) = _in_parents_cache(kernel, charged.entry).nonzero()
     parents = charged.count(cached_, cached_ * 0)
-    for place, entries in charged.count(every, every * 0).items():
-        _, memcg, device = place
+    for key, entries in charged.count(every, every * 0).items():
+        _, memcg, device = key
         use = SwapDeviceUse(
             device=names.get(device) or f"swap device {device}",
             entries=entries,
             owners=tuple(owners.get((memcg, device), ())),
-            parents_entries=parents[place],
+            parents_entries=parents[key],
             synchronous=at_once.get(device),
         )
         result[memcg] = (*result[memcg], use)
@@ -240,8 +238,8 @@ def _in_page_tables(
     for leaves in walk(kernel, mms):
         mm, device, offset = swap_entries(leaves)
         entry = (device.astype(np.uint64) << _TYPE_SHIFT) | (offset & _OFFSET_MASK)
-        place, known = charged.find(entry)
-        counts.update(charged.count(place[known], mm[known]))
+        row, known = charged.find(entry)
+        counts.update(charged.count(row[known], mm[known]))
     return _of_sharers(counts, mms, tasks)
 
 
@@ -267,9 +265,9 @@ def _in_swap_cache(
     for first, sharers in cached.items():
         most = max(sharers.values(), default=0)
         entries = addresses([first + step for step in range(min(most, _MAX_RUN))])
-        place, known = charged.find(entries)
+        row, known = charged.find(entries)
         for position, pages in sharers.items():
-            here = place[:pages][known[:pages]]
+            here = row[:pages][known[:pages]]
             held.update(charged.count(here, here * 0 + position))
     return held
 
@@ -284,22 +282,22 @@ def _in_shmem(kernel: OpenedKernel, charged: Charged, tasks: Tasks) -> Counter[H
     values = xarray_entries(
         kernel, addresses(heads), Topic.SHMEM_SWAP, values_only=True
     )
-    # A large entry stands for as many entries as it has places.
+    # A large entry stands for as many entries as it has pages.
     run = np.minimum(values.count, np.uint64(_MAX_RUN)).astype(np.int64)
     step = np.arange(run.sum()) - np.repeat(np.cumsum(run) - run, run)
     entry = np.repeat(values.entry >> np.uint64(1), run) + step.astype(np.uint64)
-    place, known = charged.find(entry)
+    row, known = charged.find(entry)
     holder = np.repeat(values.owner, run)[known]
     index = (np.repeat(values.index, run) + step.astype(np.uint64))[known]
     order = np.lexsort((index, holder))
-    holder, index, place = holder[order], index[order], place[known][order]
+    holder, index, row = holder[order], index[order], row[known][order]
     owners, holder = np.unique(holder, return_inverse=True)
     mappings = mappings[owners]
     vmas = file_vmas(kernel, mappings)
     mms = unique(tasks.mm)
     mm, alive = find(mms, vmas.mm)
     starts = np.searchsorted(holder, np.arange(len(mappings) + 1))
-    mapped = np.zeros(len(place), np.bool_)
+    mapped = np.zeros(len(row), np.bool_)
     counts = Counter[Cell]()
     for area in alive.nonzero()[0].tolist():
         first, end = starts[vmas.owner[area] : vmas.owner[area] + 2]
@@ -307,10 +305,10 @@ def _in_shmem(kernel: OpenedKernel, charged: Charged, tasks: Tasks) -> Counter[H
         bounds = np.array([0, pages], np.uint64) + vmas.pgoff[area]
         inside = slice(*(first + np.searchsorted(index[first:end], bounds)))
         mapped[inside] = True
-        counts.update(charged.count(place[inside], holder[inside] * 0 + mm[area]))
+        counts.update(charged.count(row[inside], holder[inside] * 0 + mm[area]))
     held = _of_sharers(counts, mms, tasks)
     backings = read_backings(kernel, mappings, tasks, [()] * len(mappings), {})
-    for cell, entries in charged.count(place[~mapped], holder[~mapped]).items():
+    for cell, entries in charged.count(row[~mapped], holder[~mapped]).items():
         inode, memcg, device = cell
         held[backings[inode] or "shmem", memcg, device] += entries
     return held
@@ -359,9 +357,9 @@ def _in_slot_caches(kernel: OpenedKernel, charged: Charged) -> Counter[Held]:
         if not 0 < count <= _SLOTS:
             continue
         slots = read_rows(kernel, addresses([address]), np.dtype(("<u8", (count,))))
-        place, known = charged.find(slots[0])
-        place = place[known]
-        for (_, memcg, device), entries in charged.count(place, place * 0).items():
+        row, known = charged.find(slots[0])
+        row = row[known]
+        for (_, memcg, device), entries in charged.count(row, row * 0).items():
             held[f"freed entries in a cache of CPU {cpu}", memcg, device] += entries
     return held
 
