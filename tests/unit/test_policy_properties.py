@@ -235,7 +235,10 @@ def test_files_that_go_whole_go_as_they_would_part_by_part(
 def test_steps_are_for_zombies_children_first(
     census: Any, policy: Any, allow: Any
 ) -> None:
-    """Lost: a living memcg treated as a dead one; a parent before what holds it."""
+    """Lost: a living memcg treated as a dead one; a parent before what holds it.
+
+    What swaps out comes after what swaps in, whose memory either is.
+    """
     made = plan(census, policy, allow=allow)
     state = {memcg.id: memcg.state for memcg in census.memcgs}
     parent = {memcg.id: memcg.parent_id for memcg in census.memcgs}
@@ -248,13 +251,18 @@ def test_steps_are_for_zombies_children_first(
         below = [one for one, above in parent.items() if above == number]
         return 1 + max((height(one) for one in below), default=0)
 
-    heights = [max(map(height, step.memcgs)) for step in made.steps]
-    assert heights == sorted(heights)
+    ranks = {one.name: one.rank for one in TABLE}
+    untargeted = {one.name for one in TABLE if not one.targeted}
+    order = [
+        (ranks[step.action], step.action in untargeted, max(map(height, step.memcgs)))
+        for step in made.steps
+    ]
+    assert order == sorted(order)
     gone = [one for step in made.steps for one in step.frees]
     assert len(gone) == len(set(gone))
-    for order in (gone, list(made.freed)):
-        place = {one: n for n, one in enumerate(order)}
-        assert all(place[one] < place.get(parent[one], len(place)) for one in order)
+    for ids in (gone, list(made.freed)):
+        place = {one: n for n, one in enumerate(ids)}
+        assert all(place[one] < place.get(parent[one], len(place)) for one in ids)
     stay = {one.id for one in made.remaining}
     assert stay.isdisjoint(made.freed)
     assert stay | set(made.freed) == {n for n, is_ in state.items() if is_ == "offline"}
