@@ -8,29 +8,27 @@ their parents, and among these the ones that give back most for what they distur
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memcgctl.model import Census, Memcg, Plan, ProcessTarget
+from memcgctl.model import Census, Memcg, Plan
 from memcgctl.policy.choice import Chooser
-from memcgctl.policy.drafts import Draft, Drafts
+from memcgctl.policy.drafts import Drafts
 from memcgctl.policy.effects import Effect
-from memcgctl.policy.headroom import Change, Headroom
-from memcgctl.policy.interfaces.common import WAITS
+from memcgctl.policy.headroom import Headroom
 from memcgctl.policy.interfaces.context import PlanContext
 from memcgctl.policy.outcome import (
-    IN_VAIN,
     children_of,
     fates,
     offline,
     with_descendants,
 )
 from memcgctl.policy.policies import Policy
+from memcgctl.policy.selection import Selection
 from memcgctl.policy.steps import Steps
 
 Children = dict[int, list[Memcg]]
@@ -88,14 +86,8 @@ def work_out(
     drafts = Drafts(memcgs, Chooser(context, policy, allow, only), context)
     before = fates(memcgs, drafts.looked_at(), children)
     hopeful = frozenset(before[0])
-    room_for_shmem = context.room_for_shmem
-    if (
-        room_for_shmem is not None
-        and sum(map(drafts.swaps, range(len(drafts)))) <= room_for_shmem
-    ):
-        room_for_shmem = None  # there is room for all
-    taken, left_out, over_limit = _select(
-        _order(drafts, memcgs, children, hopeful, room_for_shmem),
+    room_for_shmem = _room_for_shmem(context, drafts)
+    selection = Selection(
         drafts,
         Headroom(census),
         hopeful if policy.least_harm else None,
@@ -103,6 +95,8 @@ def work_out(
         max_bytes,
         room_for_shmem,
     )
+    selection.select(_order(drafts, memcgs, children, hopeful, room_for_shmem))
+    taken, left_out = selection.taken, selection.left_out
     freed, remaining = before
     if left_out:
         freed, remaining = fates(memcgs, drafts.looked_at(), children)
@@ -116,9 +110,9 @@ def work_out(
             drafts,
             taken,
             _frees(drafts, freed, taken, memcgs, children),
-            over_limit,
+            selection.over_limit,
         ),
-        left_out=Steps(drafts, left_out, {}, over_limit),
+        left_out=Steps(drafts, left_out, {}, selection.over_limit),
         freed=freed,
         remaining=remaining,
         warnings=(*census.warnings, *_unknown(census)),
@@ -126,6 +120,14 @@ def work_out(
         recharged_bytes=recharged,
     )
     return Worked(made, drafts)
+
+
+def _room_for_shmem(context: PlanContext, drafts: Drafts) -> int | None:
+    """The room on devices that write at once; None if there is enough for all."""
+    room = context.room_for_shmem
+    if room is None or sum(map(drafts.swaps, range(len(drafts)))) <= room:
+        return None
+    return room
 
 
 def _as_allowed(
@@ -196,98 +198,6 @@ def _heights(memcgs: Sequence[Memcg], children: Children) -> list[int]:
         below = (heights.get(child.id, 0) for child in children.get(memcg.id, ()))
         heights[memcg.id] = max(below, default=-1) + 1
     return [heights[memcg.id] for memcg in memcgs]
-
-
-class _Selection(NamedTuple):
-    """The numbers of the drafts that are done, in this order, and of the others.
-
-    ``over_limit`` are the paths of the memcgs that a draft could push over a limit.
-    """
-
-    taken: list[int]
-    left_out: list[int]
-    over_limit: dict[int, tuple[str, ...]]
-
-
-def _select(
-    order: Iterable[int],
-    drafts: Drafts,
-    room: Headroom,
-    hopeful: Collection[int] | None,
-    allow: Collection[str],
-    budget: int | None,
-    room_for_shmem: int | None,
-) -> _Selection:
-    """Do one after the other, on paper; without ``hopeful`` nothing is in vain.
-
-    ``room_for_shmem`` is the room on swap devices for shmem, None if there is enough.
-    """
-    found = _Selection([], [], {})
-    done: set[tuple[str, int]] = set()  # to which processes
-    uncharged: list[Change] = []  # of files that go whole: these are over no limit
-    closely = room.bounded or budget is not None or room_for_shmem is not None
-    for number in order:
-        if number >= drafts.whole_from and not closely:
-            found.taken.append(number)
-            continue
-        changes = drafts.changes(number) if room.bounded else []
-        why, draft = "", None
-        if number < drafts.whole_from:
-            draft = drafts.draft(number)
-            room.charge(uncharged)
-            uncharged.clear()
-            over = room.charge(changes)
-            if over:
-                found.over_limit[number] = tuple(map(room.path, over))
-            if over and "over-limit" not in allow:
-                why = f"{room.path(over[0])} would be pushed over a limit"
-            elif not _after(draft, done):
-                why = "it has to be read from swap first"
-            elif hopeful is not None and _in_vain(draft, hopeful):
-                why = IN_VAIN
-        swapped = 0 if why or room_for_shmem is None else drafts.swaps(number)
-        if (
-            room_for_shmem is not None
-            and swapped > room_for_shmem
-            and drafts.is_of_shmem(number)
-        ):
-            why = WAITS
-        if budget is not None and not why:
-            disturbed = drafts.bytes[number] + drafts.collateral[number]
-            if disturbed > budget:
-                why = "it takes more than --max-bytes leaves"
-            else:
-                budget -= disturbed
-        if why:
-            found.left_out.append(number)
-            drafts.leave(number, why)
-            if draft:
-                room.charge(
-                    [(memcg, -memory, -swap) for memcg, memory, swap in changes]
-                )
-            continue
-        found.taken.append(number)
-        if room_for_shmem is not None:
-            room_for_shmem = max(0, room_for_shmem - swapped)
-        if draft is None:
-            uncharged += changes
-        elif isinstance(draft.target, ProcessTarget):
-            done.add((draft.interface.name, draft.target.process.pid))
-    return found
-
-
-def _in_vain(draft: Draft, hopeful: Collection[int]) -> bool:
-    """Whether processes would be disturbed, and no memcg would go."""
-    served = {share.part.memcg.id for share in draft.shares}
-    return draft.interface.disturbs and served.isdisjoint(hopeful)
-
-
-def _after(draft: Draft, done: Container[tuple[str, int]]) -> bool:
-    """Whether the step that has to be done to its process before is done."""
-    before, target = draft.interface.after, draft.target
-    if before is None or not isinstance(target, ProcessTarget):
-        return before is None
-    return (before, target.process.pid) in done
 
 
 def _frees(
