@@ -21,12 +21,13 @@ def probe(machine: Machine) -> str | None:
 
 def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     """Write what is dirty, then drop."""
-    before = meminfo(machine.proc).get("Cached", 0)
+    before = meminfo(machine.proc).get("Cached")
     left = sync_disks(machine, guard)
     guard.note("dropping caches", "")
     try:
         (machine.proc / "sys/vm/drop_caches").write_text("1")
     except OSError as error:
         raise ActionError(f"drop_caches: {error.strerror}") from error
-    moved = max(0, before - meminfo(machine.proc).get("Cached", 0))
+    after = meminfo(machine.proc).get("Cached")
+    moved = None if before is None or after is None else max(0, before - after)
     return Outcome(moved, "; ".join(left))

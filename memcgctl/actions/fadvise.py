@@ -33,7 +33,7 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     """Write and forget the file, window by window; what is mapped stays."""
     target = aim(step, FileTarget)
     file = target.file
-    moved = left = 0
+    moved, left, told = 0, 0, True
     guard.note(f"opening {words(file)}", file.device)
     with open_file(file, target.users, machine) as fd:
         # A read that met the end of the file can have left a page beyond it.
@@ -48,26 +48,32 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
         for offset in windows(fd, size, _WINDOW) if large else range(0, size, _WINDOW):
             length = min(_WINDOW, size - offset)
             before = _resident(fd, offset, length, machine)
-            if not guard.allows(before):
+            most = length if before is None else before
+            if not guard.allows(most):
                 return Outcome(moved, ENDED)
-            if not before:
+            if not most:
                 continue
-            if guard.most is not None and moved + before > guard.most:
+            if guard.most is not None and moved + most > guard.most:
                 return Outcome(moved, "the rest is more than --max-bytes leaves")
             os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
             after = _resident(fd, offset, length, machine)
-            moved, left = moved + before - after, left + after
+            if before is None or after is None:
+                told = False
+            else:
+                moved, left = moved + before - after, left + after
         if large:  # what was read of holes
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    if not told:
+        return Outcome(None, "how much of it stays in memory cannot be read")
     # The plan may know of mapped pages, and not have meant these.
     short = left and moved < step.bytes
     return Outcome(moved, f"{left} bytes stay in memory" if short else "")
 
 
-def _resident(fd: int, offset: int, length: int, machine: Machine) -> int:
-    """Bytes of part of a file that are in memory, by ``mincore``."""
+def _resident(fd: int, offset: int, length: int, machine: Machine) -> int | None:
+    """Bytes of part of a file that are in memory, by ``mincore``; None: not told."""
     try:
         with Mapping(fd, offset, length) as mapping:
             return sum(mapping.resident(machine.page_size)) * machine.page_size
     except OSError:  # a file system without mmap
-        return length
+        return None

@@ -25,7 +25,7 @@ from memcgctl.actions.host.machine import (
     Machine,
     Outcome,
     aim,
-    meminfo,
+    no_room,
     read_mounts,
 )
 from memcgctl.actions.host.pages import U64, Bools
@@ -72,8 +72,8 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
         # What is in the swap cache has an entry already.
         new = ~meant.shared & ~pages.flagged(meant.frames, pages.SWAPCACHE, machine)
         size = int(new.sum()) * machine.page_size
-        if meminfo(machine.proc).get("SwapFree", size) < size:
-            raise ActionError(f"{step.target}: {size} bytes, no room in swap")
+        if size and (why := no_room(size, machine, swap=True)):
+            raise ActionError(f"{step.target}: {size} bytes, {why}")
         for number in range(_ROUNDS):
             if number:
                 lru.drain(machine)

@@ -19,7 +19,7 @@ from memcgctl.actions.host.machine import (
     Machine,
     Outcome,
     aim,
-    meminfo,
+    no_room,
 )
 from memcgctl.actions.host.pages import U64, Bools
 from memcgctl.actions.host.target import open_file, windows, words
@@ -29,9 +29,9 @@ _WINDOW = 16 << 20
 
 
 def probe(machine: Machine) -> str | None:
-    if not machine.swap_total_bytes:
-        return "no swap is switched on"
-    return machine.lacks("dac_read_search", "dac_override", "sys_admin")
+    return machine.lacks_swap() or machine.lacks(
+        "dac_read_search", "dac_override", "sys_admin"
+    )
 
 
 def apply(
@@ -105,8 +105,7 @@ def _cannot(size: int, moved: int, machine: Machine, guard: Guard) -> str:
     """Why no more is paged out; the file may have more in memory than was planned."""
     if guard.most is not None and moved + size > guard.most:
         return "the rest is more than --max-bytes leaves"
-    free = meminfo(machine.proc).get("SwapFree", size)
-    return "no room in swap" if free < size else ""
+    return no_room(size, machine, swap=True)
 
 
 def _touch(mapping: Mapping, meant: Bools, machine: Machine) -> U64:

@@ -21,7 +21,7 @@ from memcgctl.actions.host.machine import (
     Machine,
     Outcome,
     aim,
-    meminfo,
+    no_room,
 )
 from memcgctl.actions.host.pages import U64
 from memcgctl.actions.host.reader import reader
@@ -32,9 +32,7 @@ _WINDOW = 256
 
 
 def probe(machine: Machine) -> str | None:
-    if not machine.swap_total_bytes:
-        return "no swap is switched on"
-    return machine.lacks("sys_ptrace")
+    return machine.lacks_swap() or machine.lacks("sys_ptrace")
 
 
 def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
@@ -58,16 +56,13 @@ def _must_fit(size: int, directory: Path, step: Step, machine: Machine) -> None:
     """All that it has in swap comes back, which can be more than the plan tells."""
     if not size:
         return
-    if meminfo(machine.proc).get("MemAvailable", size) < size:
-        raise ActionError(f"{step.target}: {size} bytes in swap, no room in memory")
+    if why := no_room(size, machine, swap=False):
+        raise ActionError(f"{step.target}: {size} bytes in swap, {why}")
     assert machine.cgroup
     path = str(directory).removeprefix(machine.cgroup.point)
-    left = measure.room(path, machine, swap=False)
-    if left is not None and left[0] < size and not step.over_limit:
-        raise ActionError(
-            f"{step.target} has {size} bytes in swap: {left[1]} would be pushed over "
-            "a limit"
-        )
+    room = measure.room(path, machine, swap=False)
+    if not step.over_limit and (why := room.lacks(size) or room.unread):
+        raise ActionError(f"{step.target} has {size} bytes in swap: {why}")
 
 
 def _touch(pid: int, at: U64, directory: Path, machine: Machine, guard: Guard) -> bool:

@@ -25,7 +25,7 @@ from memcgctl.actions.host.machine import (
     Machine,
     Outcome,
     aim,
-    meminfo,
+    no_room,
 )
 from memcgctl.actions.host.pages import NONE, U64
 from memcgctl.actions.host.reader import reader
@@ -69,11 +69,11 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
 
 def _must_fit(step: Step, target: SwappedFileTarget, machine: Machine) -> None:
     """For a moment it is in memory, where the ancestor has to have room for it."""
-    if meminfo(machine.proc).get("MemAvailable", step.bytes) < step.bytes:
-        raise ActionError(f"{step.target}: {step.bytes} bytes, no room in memory")
-    left = measure.room(target.memcg_path, machine, swap=False)
-    if left is not None and left[0] < step.bytes and not step.over_limit:
-        raise ActionError(f"{step.target}: {left[1]} would be pushed over a limit")
+    if why := no_room(step.bytes, machine, swap=False):
+        raise ActionError(f"{step.target}: {step.bytes} bytes, {why}")
+    room = measure.room(target.memcg_path, machine, swap=False)
+    if not step.over_limit and (why := room.lacks(step.bytes) or room.unread):
+        raise ActionError(f"{step.target}: {why}")
 
 
 def _read(fd: int, directory: int, machine: Machine, guard: Guard) -> bool:

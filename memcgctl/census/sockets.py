@@ -30,6 +30,10 @@ MEMBERS = ("vmstats_percpu", "vmstats_local", USAGE, ABOVE)
 # 4 PiB of 4 KiB pages: more is damage.
 MAX_PAGES = 1 << 40
 UNREAD = "socket memory cannot be read: it is in no sum"
+ELSEWHERE = (
+    "socket memory of an online memcg is not known: a removed one below it has given "
+    "back what it was counted for"
+)
 
 
 def socket_pages(kernel: OpenedKernel, tree: Tree) -> NDArray[np.int64]:
@@ -44,10 +48,13 @@ def socket_pages(kernel: OpenedKernel, tree: Tree) -> NDArray[np.int64]:
         # per-memcg per-node type") (in v7.1) and its series the sockets of a memcg that
         # is removed are counted where they were then: what they charge and give back
         # later is its ancestor's (get_non_dying_memcg_start), and can be below zero.
-        pages = np.where(
-            tree.online & (pages > -MAX_PAGES), np.maximum(pages, 0), pages
-        )
-    if lost := int(np.count_nonzero((pages < 0) | (pages > MAX_PAGES))):
+        moved = tree.online & (pages > -MAX_PAGES) & (pages < 0)
+        if elsewhere := int(np.count_nonzero(moved)):
+            kernel.trouble.note(None, ELSEWHERE, elsewhere)
+    else:
+        moved = np.zeros(len(pages), np.bool_)
+    wrong = ((pages < 0) | (pages > MAX_PAGES)) & ~moved
+    if lost := int(np.count_nonzero(wrong)):
         kernel.trouble.note(Topic.SOCKETS, UNREAD, lost)
     return np.where(pages > MAX_PAGES, -1, np.maximum(pages, -1))
 

@@ -58,6 +58,11 @@ def has_member(prog: drgn.Program, type_name: str, path: str) -> bool:
     return True
 
 
+def is_compound(prog: drgn.Program, type_name: str, path: str) -> bool:
+    """Whether the member ``path``, which is no bit-field, is a structure or union."""
+    return _bare(_member(prog, type_name, path)[0]).kind in _COMPOUND
+
+
 def offset_of(prog: drgn.Program, type_name: str, path: str) -> int:
     """Offset in bytes of the member ``path``; raises LookupError if there is none."""
     return _member(prog, type_name, path)[1]

@@ -12,7 +12,7 @@ import drgn
 import numpy as np
 from numpy.typing import NDArray
 
-from memcgctl.kernel.layout import LayoutError, dtype_of, has_member
+from memcgctl.kernel.layout import LayoutError, dtype_of, has_member, is_compound
 from memcgctl.kernel.memory import Memory
 from memcgctl.kernel.program import OpenedKernel
 
@@ -25,7 +25,8 @@ Records = NDArray[np.void]
 def present(prog: drgn.Program, type_name: str, paths: Sequence[str]) -> dict[str, str]:
     """The pointers and integers among ``paths`` that this kernel's type has.
 
-    As ``dtype_of`` takes them: each field has the name of its path.
+    As ``dtype_of`` takes them: each field has the name of its path. A structure, as
+    some kernels embed what others point to, is left out; LayoutError for all else.
     """
     return {path: path for path in paths if _is_scalar(prog, type_name, path)}
 
@@ -33,8 +34,12 @@ def present(prog: drgn.Program, type_name: str, paths: Sequence[str]) -> dict[st
 def _is_scalar(prog: drgn.Program, type_name: str, path: str) -> bool:
     try:
         dtype_of(prog, type_name, {path: path})
-    except (LookupError, LayoutError):
+    except LookupError:
         return False
+    except LayoutError:
+        if is_compound(prog, type_name, path):
+            return False
+        raise
     return True
 
 

@@ -31,7 +31,8 @@ class Checkup:
     ``kernel`` is None where the kernel cannot be read, for the reason ``unread``, and
     ``offline`` with it: the zombies in its memory. ``zombies`` is how many the kernel
     counts by ``zombies_source``, None where it does not tell; ``overhead_bytes`` is an
-    estimate, of the least that these take. ``cgroups`` are version and mount point,
+    estimate, of the least that these take. ``memory_controller`` and swap are None
+    where they cannot be read. ``cgroups`` are version and mount point,
     those of the memory controller first; ``missing`` the capabilities that some action
     needs.
     """
@@ -41,9 +42,9 @@ class Checkup:
     unread: str | None
     lockdown: str | None
     cgroups: tuple[tuple[Literal[1, 2], str], ...]
-    memory_controller: bool
-    swap_total_bytes: int
-    swap_free_bytes: int
+    memory_controller: bool | None
+    swap_total_bytes: int | None
+    swap_free_bytes: int | None
     euid: int
     missing: tuple[str, ...]
     abilities: tuple[Ability, ...]

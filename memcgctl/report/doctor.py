@@ -41,8 +41,10 @@ def headline(checkup: Checkup) -> Iterator[str]:
         yield f"{checkup.unread[:1].upper()}{checkup.unread[1:]}."
         return
     refused = checkup.refused
-    if not checkup.memory_controller:
+    if checkup.memory_controller is False:
         yield "Reclaim cannot do much here: no cgroup file system with memory."
+    elif checkup.memory_controller is None:
+        yield "Whether reclaim works here cannot be told: cgroup.controllers is unread."
     elif refused:
         actions = counted(len(refused), "action")
         yield f"Reclaim works here in part: {actions} that it takes cannot be done."
@@ -50,7 +52,7 @@ def headline(checkup: Checkup) -> Iterator[str]:
         yield "Reclaim works here."
     if checkup.missing:
         yield _privileges(checkup)
-    if not checkup.swap_total_bytes and any(
+    if checkup.swap_total_bytes == 0 and any(
         one.action == "pageout-file" for one in refused
     ):
         yield "Without swap, shmem and anonymous memory of zombies stays."
@@ -80,11 +82,17 @@ def _cgroups(checkup: Checkup) -> str:
     mounts = [f"v{version} at {point}" for version, point in checkup.cgroups]
     if not mounts:
         return "not mounted"
-    without = "" if checkup.memory_controller else ", without the memory controller"
-    return ", ".join(mounts) + without
+    without = {
+        True: "",
+        False: ", without the memory controller",
+        None: ", with what controllers cannot be read",
+    }
+    return ", ".join(mounts) + without[checkup.memory_controller]
 
 
 def _swap(checkup: Checkup) -> str:
+    if checkup.swap_total_bytes is None:
+        return "cannot be read"
     if not checkup.swap_total_bytes:
         return "none"
     total = size(checkup.swap_total_bytes, long=True)

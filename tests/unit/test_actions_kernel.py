@@ -51,6 +51,8 @@ def machine(tmp_path: Path) -> Machine:
     mount = Mount(1, "0:1", "/", str(tmp_path), "cgroup2", frozenset(), frozenset())
     for name in ("proc", "sys", "dev"):
         (tmp_path / name).mkdir()
+    free = "MemAvailable: 1048576 kB\nSwapFree: 1048576 kB\n"
+    (tmp_path / "proc/meminfo").write_text(free)
     return replace(
         read_machine(),
         cgroup1=None,

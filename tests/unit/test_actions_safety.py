@@ -60,10 +60,17 @@ def test_all_that_is_in_swap_has_to_fit(machine: Machine) -> None:
     app = Path(machine.cgroup.point, "app")
     (app / "memory.current").write_text("4096")
     (app / "memory.max").write_text("16384")
+    with pytest.raises(ActionError, match="room in memory cannot be read"):
+        swapin._must_fit(12288, app, STEP, machine)
+    (machine.proc / "meminfo").write_text("MemAvailable:    4096 kB\n")
     swapin._must_fit(12288, app, STEP, machine)
     with pytest.raises(ActionError, match="/app would be pushed over a limit"):
         swapin._must_fit(16384, app, STEP, machine)
     swapin._must_fit(16384, app, replace(STEP, over_limit=("/app",)), machine)
+    (app / "memory.max").unlink()
+    app.rename(app.with_name("gone"))
+    with pytest.raises(ActionError, match="limits of /app cannot be read"):
+        swapin._must_fit(12288, app, STEP, machine)
     (machine.proc / "meminfo").write_text("MemAvailable:       8 kB\n")
     with pytest.raises(ActionError, match="no room in memory"):
         swapin._must_fit(12288, app, STEP, machine)

@@ -40,7 +40,7 @@ def test_what_waits_where_nobody_can_be_asked_is_paged_out_once_more(
         return np.array(left, np.uint64)
 
     monkeypatch.setattr(pageout_file, "open_file", opened)
-    monkeypatch.setattr(pageout_file, "meminfo", lambda proc: {})
+    monkeypatch.setattr(pageout_file, "no_room", lambda size, machine, swap: "")
     frames = np.array([7, 8], np.uint64)
     monkeypatch.setattr(pageout_file, "_touch", lambda *_: frames)
     monkeypatch.setattr(pageout_file, "_page_out", page_out)

@@ -67,7 +67,9 @@ def test_what_would_push_the_ancestor_over_its_limit_is_not_read(
 ) -> None:
     """Lost: an OOM kill for a file that is in memory for a moment only."""
     machine = read_machine()
-    monkeypatch.setattr(measure, "room", lambda *_, swap: (PAGE - 1, "/app"))
+    monkeypatch.setattr(
+        measure, "room", lambda *_, swap: measure.Room((PAGE - 1, "/app"))
+    )
     with pytest.raises(ActionError, match="/app would be pushed over"):
         swapin_file.apply(STEP, machine, Guard())
     asked = replace(

@@ -67,7 +67,8 @@ class Machine:
     v2: of the unified one), None where there is none. ``cpus`` are those that are
     online, ``capabilities`` the effective ones, by the names in ``CAPABILITIES``.
     ``lockdown`` is none, integrity or confidentiality, None where the kernel has no
-    lockdown. ``proc``, ``sys`` and ``dev`` are where these file systems are.
+    lockdown. Swap is None where /proc/meminfo cannot be read. ``proc``, ``sys`` and
+    ``dev`` are where these file systems are.
     """
 
     release: str
@@ -76,8 +77,8 @@ class Machine:
     mounts: tuple[Mount, ...]
     cgroup1: Mount | None
     cgroup2: Mount | None
-    swap_total_bytes: int
-    swap_free_bytes: int
+    swap_total_bytes: int | None
+    swap_free_bytes: int | None
     euid: int
     capabilities: frozenset[str]
     lockdown: str | None
@@ -96,11 +97,17 @@ class Machine:
         names = [f"CAP_{name.upper()}" for name in missing]
         return f"needs {' and '.join(names)}" if names else None
 
+    def lacks_swap(self) -> str | None:
+        """A few words if no swap is known to be switched on."""
+        if self.swap_total_bytes is None:
+            return "whether there is swap cannot be read"
+        return None if self.swap_total_bytes else "no swap is switched on"
+
 
 def read_machine(
     proc: Path = Path("/proc"), sys: Path = Path("/sys"), dev: Path = Path("/dev")
 ) -> Machine:
-    """Look at the host. What cannot be read counts as not there."""
+    """Look at the host. Mounts and capabilities that cannot be read are not there."""
     mounts = read_mounts(proc)
     swap = meminfo(proc)
     # One of the whole hierarchy first: paths are those below its root.
@@ -114,8 +121,8 @@ def read_machine(
         mounts=mounts,
         cgroup1=v1[0] if v1 else None,
         cgroup2=v2[0] if v2 else None,
-        swap_total_bytes=swap.get("SwapTotal", 0),
-        swap_free_bytes=swap.get("SwapFree", 0),
+        swap_total_bytes=swap.get("SwapTotal"),
+        swap_free_bytes=swap.get("SwapFree"),
         euid=os.geteuid(),
         capabilities=_capabilities(read_text(proc / "self/status")),
         lockdown=_lockdown(read_text(sys / "kernel/security/lockdown")),
@@ -133,8 +140,17 @@ def read_text(path: Path) -> str:
         return ""
 
 
+def no_room(size: int, machine: Machine, *, swap: bool) -> str:
+    """Why there is none for that many bytes, by /proc/meminfo; empty: there is."""
+    where, line = ("swap", "SwapFree") if swap else ("memory", "MemAvailable")
+    free = meminfo(machine.proc).get(line)
+    if free is None:
+        return f"whether there is room in {where} cannot be read"
+    return f"no room in {where}" if free < size else ""
+
+
 def meminfo(proc: Path) -> dict[str, int]:
-    """/proc/meminfo in bytes."""
+    """/proc/meminfo in bytes; nothing if it cannot be read."""
     lines = re.findall(r"^(\S+):\s+(\d+) kB$", read_text(proc / "meminfo"), re.M)
     return {name: int(size) * 1024 for name, size in lines}
 

@@ -6,8 +6,10 @@ memory.usage_in_bytes), /proc/vmstat and /proc/pressure/memory.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,21 +84,44 @@ def charged(path: str, machine: Machine) -> Charged:
     )
 
 
-def room(path: str, machine: Machine, *, swap: bool) -> tuple[int, str] | None:
-    """The least room at a memcg and its ancestors, and whose; None: no limit."""
+class Room(NamedTuple):
+    """How much more a memcg and its ancestors may be charged for.
+
+    ``least`` is the least room and whose it is, None where nobody has a limit;
+    ``unread`` says whose limits could not be read.
+    """
+
+    least: tuple[int, str] | None
+    unread: str = ""
+
+    def lacks(self, size: int) -> str:
+        """Who would be pushed over a limit by that many bytes more, in words."""
+        if self.least is None or self.least[0] >= size:
+            return ""
+        return f"{self.least[1]} would be pushed over a limit"
+
+
+def room(path: str, machine: Machine, *, swap: bool) -> Room:
+    """What the limits of a memcg and of its ancestors leave."""
     found: list[tuple[int, str]] = []
+    unread = ""
     here = path
     while here not in ("", "/"):
-        for left in _rooms(here, machine, swap=swap):
-            found.append((left, here))
+        try:
+            found += [(left, here) for left in _rooms(here, machine, swap=swap)]
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            unread = f"the limits of {here} cannot be read: {why}"
         here = here.rpartition("/")[0]
-    return min(found, default=None)
+    return Room(min(found, default=None), unread)
 
 
 def _rooms(path: str, machine: Machine, *, swap: bool) -> list[int]:
+    """Of each limit what is left; OSError or ValueError if one cannot be read."""
     directory = _directory(path, machine)
     if directory is None:
-        return []
+        raise ValueError("no cgroup file system with memory is mounted")
+    os.stat(directory)  # of a memcg that is there, a limit that is not is none
     if machine.cgroup1:
         # What is swapped out stays in memsw's count, what comes back enters memory's.
         pairs = [] if swap else [("memory.usage_in_bytes", "memory.limit_in_bytes")]
@@ -106,9 +131,9 @@ def _rooms(path: str, machine: Machine, *, swap: bool) -> list[int]:
         pairs = [("memory.current", f"memory.{word}") for word in ("max", "high")]
     rooms = []
     for usage, limit in pairs:
-        used, most = _number(directory / usage), _number(directory / limit)
-        if used is not None and most is not None:
-            rooms.append(most - used)
+        with suppress(FileNotFoundError):
+            if (most := (directory / limit).read_text().strip()) != "max":
+                rooms.append(int(most) - int((directory / usage).read_text()))
     return rooms
 
 

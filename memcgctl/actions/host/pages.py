@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,7 +171,11 @@ def flagged(pfns: U64, bit: int, machine: Machine) -> Bools:
 
 
 def _by_frame(name: str, pfns: U64, machine: Machine) -> U64:
-    """The word that a file of /proc has for each page frame; 0 where it has none."""
+    """The word that a file of /proc has for each page frame.
+
+    0 beyond its end, which is the last frame that the kernel tells of; ActionError
+    where it cannot be read: "not charged" would be taken for "moved".
+    """
     result = np.zeros(len(pfns), np.uint64)
     order = np.argsort(pfns)
     blocks, starts = np.unique(pfns[order] // np.uint64(_FRAMES), return_index=True)
@@ -181,9 +184,10 @@ def _by_frame(name: str, pfns: U64, machine: Machine) -> U64:
         for block, start, end in zip(
             blocks.tolist(), starts.tolist(), ends, strict=True
         ):
-            raw = b""
-            with suppress(OSError):
+            try:
                 raw = os.pread(file, 8 * _FRAMES, 8 * _FRAMES * block)
+            except OSError as error:
+                raise ActionError(f"/proc/{name}: {error.strerror}") from error
             words = np.zeros(_FRAMES, np.uint64)
             words[: len(raw) // 8] = np.frombuffer(raw, np.uint64)
             here = order[start:end]

@@ -72,13 +72,14 @@ def use_up_slots(machine: Machine) -> None:
         os.sched_setaffinity(0, before)
 
 
-def wait_written(frames: U64, machine: Machine) -> None:
-    """Until none of the pages is under writeback, a few seconds at most."""
+def wait_written(frames: U64, machine: Machine) -> int:
+    """Until none of the pages is under writeback; how many are after a few seconds."""
     deadline = time.monotonic() + _WRITTEN_WITHIN
-    while pages.flagged(frames, pages.WRITEBACK, machine).any():
+    while left := int(pages.flagged(frames, pages.WRITEBACK, machine).sum()):
         if time.monotonic() > deadline:
             break
         time.sleep(0.02)
+    return left
 
 
 def drain(

@@ -26,21 +26,25 @@ class Zombies:
     """How many memcgs are offline now; None if the kernel does not tell.
 
     ``source`` says by what, or why not. ``each_bytes`` is an estimate of what the
-    kernel allocates for one: at least that much, on kernels from 5.10 to 7.3.
+    kernel allocates for one: at least that much, on kernels from 5.10 to 7.3; None
+    where it does not tell how many CPUs it may have.
     """
 
     count: int | None
     source: str
-    each_bytes: int
+    each_bytes: int | None
 
     @property
     def overhead_bytes(self) -> int | None:
-        return None if self.count is None else self.count * self.each_bytes
+        if self.count is None or self.each_bytes is None:
+            return None
+        return self.count * self.each_bytes
 
 
 def count_zombies(machine: Machine) -> Zombies:
     """Read the counters of the hierarchy with memory; no scan, nothing is written."""
-    each = possible_cpus(machine) * PERCPU_BYTES + STRUCTS_BYTES
+    cpus = possible_cpus(machine)
+    each = cpus and cpus * PERCPU_BYTES + STRUCTS_BYTES
     if machine.cgroup1:
         count, source = _on_v1(machine)
     elif machine.cgroup2:
@@ -61,11 +65,9 @@ def recount(zombies: Zombies, offline: int) -> Zombies:
 def below(zombies: Zombies, min_zombies: int, min_overhead_bytes: int) -> str | None:
     """Why this is too little to act on, None if it is enough or nobody knows."""
     count, overhead = zombies.count, zombies.overhead_bytes
-    if count is None or overhead is None:
-        return None
-    if count < min_zombies:
+    if count is not None and count < min_zombies:
         return f"{count:,} zombies are fewer than {min_zombies:,}"
-    if overhead < min_overhead_bytes:
+    if count is not None and overhead is not None and overhead < min_overhead_bytes:
         return (
             f"{count:,} zombies take an estimated {overhead:,} bytes, less than "
             f"{min_overhead_bytes:,}"
@@ -73,11 +75,11 @@ def below(zombies: Zombies, min_zombies: int, min_overhead_bytes: int) -> str | 
     return None
 
 
-def possible_cpus(machine: Machine) -> int:
-    """CPUs that the kernel has per-CPU memory for, as in ``0-3,8``; at least one."""
+def possible_cpus(machine: Machine) -> int | None:
+    """CPUs that the kernel has per-CPU memory for, as in ``0-3,8``; None: not told."""
     text = read_text(machine.sys / "devices/system/cpu/possible")
     ranges = re.findall(r"(\d+)(?:-(\d+))?", text)
-    return max(1, sum(int(last or first) - int(first) + 1 for first, last in ranges))
+    return sum(int(last or first) - int(first) + 1 for first, last in ranges) or None
 
 
 def count_dying(machine: Machine) -> int | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from memcgctl.actions.host.machine import CAPABILITIES, Machine, read_text
+from memcgctl.actions.host.machine import CAPABILITIES, Machine
 from memcgctl.actions.host.thresholds import count_zombies
 from memcgctl.actions.run.table import ACTIONS
 from memcgctl.model import Ability, Checkup, Kernel
@@ -69,7 +69,7 @@ def _ability(wanted: Wanted, machine: Machine, kernel: Kernel | None) -> Ability
 
 def _needless(action: str, machine: Machine) -> str | None:
     """Why no zombie of this machine is held by what the action lets go of."""
-    if action in ("swapin", "swapin-file") and not machine.swap_total_bytes:
+    if action in ("swapin", "swapin-file") and machine.swap_total_bytes == 0:
         return "no swap, so nothing to bring back"
     if action == "writeback-cleanup" and machine.cgroup1:
         return "no writeback by cgroup on cgroup v1"
@@ -82,9 +82,12 @@ def _missing(machine: Machine) -> tuple[str, ...]:
     return tuple(sorted(f"CAP_{name.upper()}" for name in missing))
 
 
-def _has_memory(machine: Machine) -> bool:
+def _has_memory(machine: Machine) -> bool | None:
     """Whether memory is controlled at all (v2: not with cgroup_disable=memory)."""
     if machine.cgroup1 or not machine.cgroup2:
         return machine.cgroup1 is not None
-    controllers = read_text(Path(machine.cgroup2.point, "cgroup.controllers"))
+    try:
+        controllers = Path(machine.cgroup2.point, "cgroup.controllers").read_text()
+    except OSError:
+        return None
     return "memory" in controllers.split()

@@ -25,14 +25,13 @@ from memcgctl.actions.host.machine import (
     Outcome,
     read_machine,
 )
-from memcgctl.actions.host.pages import U64
 from memcgctl.actions.run import account, waiting
 from memcgctl.actions.run.journal import Journal, default_path
 from memcgctl.actions.run.lock import locked
 from memcgctl.actions.run.pace import Limits, Pace
 from memcgctl.actions.run.signals import Signals, noted
 from memcgctl.actions.run.table import ACTIONS, Action
-from memcgctl.actions.run.waiting import Waiting
+from memcgctl.actions.run.waiting import Stay, Waiting
 from memcgctl.actions.run.worker import (
     Hangs,
     Here,
@@ -137,6 +136,8 @@ class _Run:
     offline: Sequence[Memcg] = ()
     # By device (major:minor) or process: why nothing is to be asked of it.
     avoid: dict[str, str] = field(default_factory=dict)
+    # What guards could not see, in the order that it came up.
+    unread: dict[str, None] = field(default_factory=dict)
     moved: int = 0
     # What counts for --max-bytes: where an action cannot tell, what the plan says.
     spent: int = 0
@@ -189,7 +190,7 @@ class _Run:
             seconds=time.monotonic() - began,
             stopped=self.stopped,
             journal=str(self.journal.path),
-            warnings=tuple(_unread(machine, self.avoid)),
+            warnings=(*self.unread, *_unread(machine, self.avoid)),
         )
 
     def _let_go(self, results: list[StepResult]) -> list[StepResult]:
@@ -321,12 +322,15 @@ class _Run:
         swap = step.option == "evict"
         # Not all of it is charged: some may have a swap entry already.
         sizes = dict(zip(step.charged_to, step.charged_bytes, strict=True))
-        if swap and machine.swap_free_bytes < sum(sizes.values()):
-            return "no room in swap"
+        free = machine.swap_free_bytes
+        if swap and (free is None or free < sum(sizes.values())):
+            return "no room in swap" if free is not None else "swap cannot be read"
         for path, size in () if step.over_limit else sizes.items():
-            left = measure.room(path, machine, swap=swap)
-            if left is not None and left[0] < size:
-                return f"{left[1]} would be pushed over a limit"
+            room = measure.room(path, machine, swap=swap)
+            if why := room.lacks(size):
+                return why
+            if room.unread:  # the plan's own look at the limits stands
+                self.unread[room.unread] = None
         return None
 
     def _offline(self) -> set[int]:
@@ -356,8 +360,10 @@ class _Run:
 
     def _there(self) -> set[int]:
         """Who is offline; of a kernel that cannot be read any more, who last was."""
-        with suppress(Unreadable):
+        try:
             self._seen = self.look()
+        except Unreadable as error:
+            self.stopped = self.stopped or str(error)
         return self._seen
 
     def _end(self, there: set[int]) -> None:
@@ -388,7 +394,7 @@ class _Run:
         )
 
 
-def _let_go(left: Mapping[int, Waiting], machine: Machine, guard: Guard) -> U64:
+def _let_go(left: Mapping[int, Waiting], machine: Machine, guard: Guard) -> Stay:
     return waiting.drain(left, machine)
 
 
@@ -399,8 +405,6 @@ def _with_freed(result: StepResult, there: set[int]) -> StepResult:
 
 def _unread(machine: Machine, avoid: Mapping[str, str]) -> Iterator[str]:
     """What guards could not see, and what did not answer."""
-    if machine.cgroup is None:
-        yield "limits could not be read: no cgroup file system with memory is mounted"
     if measure.pressure(machine.proc) is None:
         yield "whether memory was short could not be read (CONFIG_PSI)"
     for what, since in avoid.items():

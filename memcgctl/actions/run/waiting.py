@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,8 +32,15 @@ class Waiting:
     reclaim: tuple[bool, bool]
 
 
-def drain(waiting: Mapping[int, Waiting], machine: Machine) -> U64:
-    """Reclaim what the steps left, by their numbers; the frames that stay."""
+class Stay(NamedTuple):
+    """The frames that stay in the swap cache, and which are being written still."""
+
+    frames: U64
+    unwritten: U64
+
+
+def drain(waiting: Mapping[int, Waiting], machine: Machine) -> Stay:
+    """Reclaim what the steps left, by their numbers."""
     frames = np.concatenate([one.frames for one in waiting.values()])
     ids = np.concatenate([one.memcg_ids for one in waiting.values()])
     ways = np.repeat(
@@ -51,7 +59,7 @@ def drain(waiting: Mapping[int, Waiting], machine: Machine) -> U64:
             some, machine, untargeted=untargeted, among_zombies=among_zombies
         )
         stay = np.append(stay, left)
-    return stay
+    return Stay(stay, stay[pages.flagged(stay, pages.WRITEBACK, machine)])
 
 
 def failed(result: StepResult, why: str) -> StepResult:
@@ -64,12 +72,15 @@ def failed(result: StepResult, why: str) -> StepResult:
 
 
 def finished(
-    result: StepResult, mine: Waiting, stay: U64, page_size: int
+    result: StepResult, mine: Waiting, stay: Stay, page_size: int
 ) -> StepResult:
-    """A step of which these frames stay in the swap cache."""
-    rest = int(np.isin(mine.frames, stay).sum()) * page_size
+    """A step of which some frames may stay in the swap cache."""
+    rest = int(np.isin(mine.frames, stay.frames).sum()) * page_size
+    unwritten = int(np.isin(mine.frames, stay.unwritten).sum()) * page_size
     moved = len(mine.frames) * page_size - rest
     late = f"{rest} bytes stay in the swap cache until memory is short" if rest else ""
+    if unwritten:
+        late += f"; {unwritten} of them are still being written to swap"
     why = mine.left or late
     return replace(
         result,

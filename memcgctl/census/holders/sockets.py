@@ -155,7 +155,9 @@ class Sockets:
         ):
             if file:
                 of_file[memcg, name].append(file)
-            elif self._is_kernels(sock):
+            elif (kernels_own := self._is_kernels(sock)) is None:
+                orphans[memcg, f"{name}, whose cannot be read"] += 1
+            elif kernels_own:
                 kernels[memcg, int(row["net"])] += 1
             else:
                 orphans[memcg, f"{name}, no file{_state(name, row)}"] += 1
@@ -180,13 +182,14 @@ class Sockets:
             for text in (text or b"?" for text in texts)
         ]
 
-    def _is_kernels(self, sock: int) -> bool:
-        """Whether the kernel made it for itself (``sock_create_kern``)."""
+    def _is_kernels(self, sock: int) -> bool | None:
+        """Whether the kernel made it (``sock_create_kern``); None: not readable."""
         try:
             found = drgn.Object(self.kernel.prog, f"{SOCK} *", sock)
             return bool(value_of(found, "sk_kern_sock"))
         except drgn.FaultError:
-            return False
+            self.kernel.trouble.fault()
+            return None
 
 
 def _in_use(rows: Rows) -> NDArray[np.bool_]:
