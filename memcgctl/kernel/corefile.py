@@ -45,6 +45,7 @@ class CoreFile:
     note: bytes | None = None
     missing: int = 0
     incomplete: bool = False
+    machine: str = "x86_64"
     _data: tuple[tuple[int, int], ...] = ()
 
     def data(self, limit: int) -> Iterator[tuple[int, int]]:
@@ -76,7 +77,7 @@ def _without_holes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, 
 
 
 def inspect(path: Path) -> CoreFile:
-    """Raises KernelError if this is not a core of an x86-64 kernel, and OSError.
+    """Raises KernelError if this is not a core of such a kernel, and OSError.
 
     The file's name is for the caller to add.
     """
@@ -138,6 +139,7 @@ def _inspect_elf(path: Path, file: BinaryIO) -> CoreFile:
         "elf",
         note,
         core.missing,
+        machine=core.machine,
         _data=_union(
             (s.offset, min(s.offset + s.size, core.size)) for s in core.segments
         ),
@@ -161,9 +163,11 @@ def _inspect_kdump(path: Path, dump: kdump.KdumpFile) -> CoreFile:
         raise KernelError("is a flattened ELF core: unflatten it with makedumpfile -R")
     if not start.startswith(kdump.MAGICS):
         raise KernelError("is a flattened file, but not of a core")
-    if dump.machine not in ("", "x86_64"):  # QEMU leaves it empty
-        raise KernelError(
-            f"is of another machine, {dump.machine}; memcgctl reads x86-64 kernels"
-        )
+    machine = dump.machine
+    if machine in ("", "unknown"):  # QEMU's
+        arm = b"NUMBER(kimage_voffset)=" in dump.vmcoreinfo
+        machine = "aarch64" if arm else "x86_64"
+    if machine not in elf.MACHINES.values():
+        raise KernelError(f"is of another machine, {machine}; {elf.READABLE}")
     dump.check()
-    return CoreFile(path, "kdump", incomplete=dump.incomplete)
+    return CoreFile(path, "kdump", incomplete=dump.incomplete, machine=machine)

@@ -30,9 +30,15 @@ _REHEARSAL_SECONDS = 60
 _MAX_MESSAGE = 300
 _INCOMPLETE = "the dump is incomplete: makedumpfile had no room for all pages"
 
+_ARCHITECTURES = {
+    "x86_64": drgn.Architecture.X86_64,
+    "aarch64": drgn.Architecture.AARCH64,
+}
+
 # libkdumpfile reads no memory, not even physical, of a file without VMCOREINFO.
 _MAKESHIFT = (
-    b"OSRELEASE=6.0.0\nPAGESIZE=4096\nSYMBOL(swapper_pg_dir)=ffffffff81000000\n"
+    b"OSRELEASE=6.0.0\nPAGESIZE=%d\nSYMBOL(swapper_pg_dir)=ffffffff81000000\n"
+    b"NUMBER(VA_BITS)=48\nNUMBER(kimage_voffset)=0xffff800000000000\n"  # arm64
 )
 
 
@@ -125,7 +131,7 @@ def _open(core: CoreFile, info: Vmcoreinfo | None) -> Dump:
 
 def _program(core: CoreFile, note: bytes | None) -> drgn.Program:
     # QEMU's files in kdump's format do not name the machine.
-    platform = drgn.Platform(drgn.Architecture.X86_64)
+    platform = drgn.Platform(_ARCHITECTURES[core.machine])
     prog = drgn.Program(platform, vmcoreinfo=note)
     prog.set_core_dump(core.path)
     return prog
@@ -189,10 +195,12 @@ def _elf_pieces(core: CoreFile) -> Iterator[tuple[int, bytes]]:
 
 
 def _kdump_pieces(core: CoreFile) -> Iterator[tuple[int, bytes]]:
-    _rehearse(core, _MAKESHIFT)
-    prog = _program(core, _MAKESHIFT)
     with core.path.open("rb") as file:
-        for address, size in kdump.KdumpFile(file).page_runs(_BLOCK):
+        dump = kdump.KdumpFile(file)
+        makeshift = _MAKESHIFT % dump.block_size
+        _rehearse(core, makeshift)
+        prog = _program(core, makeshift)
+        for address, size in dump.page_runs(_BLOCK):
             try:
                 yield address, prog.read(address, size, True)
             except drgn.FaultError:

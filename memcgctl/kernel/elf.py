@@ -16,17 +16,17 @@ from memcgctl.kernel.errors import KernelError
 
 MAGIC = b"\x7fELF"
 ET_CORE, PT_LOAD, PT_NOTE = 4, 1, 4
-EM_X86_64 = 62
+EM_X86_64, EM_AARCH64 = 62, 183
+MACHINES = {EM_X86_64: "x86_64", EM_AARCH64: "aarch64"}
 _MACHINES = {
     3: "i386",
     21: "ppc64",
     22: "s390x",
     40: "arm",
-    EM_X86_64: "x86-64",
-    183: "aarch64",
     243: "riscv",
     258: "loongarch",
 }
+READABLE = "memcgctl reads x86-64 and arm64 kernels"
 _PN_XNUM = 0xFFFF
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SEGMENT = struct.Struct("<IIQQQQQQ")
@@ -53,11 +53,12 @@ class Segment:
 
 @dataclass(frozen=True)
 class Elf:
-    """An open ELF file of a 64-bit x86 machine; ``kind`` is ``e_type``."""
+    """An open ELF file; ``kind`` is ``e_type``, ``machine`` as uname(1) has it."""
 
     file: BinaryIO
     size: int
     kind: int
+    machine: str
     segments: tuple[Segment, ...]
     _notes: tuple[tuple[int, int], ...]
     _sections: tuple[int, int, int]
@@ -120,19 +121,17 @@ def read(file: BinaryIO) -> Elf:
     """
     header = os.pread(file.fileno(), _HEADER.size, 0)
     if len(header) > 5 and header[4] != 2:
-        raise KernelError("is of a 32-bit machine; memcgctl reads x86-64 kernels")
+        raise KernelError(f"is of a 32-bit machine; {READABLE}")
     if len(header) > 5 and header[5] != 1:
-        raise KernelError("is of a big-endian machine; memcgctl reads x86-64 kernels")
+        raise KernelError(f"is of a big-endian machine; {READABLE}")
     if len(header) < _HEADER.size:
         raise KernelError("is truncated in the ELF header")
     _, kind, machine, _, _, phoff, shoff, _, _, _, phnum, _, shnum, shstrndx = (
         _HEADER.unpack(header)
     )
-    if machine != EM_X86_64:
+    if machine not in MACHINES:
         name = _MACHINES.get(machine, f"unknown (ELF machine {machine})")
-        raise KernelError(
-            f"is of another machine, {name}; memcgctl reads x86-64 kernels"
-        )
+        raise KernelError(f"is of another machine, {name}; {READABLE}")
     if phnum == _PN_XNUM:  # the true number is in the first section's sh_info
         section = _at(file, shoff, _SECTION.size)
         if len(section) == _SECTION.size:
@@ -150,4 +149,6 @@ def read(file: BinaryIO) -> Elf:
             notes.append((offset, size))
     sections = (shoff, shnum, shstrndx)
     end = os.fstat(file.fileno()).st_size
-    return Elf(file, end, kind, tuple(segments), tuple(notes), sections)
+    return Elf(
+        file, end, kind, MACHINES[machine], tuple(segments), tuple(notes), sections
+    )

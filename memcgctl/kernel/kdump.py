@@ -92,12 +92,18 @@ class KdumpFile:
 
     @property
     def machine(self) -> str:
-        """``utsname.machine``, which QEMU leaves empty."""
+        """``utsname.machine``; QEMU leaves it empty, or says "Unknown"."""
         field: bytes = self._header[2][4 * _UTSNAME_FIELD :][:_UTSNAME_FIELD]
-        name = field.split(b"\0")[0].decode("latin-1")
+        name = field.split(b"\0")[0].decode("latin-1").lower()
         if not re.fullmatch(r"[a-z0-9_]*", name):
             raise KernelError("is damaged in the header")
         return name
+
+    @property
+    def vmcoreinfo(self) -> bytes:
+        """What the file has of it, as far as that can be read."""
+        offset, size = self._sub_header[5:7]
+        return self.read(offset, min(size, 1 << 20))
 
     @property
     def block_size(self) -> int:

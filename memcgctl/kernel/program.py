@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -47,6 +48,7 @@ _DECLARATIONS = {
     "node_data": "struct pglist_data *[]",
     "nr_cpu_ids": "unsigned int",
     "page_offset_base": "unsigned long",
+    "saved_command_line": "char *",  # on arm64, for the direct map
     "vmemmap_base": "unsigned long",
     "__cpu_online_mask": "struct cpumask",
     "__cpu_possible_mask": "struct cpumask",
@@ -75,6 +77,8 @@ class OpenedKernel:
     release: str
     types: Literal["btf", "dwarf"]
     memory: Memory
+    # The NUMBER() lines of VMCOREINFO.
+    numbers: Mapping[str, int] = field(default_factory=dict)
     _declared: dict[str, str] = field(default_factory=lambda: dict(_DECLARATIONS))
 
     def __enter__(self) -> OpenedKernel:
@@ -184,6 +188,7 @@ def _complete(
         info.release,
         types,
         Memory(prog, trouble),
+        info.numbers,
     )
     prog.register_object_finder("memcgctl", kernel._find_object, enable_index=-1)
     trouble.settle()

@@ -20,8 +20,9 @@ from memcgctl.kernel.errors import KernelError
 from memcgctl.kernel.vmcoreinfo import Vmcoreinfo
 
 _MAX_SYSTEM_MAP = 256 << 20
-# __START_KERNEL_map: the image lies above, per-CPU offsets and constants below.
-_KERNEL_IMAGE = np.uint64(0xFFFFFFFF80000000)
+# KERNEL_IMAGE_SIZE: what is further from _stext is no address in the image, but a
+# per-CPU offset (x86-64), a constant, or what a pointer points to (VMCOREINFO).
+_KERNEL_IMAGE_SIZE = 1 << 30
 
 Addresses = npt.NDArray[np.uint64]
 
@@ -124,7 +125,7 @@ def read_system_map(path: Path, info: Vmcoreinfo) -> Symbols:
     except ValueError as error:
         # Debian's in /boot is one line, which says that the -dbg package has it.
         raise KernelError(f"{path}: is {error}, but perhaps a stub for it") from None
-    in_image = linked.addresses >= _KERNEL_IMAGE
+    in_image = _near(linked.addresses, linked.find("_stext") or 0)
     # A saved /proc/kallsyms has moved already.
     for offset in (info.kaslr_offset, 0):
         shift = np.where(in_image, np.uint64(offset), np.uint64(0))
@@ -136,11 +137,20 @@ def read_system_map(path: Path, info: Vmcoreinfo) -> Symbols:
 
 def _fits(symbols: Symbols, info: Vmcoreinfo) -> bool:
     """Whether the symbols are where VMCOREINFO has them; one at least has to be."""
-    if symbols.find("_stext") is None:
+    stext = info.symbols["_stext"]
+    if symbols.find("_stext") != stext:
         return False
     fits = [
         address in {value for _, value in found}
         for name, address in info.symbols.items()
-        if address >= _KERNEL_IMAGE and (found := symbols.all(name))
+        if _near(np.array([address], np.uint64), stext)[0]
+        and (found := symbols.all(name))
     ]
-    return bool(fits) and all(fits)
+    return all(fits)
+
+
+def _near(addresses: Addresses, stext: int) -> npt.NDArray[np.bool_]:
+    """Which addresses are in the image whose text begins at ``stext``."""
+    distance = (addresses - np.uint64(stext)).view(np.int64)
+    near: npt.NDArray[np.bool_] = np.abs(distance) < _KERNEL_IMAGE_SIZE
+    return near

@@ -18,6 +18,7 @@ from memcgctl.kernel.errors import KernelError
 # The kernel has one page for it (VMCOREINFO_BYTES); a file given by hand may be larger.
 MAX_SIZE = 1 << 20
 
+_NUMBER = re.compile(r"NUMBER\((\w+)\)")
 _SYMBOL = re.compile(r"SYMBOL\((\w+)\)")
 
 
@@ -40,6 +41,16 @@ class Vmcoreinfo:
             match = _SYMBOL.fullmatch(key)
             if match and re.fullmatch("[0-9a-fA-F]{1,16}", value):
                 found[match[1]] = int(value, 16)
+        return found
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """The NUMBER() lines, decimal or hexadecimal."""
+        found = {}
+        for key, value in self.values.items():
+            match = _NUMBER.fullmatch(key)
+            if match and re.fullmatch("-?[0-9]{1,20}|0x[0-9a-f]{1,16}", value):
+                found[match[1]] = int(value, 0)
         return found
 
     @property

@@ -19,6 +19,7 @@ import numpy as np
 from memcgctl.kernel.layout import has_member, offset_of, size_of, value_of
 from memcgctl.kernel.trouble import Topic, reading
 from memcgctl.linux.lists import list_walker, occupied
+from memcgctl.linux.mmu import direct_map
 from memcgctl.linux.structs import U64, addresses, read_pointers, read_structs, unique
 
 if TYPE_CHECKING:
@@ -232,7 +233,7 @@ def _in_ring(kernel: OpenedKernel, context: int) -> U64:
     if has_member(prog, "struct page", "mem_cgroup"):
         members = {"rings": "rings", "entries": "sq_sqes"}
         (row,) = read_structs(kernel, RING, addresses([context]), members)
-        start = int(prog["page_offset_base"])
+        start = direct_map(kernel)
         at = addresses([int(row["rings"]), int(row["entries"])])
         at = at[at >= np.uint64(start)]
         found.append((at - np.uint64(start)) // np.uint64(kernel.memory.page_size))

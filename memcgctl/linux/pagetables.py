@@ -1,7 +1,8 @@
 """What do the page tables of processes map, and which swap entries do they hold?
 
-Walks x86-64 page tables from ``mm_struct.pgd``, level by level for all address spaces
-together, and reads the page-table pages in bulk; entries come out as NumPy arrays.
+Walks page tables from ``mm_struct.pgd``, level by level for all address spaces
+together, and reads the page-table pages in bulk; entries come out as NumPy arrays. What
+they look like on a machine is in ``mmu``.
 """
 
 from __future__ import annotations
@@ -13,30 +14,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from memcgctl.kernel.layout import (
-    value_of,
-)
-from memcgctl.kernel.trouble import (
-    Topic,
-    reading,
-)
+from memcgctl.kernel.trouble import Topic, reading
+from memcgctl.linux.mmu import Format, format_of
 from memcgctl.linux.structs import U64, addresses, read_rows, read_structs
 
 if TYPE_CHECKING:
     from memcgctl.kernel.program import OpenedKernel
 
-_PAGE_SHIFT = 12
-_TABLE = np.dtype(("<u8", (512,)))
 _NOWHERE = np.zeros(0, np.intp)
-
-# arch/x86/include/asm/pgtable_types.h; PROTNONE is the global bit of a PTE that is
-# not present (NUMA hinting faults).
-_PRESENT, _HUGE, _PROTNONE = np.uint64(1 << 0), np.uint64(1 << 7), np.uint64(1 << 8)
-_MAPS = _PRESENT | _PROTNONE
-
-# Where physical memory is mapped if its place is not randomised (5-level paging moves
-# it, but only together with page_offset_base).
-_PAGE_OFFSET = 0xFFFF888000000000
+# No page is smaller than 4 KiB: the unit of addresses in ``_Wanted``.
+_UNIT = 12
 
 # Page-table pages read at once (8 MiB), and in all: beyond it tables are damaged.
 _BATCH = 2048
@@ -64,6 +51,7 @@ class Leaves:
     mm: NDArray[np.int64]
     entry: U64
     pages: int
+    format: Format
     full: NDArray[np.intp] = field(default_factory=lambda: _NOWHERE)
 
 
@@ -86,11 +74,11 @@ def walk(
     table = read_structs(kernel, "struct mm_struct", mms, {"pgd": "pgd"})["pgd"]
     mm, table = mm[table != 0], addresses(table[table != 0])
     base = np.zeros(len(table), np.uint64)
-    to_virtual = np.uint64(_direct_map(kernel))
-    mask = np.uint64(_physical_mask(kernel))
+    format_ = format_of(kernel)
     budget = _TABLES_LIMIT
-    top = 48 if _five_levels(kernel) else 39
-    for shift in range(top, _PAGE_SHIFT - 1, -9):
+    top, lowest = format_.shifts[0], format_.page_shift
+    for shift in format_.shifts:
+        size = format_.top if shift == top else format_.entries
         below: list[tuple[NDArray[np.int64], U64, U64]] = []
         budget -= len(table)
         if budget < 0:
@@ -100,29 +88,30 @@ def walk(
             return
         for part in range(0, len(table), _BATCH):
             some = slice(part, part + _BATCH)
-            entries = read_rows(kernel, table[some], _TABLE)
+            entries = read_rows(kernel, table[some], np.dtype(("<u8", (size,))))
             if shift == top:
-                entries[:, 256:] = 0  # the kernel's half
+                entries[:, format_.user :] = 0  # the kernel's half
             flat = entries.ravel()
             (index,) = flat.nonzero()
             entry = flat[index]
-            row = index >> 9
+            row = index // size
             owner = mm[some][row]
-            if shift == _PAGE_SHIFT:
-                full = _full(mm[some], base[some], row, entry, spanned)
-                yield Leaves(owner, entry, 1, full)
+            if shift == lowest:
+                full = _full(mm[some], base[some], row, entry, spanned, format_)
+                yield Leaves(owner, entry, 1, format_, full)
                 continue
-            slot = (index & 511).astype(np.uint64)
+            slot = (index % size).astype(np.uint64)
             at = base[some][row] + (slot << np.uint64(shift))
             if wanted is not None:
                 keep = wanted.touched(owner, at, 1 << shift)
                 owner, entry, at = owner[keep], entry[keep], at[keep]
-            huge = (entry & _HUGE != 0) & (shift <= 30)
+            huge = format_.is_huge(entry, shift)
             if huge.any():
-                yield Leaves(owner[huge], entry[huge], 1 << (shift - _PAGE_SHIFT))
-            down = ~huge & (entry & _PRESENT != 0)
-            frame = entry[down] & mask & ~np.uint64(0xFFF)
-            below.append((owner[down], frame + to_virtual, at[down]))
+                pages = 1 << (shift - lowest)
+                yield Leaves(owner[huge], entry[huge], pages, format_)
+            down = format_.is_table(entry, shift)
+            address = format_.physical(entry[down]) + format_.to_virtual
+            below.append((owner[down], address, at[down]))
         if not below:
             return
         mm, table, base = (
@@ -142,14 +131,16 @@ def _full(
     row: NDArray[np.intp],
     entry: U64,
     areas: _Wanted | None,
+    format_: Format,
 ) -> NDArray[np.intp]:
     """Where the entries of full tables begin; ``row`` is the table of each entry."""
     if areas is None:
         return _NOWHERE
-    (tables,) = areas.span(mm, base, 512 << _PAGE_SHIFT).nonzero()
+    size = format_.entries
+    (tables,) = areas.span(mm, base, size << format_.page_shift).nonzero()
     start = np.searchsorted(row, tables)
-    start = start[np.searchsorted(row, tables, side="right") - start == 512]
-    used = entry[start[:, None] + np.arange(512)] & _MAPS != 0
+    start = start[np.searchsorted(row, tables, side="right") - start == size]
+    used = format_.maps(entry[start[:, None] + np.arange(size)])
     full: NDArray[np.intp] = start[used.all(axis=1)]
     return full
 
@@ -162,12 +153,8 @@ def frames(kernel: OpenedKernel, leaves: Leaves) -> tuple[NDArray[np.int64], U64
         here = maps(leaves)
         if not here.all():
             mm, entry = mm[here], entry[here]
-    # Frames of entries that are not present are stored inverted, against L1TF (4.19).
-    absent = entry & _PRESENT == 0
-    if absent.any():
-        entry = np.where(absent, ~entry, entry)
-    frame: U64 = entry & np.uint64(_physical_mask(kernel))
-    frame >>= np.uint64(_PAGE_SHIFT)
+    frame = leaves.format.physical(entry)
+    frame >>= np.uint64(leaves.format.page_shift)
     if leaves.pages > 1:
         frame &= ~np.uint64(leaves.pages - 1)
     return mm, frame
@@ -175,23 +162,20 @@ def frames(kernel: OpenedKernel, leaves: Leaves) -> tuple[NDArray[np.int64], U64
 
 def maps(leaves: Leaves) -> NDArray[np.bool_]:
     """Which entries ``frames`` tells of: all huge ones, PTEs that map memory."""
-    here: NDArray[np.bool_] = leaves.entry & _MAPS != 0
-    return here | (leaves.pages > 1)
+    return leaves.format.maps(leaves.entry) | (leaves.pages > 1)
 
 
 def swap_entries(leaves: Leaves) -> tuple[NDArray[np.int64], NDArray[np.int64], U64]:
     """Of PTEs that are neither empty nor mapping: position of the mm, type, offset.
 
     The type of a swap device is its number; the types above the last device are
-    migration entries, markers and the like. See arch/x86/include/asm/pgtable_64.h;
-    the offset is stored inverted, against L1TF (4.19).
+    migration entries, markers and the like.
     """
     if leaves.pages > 1:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), addresses([])
-    swapped = leaves.entry & _MAPS == 0
-    entry = leaves.entry[swapped]
-    type_ = (entry >> np.uint64(59)).astype(np.int64)
-    return leaves.mm[swapped], type_, (~entry << np.uint64(5)) >> np.uint64(14)
+    swapped = ~leaves.format.maps(leaves.entry)
+    type_, offset = leaves.format.swap(leaves.entry[swapped])
+    return leaves.mm[swapped], type_, offset
 
 
 class _Wanted:
@@ -202,14 +186,14 @@ class _Wanted:
 
     def __init__(self, ranges: Ranges) -> None:
         start = self._key(ranges.mm, ranges.start)
-        end = self._key(ranges.mm, ranges.end + np.uint64((1 << _PAGE_SHIFT) - 1))
+        end = self._key(ranges.mm, ranges.end + np.uint64((1 << _UNIT) - 1))
         order = np.argsort(start)
         self._start, self._own_end = start[order], end[order]
         # Where ranges overlap, an end never lies before an earlier one's.
         self._end = np.maximum.accumulate(end[order]) if len(end) else end
 
     def _key(self, mm: NDArray[np.int64], address: U64) -> U64:
-        page = (address >> np.uint64(_PAGE_SHIFT)) & (
+        page = (address >> np.uint64(_UNIT)) & (
             (np.uint64(1) << self._BITS) - np.uint64(1)
         )
         key: U64 = (mm.astype(np.uint64) << self._BITS) | page
@@ -218,7 +202,7 @@ class _Wanted:
     def touched(self, mm: NDArray[np.int64], at: U64, size: int) -> NDArray[np.bool_]:
         """Which of the areas [at, at + size) have a part in any range."""
         start = self._key(mm, at)
-        end = start + np.uint64(size >> _PAGE_SHIFT)
+        end = start + np.uint64(size >> _UNIT)
         first = np.searchsorted(self._end, start, side="right")
         known = first < len(self._end)
         first = np.where(known, first, 0)
@@ -233,30 +217,6 @@ class _Wanted:
             return np.zeros(len(mm), np.bool_)
         start = self._key(mm, at)
         last = np.searchsorted(self._start, start, side="right") - 1
-        end = start + np.uint64(size >> _PAGE_SHIFT)
+        end = start + np.uint64(size >> _UNIT)
         spans: NDArray[np.bool_] = (last >= 0) & (self._own_end[last] >= end)
         return spans
-
-
-def _direct_map(kernel: OpenedKernel) -> int:
-    """Virtual address of physical address 0."""
-    try:
-        return value_of(kernel.declare("page_offset_base", "unsigned long"))
-    except LookupError:  # CONFIG_DYNAMIC_MEMORY_LAYOUT is off
-        return _PAGE_OFFSET
-
-
-def _physical_mask(kernel: OpenedKernel) -> int:
-    """The bits of an entry that are a physical address, encryption bits left out."""
-    try:
-        mask = value_of(kernel.declare("physical_mask", "unsigned long"))
-    except LookupError:  # CONFIG_DYNAMIC_PHYSICAL_MASK is off
-        mask = 0
-    return (mask or (1 << 52) - 1) & ((1 << 52) - 1)
-
-
-def _five_levels(kernel: OpenedKernel) -> bool:
-    try:
-        return bool(value_of(kernel.declare("__pgtable_l5_enabled", "unsigned int")))
-    except LookupError:  # CONFIG_X86_5LEVEL is off
-        return False

@@ -29,8 +29,6 @@ _HEIGHT_LIMIT = 96
 _DENSE = 1 << 22
 # 52 bits of physical addresses, less the 12 within a page.
 _PFN_BITS = 40
-# Of a page table of the lowest level.
-_TABLE_PAGES = 512
 _NONE = np.zeros(0, np.intp)
 
 
@@ -167,24 +165,26 @@ def mapped_pages(
     runs = _runs(wanted)
     parts: list[tuple[NDArray[np.int64], ...]] = [(np.zeros(0, np.int64),) * 4]
     filled: Counter[int] = Counter()
+    table = kernel.memory.page_size // 8  # entries of one of the lowest level
     for leaves in walk(kernel, mms, ranges, areas):
         mm, pfn = frames(kernel, leaves)
         full = leaves.full
         if len(full):  # where they begin among the entries that map something
             full = np.searchsorted(maps(leaves).nonzero()[0], full)
-        first = _neighbours(mm, pfn, leaves.pages, full)
+        first = _neighbours(mm, pfn, leaves.pages, full, table)
         size = np.diff(first, append=len(pfn)) * leaves.pages
         index, hit, start, count = _overlaps(runs, pfn[first], size.astype(np.uint64))
         if seen:
             seen.add(start.astype(np.uint64), count)
         owner, group = mm[first[hit]], runs.group[index]
-        filled.update(_filled(full, first[hit], owner * groups + group, count))
+        cell = owner * groups + group
+        filled.update(_filled(full, first[hit], cell, count, table))
         parts.append((owner, group, start, count))
     owner, group, start, count = (np.concatenate(c) for c in zip(*parts, strict=True))
     own = _first_time(owner << _PFN_BITS | start, count)
     cells = _sums(owner * groups + group, own, len(mms) * groups)
     found = [
-        Mapped(cell // groups, cell % groups, pages, _TABLE_PAGES * filled[cell])
+        Mapped(cell // groups, cell % groups, pages, table * filled[cell])
         for cell, pages in cells.items()
     ]
     together = _sums(group, _first_time(start, count), groups)
@@ -219,12 +219,12 @@ def _sums(
 
 
 def _neighbours(
-    mm: NDArray[np.int64], pfn: U64, pages: int, full: NDArray[np.intp]
+    mm: NDArray[np.int64], pfn: U64, pages: int, full: NDArray[np.intp], table: int
 ) -> NDArray[np.intp]:
     """Where entries begin that map what follows on the one before; tables end them."""
     first = np.ones(len(pfn), np.bool_)
     first[1:] = (pfn[1:] - pfn[:-1] != pages) | (mm[1:] != mm[:-1])
-    edges = np.concatenate((full, full + _TABLE_PAGES))
+    edges = np.concatenate((full, full + table))
     first[edges[edges < len(first)]] = True
     return first.nonzero()[0]
 
@@ -234,15 +234,16 @@ def _filled(
     at: NDArray[np.intp],
     cell: NDArray[np.int64],
     pages: NDArray[np.int64],
+    size: int,
 ) -> list[int]:
     """The cell of each full table whose entries are all of one."""
     if not len(full) or not len(at):
         return []
     table = np.searchsorted(full, at, side="right") - 1
-    inside = (table >= 0) & (at < full[table] + _TABLE_PAGES)
+    inside = (table >= 0) & (at < full[table] + size)
     cells = int(cell.max()) + 1
     key, which = np.unique((table * cells + cell)[inside], return_inverse=True)
-    whole = np.bincount(which, pages[inside], len(key)) == _TABLE_PAGES
+    whole = np.bincount(which, pages[inside], len(key)) == size
     found: list[int] = (key[whole] % cells).tolist()
     return found
 

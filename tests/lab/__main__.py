@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab import big, core, live, packages
+from tests.lab.arch import ARCHES
 from tests.lab.scenarios import SCENARIOS
 from tests.lab.storm.run import Storm, cases, composed
 
@@ -76,6 +77,7 @@ def main() -> None:
     make = commands.add_parser("core", help="make a core and its truth")
     make.add_argument("--kernel", required=True, help=f"one of {[*packages.SUITES]}")
     make.add_argument("--scenario", choices=[*SCENARIOS], default="zoo")
+    make.add_argument("--arch", choices=[*ARCHES], default="amd64")
     make.add_argument("--raw", action="store_true", help="as QEMU wrote it")
     make.add_argument("-o", "--out", type=Path, default=Path())
     large = commands.add_parser("big", help="make a sparse core for the benchmarks")
@@ -102,7 +104,11 @@ def main() -> None:
         print(big.big(*shape, options.out))
         return
     for path in core.make(
-        options.kernel, options.scenario, options.out, raw=options.raw
+        options.kernel,
+        options.scenario,
+        options.out,
+        raw=options.raw,
+        arch=options.arch,
     ):
         print(path, path.stat().st_size)
 

@@ -9,14 +9,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tests.lab import packages, run, stop, trim
+from tests.lab import arm64, packages, run, stop, trim
+from tests.lab.arch import AMD64, ARCHES, Arch
 from tests.lab.guest import GuestError, boot
 from tests.lab.scenarios import SCENARIOS
 
 ATTEMPTS = 3
 
 
-def make(series: str, scenario: str, out: Path, *, raw: bool = False) -> list[Path]:
+def make(
+    series: str, scenario: str, out: Path, *, raw: bool = False, arch: str = "amd64"
+) -> list[Path]:
     """Boot, play, dump and trim; return the files that were written.
 
     ``raw``: neither trim nor compress. A run in which pages moved between two counts,
@@ -24,7 +27,7 @@ def make(series: str, scenario: str, out: Path, *, raw: bool = False) -> list[Pa
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return make_once(series, scenario, out, raw=raw)
+            return make_once(series, scenario, out, raw=raw, arch=ARCHES[arch])
         except GuestError as error:
             print(f"attempt {attempt}: {error}", file=sys.stderr)
             if attempt == ATTEMPTS:
@@ -32,16 +35,21 @@ def make(series: str, scenario: str, out: Path, *, raw: bool = False) -> list[Pa
     raise AssertionError
 
 
-def make_once(series: str, scenario: str, out: Path, *, raw: bool) -> list[Path]:
-    kernel = packages.get(series)
+def make_once(
+    series: str, scenario: str, out: Path, *, raw: bool, arch: Arch
+) -> list[Path]:
+    kernel = packages.get(series) if arch is AMD64 else arm64.get(series)
     chosen = SCENARIOS[scenario]
     shape = run.shape_of(kernel.release)
-    name = out / f"{series}-{scenario}"
+    mark = "" if arch is AMD64 else f"-{arch.name}"
+    name = out / f"{series}{mark}-{scenario}"
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="memcgctl-lab-") as directory:
         xfs = run.uses_xfs(chosen, shape)
         machine = replace(
             chosen.machine,
+            arch=arch,
+            cpu=chosen.machine.cpu if arch is AMD64 else arch.cpu,
             disks=run.make_disks(Path(directory), xfs),
             modules=(*chosen.machine.modules, *(("xfs",) if xfs else ())),
         )
@@ -50,7 +58,8 @@ def make_once(series: str, scenario: str, out: Path, *, raw: bool) -> list[Path]
             truth: dict[str, Any] = {
                 "schema": "memcgctl/truth/1",
                 "made_by": f"python -m tests.lab core --kernel {series}"
-                f" --scenario {scenario}",
+                f" --scenario {scenario}"
+                + ("" if arch is AMD64 else f" --arch {arch.name}"),
                 "kernel": {"release": kernel.release, "packages": kernel.packages},
                 "shape": asdict(shape),
                 **run.run(chosen, guest, shape),

@@ -51,7 +51,8 @@
 #define MADV_PAGEOUT 21
 #endif
 
-#define PAGE 4096UL
+static unsigned long PAGE; /* 4, 16 or 64 KiB */
+#define LARGEST_PAGE (64UL << 10)
 
 static void die(const char *what)
 {
@@ -119,10 +120,12 @@ static _Noreturn void agent(const char *path)
 	struct termios raw;
 	int tty = open(path, O_RDWR | O_NOCTTY | O_CLOEXEC);
 
-	if (tty < 0 || tcgetattr(tty, &raw))
+	if (tty < 0)
 		die(path);
-	cfmakeraw(&raw);
-	tcsetattr(tty, TCSANOW, &raw);
+	if (!tcgetattr(tty, &raw)) { /* not a virtio port, which is raw */
+		cfmakeraw(&raw);
+		tcsetattr(tty, TCSANOW, &raw);
+	}
 	write_all(tty, "LAB\n", 4);
 	for (;;) {
 		uint32_t size, head[2];
@@ -161,8 +164,8 @@ static size_t size_of(const char *text)
 
 static void map(size_t size, int flags, int fd)
 {
-	/* aligned to 2 MiB, so that a huge page fits */
-	size_t huge = 2UL << 20;
+	/* aligned so that a huge page fits: what a table of 8-byte entries maps */
+	size_t huge = PAGE / 8 * PAGE;
 	char *room = mmap(NULL, size + huge, PROT_NONE,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
@@ -462,7 +465,7 @@ static void send_inotify(const char *path)
 /* A memfd of this size, all of it written, that nobody maps. */
 static int fill_memfd(size_t size, int flags)
 {
-	static char page[PAGE] = { 1 };
+	static char page[LARGEST_PAGE] = { 1 };
 	int fd = memfd_create("object", flags);
 
 	for (size_t done = 0; done < size; done += PAGE)
@@ -487,7 +490,7 @@ static void make_udmabuf(size_t size)
 /* A pipe with this much in it that nobody reads. */
 static void fill_pipe(size_t size)
 {
-	static char page[PAGE] = { 1 };
+	static char page[LARGEST_PAGE] = { 1 };
 	int fds[2];
 
 	if (pipe(fds))
@@ -1252,10 +1255,13 @@ static int verify(const char *path)
 
 int main(int argc, char **argv)
 {
+	PAGE = sysconf(_SC_PAGESIZE);
 	if (argc == 3 && !strcmp(argv[1], "agent"))
 		agent(argv[2]);
 	if (argc > 2 && !strcmp(argv[1], "do"))
 		return perform_all(argc - 2, argv + 2);
+	if (argc == 2 && !strcmp(argv[1], "page"))
+		return printf("%lu\n", PAGE) < 0;
 	if (argc == 2 && !strcmp(argv[1], "count"))
 		return count();
 	if (argc > 1 && !strcmp(argv[1], "files"))

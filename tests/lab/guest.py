@@ -14,10 +14,12 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tests.lab import initramfs
+from tests.lab.arch import AMD64, Arch
 
 
 def encode(text: str) -> bytes:
@@ -39,7 +41,8 @@ class Machine:
 
     memory: str = "160M"
     smp: str = "2"
-    cpu: str = "qemu64"
+    arch: Arch = AMD64
+    cpu: str = AMD64.cpu
     cmdline: str = ""
     # by name; /dev/disk/NAME in the guest
     disks: Mapping[str, Path] = field(default_factory=dict)
@@ -104,6 +107,10 @@ class Guest:
     def read(self, path: str) -> str:
         return self.files([path])[0][1]
 
+    @cached_property
+    def page_size(self) -> int:
+        return int(self.run("lab", "page"))
+
     def write(self, path: str, text: str) -> None:
         self.run("sh", "-c", 'printf %s "$2" > "$1"', "sh", path, text)
 
@@ -127,14 +134,16 @@ class Guest:
 def qemu_command(
     machine: Machine, vmlinuz: Path, initrd: Path, directory: Path
 ) -> list[str]:
-    command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi"]
+    arch = machine.arch
+    command = [*arch.qemu, "-accel", "tcg,thread=multi"]
     command += ["-m", machine.memory, "-smp", machine.smp, "-cpu", machine.cpu]
     command += ["-display", "none", "-nodefaults", "-no-reboot"]
     command += ["-kernel", str(vmlinuz), "-initrd", str(initrd)]
-    command += ["-append", f"console=ttyS0 quiet panic=-1 {machine.cmdline}".strip()]
+    cmdline = f"console={arch.console} quiet panic=-1 {machine.cmdline}"
+    command += ["-append", cmdline.strip()]
     command += ["-serial", f"file:{directory}/console"]
     command += ["-chardev", f"socket,id=agent,path={directory}/agent"]
-    command += ["-serial", "chardev:agent"]
+    command += arch.agent_device
     command += ["-qmp", f"unix:{directory}/qmp"]
     if machine.vmcoreinfo:
         command += ["-device", "vmcoreinfo"]
@@ -163,7 +172,7 @@ def boot(kernel: Path, machine: Machine) -> Iterator[Guest]:
     vmlinuz = next(kernel.rglob("vmlinuz*"))
     with tempfile.TemporaryDirectory(prefix="memcgctl-lab-") as name:
         directory = Path(name)
-        initrd = initramfs.build(kernel, directory, machine.modules)
+        initrd = initramfs.build(kernel, directory, machine.modules, machine.arch)
         with contextlib.ExitStack() as stack:
             listeners = []
             for path in ["agent", "qmp"]:

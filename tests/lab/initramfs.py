@@ -15,6 +15,9 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tests.lab import arm64
+from tests.lab.arch import AMD64, Arch
+
 # Whatever of these the kernel has built in is not in its packages as a module.
 MODULES = ["virtio_pci", "virtio_blk", "qemu_fw_cfg", "lzo-rle", "zram"]
 
@@ -27,7 +30,7 @@ mkdir /dev/disk
 for disk in /sys/block/vd*; do
     ln -s /dev/${disk##*/} /dev/disk/$(cat $disk/serial)
 done
-exec /bin/lab agent /dev/ttyS1
+exec /bin/lab agent {agent}
 """
 
 
@@ -40,12 +43,13 @@ def needs_libraries(program: Path) -> bool:
     return 3 in kinds
 
 
-def build_helper(directory: Path) -> Path:
+def build_helper(directory: Path, compiler: str) -> Path:
     """Compile guest.c into ``directory`` and return the program."""
     program = directory / "lab"
     source = Path(__file__).with_name("guest.c")
     subprocess.run(
-        ["cc", "-O2", "-Wall", "-Wextra", "-static", "-o", program, source], check=True
+        [compiler, "-O2", "-Wall", "-Wextra", "-static", "-o", program, source],
+        check=True,
     )
     return program
 
@@ -89,7 +93,9 @@ def entry(name: str, mode: int, data: bytes = b"", number: int = 0) -> bytes:
     return head + b"\0" * (-len(head) % 4) + data + b"\0" * (-len(data) % 4)
 
 
-def entries(kernel: Path, helper: Path, modules: Sequence[str]) -> Iterator[bytes]:
+def entries(
+    kernel: Path, helper: Path, modules: Sequence[str], arch: Arch
+) -> Iterator[bytes]:
     for name in ["bin", "dev", "proc", "sys", "mnt", "tmp", "modules"]:
         yield entry(name, stat.S_IFDIR | 0o755)
     busybox = shutil.which("busybox")
@@ -97,15 +103,17 @@ def entries(kernel: Path, helper: Path, modules: Sequence[str]) -> Iterator[byte
         raise FileNotFoundError("busybox (Debian: busybox-static)")
     if needs_libraries(Path(busybox)):
         raise ValueError(f"{busybox} is not static: install Debian's busybox-static")
-    yield entry("bin/busybox", stat.S_IFREG | 0o755, Path(busybox).read_bytes())
+    theirs = Path(busybox) if arch is AMD64 else arm64.busybox()
+    yield entry("bin/busybox", stat.S_IFREG | 0o755, theirs.read_bytes())
     applets = subprocess.run([busybox, "--list"], capture_output=True, check=True)
     for name in applets.stdout.decode().split():
         if name != "busybox":
             yield entry(f"bin/{name}", stat.S_IFLNK | 0o777, b"busybox")
     yield entry("bin/lab", stat.S_IFREG | 0o755, helper.read_bytes())
-    yield entry("init", stat.S_IFREG | 0o755, INIT.encode())
+    init = INIT.replace("{agent}", arch.agent)
+    yield entry("init", stat.S_IFREG | 0o755, init.encode())
     order = []
-    for path in find_modules(kernel, [*MODULES, *modules]):
+    for path in find_modules(kernel, [*MODULES, *arch.modules, *modules]):
         name = path.name.removesuffix(".xz")
         yield entry(f"modules/{name}", stat.S_IFREG | 0o644, read_module(path))
         order.append(name + "\n")
@@ -113,10 +121,12 @@ def entries(kernel: Path, helper: Path, modules: Sequence[str]) -> Iterator[byte
     yield entry("TRAILER!!!", 0)
 
 
-def build(kernel: Path, directory: Path, modules: Sequence[str] = ()) -> Path:
+def build(
+    kernel: Path, directory: Path, modules: Sequence[str] = (), arch: Arch = AMD64
+) -> Path:
     """Write ``directory/initramfs`` for the unpacked packages in ``kernel``."""
     path = directory / "initramfs"
-    helper = build_helper(directory)
-    data = b"".join(entries(kernel, helper, modules))
+    helper = build_helper(directory, arch.compiler)
+    data = b"".join(entries(kernel, helper, modules, arch))
     path.write_bytes(gzip.compress(data, 1))
     return path

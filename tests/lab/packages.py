@@ -16,7 +16,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -83,6 +83,10 @@ def archive(name: str) -> str:
     raise PackageError(f"apt is not configured with a mirror of {name}")
 
 
+def archive_of(suite: str) -> str:
+    return archive("debian-security" if suite.endswith("-security") else "debian")
+
+
 def fetch(url: str, path: Path) -> Path:
     """Download ``url`` to ``path``, which is whole or absent at any time."""
     partial = path.with_suffix(".part")
@@ -99,7 +103,7 @@ def index(suite: str) -> str:
     """The Packages file of a suite (main, amd64), at most a day old."""
     path = cache() / f"{suite}.Packages.xz"
     if not path.exists() or time.time() - path.stat().st_mtime > INDEX_AGE:
-        root = archive("debian-security" if suite.endswith("-security") else "debian")
+        root = archive_of(suite)
         fetch(f"{root}/dists/{suite}/main/binary-amd64/Packages.xz", path)
     return lzma.decompress(path.read_bytes()).decode()
 
@@ -110,7 +114,7 @@ def pools(series: str) -> dict[str, str]:
     pattern = rf"^Filename: (\S*/linux-(?:image|binary)-{re.escape(series)}\.\S*"
     pattern += r"-cloud-amd64(?:-unsigned)?_\S*\.deb)$"
     for suite in SUITES[series]:
-        root = archive("debian-security" if suite.endswith("-security") else "debian")
+        root = archive_of(suite)
         for name in re.findall(pattern, index(suite), re.MULTILINE):
             found.setdefault(name.rpartition("/")[2], f"{root}/{name}")
     return found
@@ -159,6 +163,16 @@ def unpack(deb: Path, directory: Path) -> None:
     subprocess.run(["dpkg-deb", "-x", deb, directory], check=True)
 
 
+def unpack_once(debs: Sequence[Path], directory: Path) -> None:
+    """What ``debs`` have as ``directory``, which is whole or absent at any time."""
+    if not directory.exists():
+        partial = directory.with_suffix(".part")
+        shutil.rmtree(partial, ignore_errors=True)
+        for deb in debs:
+            unpack(deb, partial)
+        partial.rename(directory)
+
+
 def get(wanted: str) -> Kernel:
     """``newest``, by one process at a time."""
     with alone():
@@ -186,12 +200,7 @@ def newest(wanted: str) -> Kernel:
         except PackageError as error:
             failure = error
             continue
-        if not directory.exists():
-            partial = directory.with_suffix(".part")
-            shutil.rmtree(partial, ignore_errors=True)
-            for deb in debs:
-                unpack(deb, partial)
-            partial.rename(directory)
+        unpack_once(debs, directory)
         return Kernel(series, release, tuple(deb.name for deb in debs), directory)
     raise PackageError(f"no package of {wanted} could be had: {failure}")
 
@@ -204,8 +213,7 @@ def debug_vmlinux(kernel: Kernel) -> Path:
             name = rf"^Filename: (\S*/linux-image-{re.escape(kernel.release)}-dbg_\S*)$"
             found = re.search(name, index(suite), re.MULTILINE)
             if found:
-                side = "-security" if suite.endswith("-security") else ""
-                unpack(package(f"{archive('debian' + side)}/{found[1]}"), path)
+                unpack(package(f"{archive_of(suite)}/{found[1]}"), path)
                 break
         else:
             raise PackageError(f"{kernel.release} has no -dbg package")

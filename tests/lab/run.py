@@ -293,7 +293,7 @@ def run(scenario: Scenario, guest: Guest, shape: Shape) -> dict[str, Any]:
                 "how": made.how,
                 "held_by": sorted(holders),
                 **identity(made),
-                **truth.describe(said, charged[made.id], below),
+                **truth.describe(said, charged[made.id], below, guest.page_size),
             }
         )
     expected = sum(memcg["state"] == "offline" for memcg in memcgs)
@@ -302,6 +302,7 @@ def run(scenario: Scenario, guest: Guest, shape: Shape) -> dict[str, Any]:
     last = truth.read_files(guest, [CGROUPS + path for path in online])
     return {
         "cgroup_version": scenario.version,
+        "page_size": guest.page_size,
         "possible_cpus": possible_cpus(guest),
         "offline": expected,
         "bare": scene.bare,

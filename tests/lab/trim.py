@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from memcgctl.kernel.layout import has_member, offset_of
 from memcgctl.kernel.program import OpenedKernel, Sources, open_kernel
 
-PAGE = 4096
+HOLE = 4096
 Array = NDArray[Any]
 # include/linux/page-flags.h up to 6.11: page_type counts down, PG_buddy cleared.
 OLD_BUDDY, OLD_BUDDY_MASK = 0xF0000000, 0xF0000080
@@ -84,7 +84,7 @@ def dead_pages(kernel: OpenedKernel, first: int, count: int) -> Array:
     prog = kernel.prog
     size = prog.type("struct page").size
     assert size is not None
-    vmemmap = int(prog["vmemmap_base"])
+    vmemmap = int(prog["vmemmap"])
     try:
         raw = prog.read(vmemmap + first * size, count * size)
     except drgn.FaultError:  # a hole
@@ -114,14 +114,14 @@ def dead_pages(kernel: OpenedKernel, first: int, count: int) -> Array:
 
 def dead_ranges(kernel: OpenedKernel, core: Path) -> Iterator[tuple[int, int]]:
     """(offset, size) in the core of everything that can be zeroed."""
-    loads = segments(core)
+    loads, page = segments(core), kernel.memory.page_size
     for load in loads:
         # In steps of a section, as a hole starts and ends with one.
         for start in range(load.physical, load.physical + load.size, 128 << 20):
             size = min(128 << 20, load.physical + load.size - start)
-            dead = dead_pages(kernel, start // PAGE, size // PAGE)
+            dead = dead_pages(kernel, start // page, size // page)
             for index in np.flatnonzero(dead):
-                yield load.offset + start - load.physical + int(index) * PAGE, PAGE
+                yield load.offset + start - load.physical + int(index) * page, page
     for start, end in unread(kernel):
         physical = int(follow_phys(kernel.prog["init_mm"].address_of_(), start))
         for load in loads:
@@ -151,11 +151,11 @@ def trim(core: Path, out: Path) -> None:
         for offset, size in dead_ranges(kernel, core):
             data[offset : offset + size] = bytes(size)
     with out.open("wb") as file:
-        for at in range(0, len(data), PAGE):
-            page = data[at : at + PAGE]
-            if any(page):
+        for at in range(0, len(data), HOLE):
+            part = data[at : at + HOLE]
+            if any(part):
                 file.seek(at)
-                file.write(page)
+                file.write(part)
         file.truncate(len(data))
 
 

@@ -13,7 +13,6 @@ from typing import Any
 from tests.lab.guest import Guest
 
 CLASSES = ["file", "shmem", "anon", "kernel", "hugetlb"]
-PAGE = 4096
 # What is kept of memory.stat; "percpu" is what memcgs below this one cost.
 KEYS = frozenset(
     """
@@ -105,14 +104,14 @@ def read_files(guest: Guest, directories: Sequence[str]) -> list[Files]:
     return result
 
 
-def describe(said: Files, charged: Count, swap_below: int) -> dict[str, Any]:
+def describe(said: Files, charged: Count, swap_below: int, page: int) -> dict[str, Any]:
     """The numbers of one memcg, without those below it, but for ``stat`` and usage."""
     pages = zip(CLASSES, charged.pages, strict=True)
     swap = None if said.swap is None else said.swap - swap_below
     return {
-        "charged": {name: number * PAGE for name, number in pages},
+        "charged": {name: number * page for name, number in pages},
         "folios": dict(zip(CLASSES, charged.folios, strict=True)),
-        "swap": None if swap is None else {"entries": swap // PAGE, "bytes": swap},
+        "swap": None if swap is None else {"entries": swap // page, "bytes": swap},
         "stat": select(said.stat),
         "usage_bytes": said.usage,
         **({} if said.tcp is None else {"tcp": said.tcp}),

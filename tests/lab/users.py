@@ -17,7 +17,6 @@ from typing import Any
 
 from tests.lab.guest import Guest
 
-PAGE = 4096
 # Documentation/admin-guide/mm/pagemap.rst, and include/linux/kernel-page-flags.h
 BITS = {
     "dirty": 4,
@@ -86,7 +85,7 @@ def describe(
     swapped: Counter[tuple[int, int]] = Counter()
     for pid, entry in page_maps(guest):
         if entry & PRESENT and entry & FRAME in owner:
-            mapped[owner[entry & FRAME], pid] += PAGE
+            mapped[owner[entry & FRAME], pid] += guest.page_size
             cached = now[entry & FRAME].flags >> BITS["swapcache"] & 1
             swapped[pid, -1] += cached
         elif not entry & PRESENT:

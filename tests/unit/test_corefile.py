@@ -82,13 +82,13 @@ def test_memory_is_given_once_and_without_holes(tmp_path: Path) -> None:
     assert sum(n for _, n in pieces) < 8 << 20
 
 
-SHORT = "memcgctl reads x86-64 kernels"
+SHORT = "memcgctl reads x86-64 and arm64 kernels"
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (elf(machine=183), f"is of another machine, aarch64; {SHORT}"),
+        (elf(machine=243), f"is of another machine, riscv; {SHORT}"),
         (elf(machine=999), "is of another machine, unknown (ELF machine 999)"),
         (b"\x7fELF\x01" + elf()[5:], f"is of a 32-bit machine; {SHORT}"),
         (b"\x7fELF\x02\x02" + elf()[6:], f"is of a big-endian machine; {SHORT}"),

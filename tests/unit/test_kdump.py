@@ -109,7 +109,10 @@ def test_a_descriptor_that_points_beyond_the_end(tmp_path: Path, plain: bytes) -
 @pytest.mark.parametrize(
     ("machine", "message"),
     [
-        (b"aarch64", "is of another machine, aarch64; memcgctl reads x86-64 kernels"),
+        (
+            b"riscv64",
+            "is of another machine, riscv64; memcgctl reads x86-64 and arm64 kernels",
+        ),
         (b"\x1b[31m", "is damaged in the header"),
         (b"", ""),  # QEMU's
     ],

@@ -63,7 +63,8 @@ class Keepers:
                 continue
             index = _indices(kernel, self._found, self._of == group)
             for area in its.tolist():
-                pages = (int(areas.end[area]) - int(areas.start[area])) >> 12
+                size = int(areas.end[area]) - int(areas.start[area])
+                pages = size // kernel.memory.page_size
                 start = int(areas.pgoff[area])
                 count = int(((index >= start) & (index < start + pages)).sum())
                 if count:

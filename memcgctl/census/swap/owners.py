@@ -60,8 +60,8 @@ _CACHED, _CACHED_MASK = np.uint64(0b10), np.uint64(0b11)
 
 # More inodes with swapped pages than this are a damaged list.
 _INODES_LIMIT = 1 << 20
-# A swapped folio of shmem is no larger than a PMD maps.
-_MAX_RUN = 512
+# A swapped folio of shmem is no larger than a PMD maps, with pages of 64 KiB.
+_MAX_RUN = 1 << 13
 # SWAP_SLOTS_CACHE_SIZE (include/linux/swap_slots.h) is 64.
 _SLOTS = 1024
 
@@ -299,9 +299,10 @@ def _in_shmem(kernel: OpenedKernel, charged: Charged, tasks: Tasks) -> Counter[H
     starts = np.searchsorted(holder, np.arange(len(mappings) + 1))
     mapped = np.zeros(len(row), np.bool_)
     counts = Counter[Cell]()
+    page_size = np.uint64(kernel.memory.page_size)
     for area in alive.nonzero()[0].tolist():
         first, end = starts[vmas.owner[area] : vmas.owner[area] + 2]
-        pages = (vmas.end[area] - vmas.start[area]) >> np.uint64(12)
+        pages = (vmas.end[area] - vmas.start[area]) // page_size
         bounds = np.array([0, pages], np.uint64) + vmas.pgoff[area]
         inside = slice(*(first + np.searchsorted(index[first:end], bounds)))
         mapped[inside] = True
