@@ -23,41 +23,49 @@ if TYPE_CHECKING:
     from memcgctl.model import Census, Frames, Memcg, Plan
 
 
+Wanted = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID",
+        help="A cgroup id, a path (also below /sys/fs/cgroup), a pod's uid, "
+        "memcg:N (the private id), or 0x… (the address of the struct mem_cgroup); "
+        "else the last name of a path, a pattern ('pod*') or a part of a path.",
+    ),
+]
+Folios = Annotated[
+    bool, typer.Option("--folios", help="List the page frames charged to it, too.")
+]
+FirstFolios = Annotated[
+    int, typer.Option(min=1, metavar="N", help="With --folios: the first N.")
+]
+WithOptions = Annotated[
+    bool,
+    typer.Option(
+        "--options", help="What each option of the recharging proposal comes to."
+    ),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("-v", help="Addresses, private ids and generations, too."),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Write JSON (memcgctl/explain/2).")
+]
+
+
 def explain_memcg(
-    memcg: Annotated[
-        str,
-        typer.Argument(
-            metavar="ID",
-            help="A cgroup id, a path (also below /sys/fs/cgroup), a pod's uid, "
-            "memcg:N (the private id), or 0x… (the address of the struct mem_cgroup); "
-            "else the last name of a path, a pattern ('pod*') or a part of a path.",
-        ),
-    ],
+    memcg: Wanted,
     core: Core = None,
     vmlinux: Vmlinux = None,
     btf: BtfFile = None,
     system_map: SystemMap = None,
     vmcoreinfo: Vmcoreinfo = None,
     census: CensusFile = None,
-    folios: Annotated[
-        bool, typer.Option("--folios", help="List the page frames charged to it, too.")
-    ] = False,
-    limit: Annotated[
-        int, typer.Option(min=1, metavar="N", help="With --folios: the first N.")
-    ] = 1000,
-    with_options: Annotated[
-        bool,
-        typer.Option(
-            "--options", help="What each option of the recharging proposal comes to."
-        ),
-    ] = False,
-    verbose: Annotated[
-        bool,
-        typer.Option("-v", help="Addresses, private ids and generations, too."),
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write JSON (memcgctl/explain/2).")
-    ] = False,
+    folios: Folios = False,
+    limit: FirstFolios = 1000,
+    with_options: WithOptions = False,
+    verbose: Verbose = False,
+    as_json: AsJson = False,
     schema: Schema = 2,
 ) -> None:
     """Explain why a memcg is still there: every reference, and whose memory it is.

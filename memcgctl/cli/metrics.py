@@ -37,6 +37,35 @@ def parse_address(text: str) -> tuple[str, int]:
     return host.strip("[]") or LOOPBACK, int(port)
 
 
+Textfile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write this file, whole or not at all, for node_exporter's textfile "
+        "collector, in the older format that it reads.",
+    ),
+]
+Listen = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS:PORT",
+        help="Serve /metrics there until stopped; without an address, on loopback.",
+    ),
+]
+Interval = Annotated[
+    float,
+    typer.Option(
+        metavar="AGE",
+        parser=parse_age,
+        help="With --listen: answer from the last census until it is so old.",
+    ),
+]
+Rules = Annotated[
+    bool,
+    typer.Option("--rules", help="Print alert rules for Prometheus, no metrics."),
+]
+
+
 def write_metrics(
     core: Core = None,
     vmlinux: Vmlinux = None,
@@ -44,33 +73,10 @@ def write_metrics(
     system_map: SystemMap = None,
     vmcoreinfo: Vmcoreinfo = None,
     census: CensusFile = None,
-    textfile: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write this file, whole or not at all, for node_exporter's textfile "
-            "collector, in the older format that it reads.",
-        ),
-    ] = None,
-    listen: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS:PORT",
-            help="Serve /metrics there until stopped; without an address, on loopback.",
-        ),
-    ] = None,
-    interval: Annotated[
-        float,
-        typer.Option(
-            metavar="AGE",
-            parser=parse_age,
-            help="With --listen: answer from the last census until it is so old.",
-        ),
-    ] = "5m",  # type: ignore[assignment]  # as typed, for the parser
-    rules: Annotated[
-        bool,
-        typer.Option("--rules", help="Print alert rules for Prometheus, no metrics."),
-    ] = False,
+    textfile: Textfile = None,
+    listen: Listen = None,
+    interval: Interval = "5m",  # type: ignore[assignment]  # as typed, for the parser
+    rules: Rules = False,
 ) -> None:
     """Write what zombies cost as metrics: OpenMetrics, on stdout.
 

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from memcgctl.cli.acting import (
+    act,
+    must_act_here,
+    must_be_the_host,
+    must_have_the_lock,
+    too_few,
+    verdicts,
+)
 from memcgctl.cli.naming import meant
 from memcgctl.cli.options import (
     BtfFile,
@@ -22,146 +30,161 @@ from memcgctl.cli.options import (
     Vmlinux,
 )
 from memcgctl.cli.policy import Allow, Mapper, load_policy, parse_size
-from memcgctl.cli.reading import opened, read_census, warn
-from memcgctl.cli.terminal import fail, progress_bar, say, shape, write
+from memcgctl.cli.reading import Paths, opened, read_census, warn
+from memcgctl.cli.terminal import fail, say, shape, write
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from memcgctl.kernel.program import OpenedKernel
-    from memcgctl.model import Census, Plan, Result, Step, StepResult
+    from memcgctl.model import Census, Plan, Result
+    from memcgctl.policy.policies import Policy
     from memcgctl.report.text import Styled
 
     Planner = Callable[[Census], Plan]
 
-# include/linux/proc_ns.h: PROC_PID_INIT_INO, PROC_CGROUP_INIT_INO
-_INITIAL_NAMESPACES = {"pid": 0xEFFFFFFC, "cgroup": 0xEFFFFFFB}
+
+Wanted = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="ID",
+        help="Only these and the offline ones below them: a cgroup id, a whole "
+        "path, a pod's uid, memcg:N, or 0x…. An online one stands for all below "
+        "it. Without any, all.",
+        show_default=False,
+    ),
+]
+Match = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TEXT",
+        help="Only those whose path has this name, matches this pattern or, if "
+        "none does, has this in it; they are listed. Repeatable.",
+        show_default=False,
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", "-n", help="Say what would be done, do nothing."),
+]
+Yes = Annotated[
+    bool, typer.Option("--yes", "-y", help="Act without asking: needed by cron.")
+]
+PolicyName = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME|FILE",
+        help="least-harm, proposal, evict, parent, mapper or deferred; or a TOML "
+        "file with a policy.",
+    ),
+]
+MaxBytes = Annotated[
+    int | None,
+    typer.Option(
+        metavar="SIZE",
+        parser=parse_size,
+        help="Move no more than this in all, that of others which an action can "
+        "reach included: 500M, 2G.",
+        show_default=False,
+    ),
+]
+MaxSeconds = Annotated[
+    float | None,
+    typer.Option(
+        min=0, metavar="S", help="Begin no step after this.", show_default=False
+    ),
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ACTION",
+        help="Only this action, by the name that a plan has for it; repeatable.",
+        show_default=False,
+    ),
+]
+Allowed = Annotated[
+    list[Allow] | None,
+    typer.Option(
+        metavar="WHAT",
+        help="over-limit: steps that could push a memcg over a limit. unaimed: "
+        "actions that also take living cgroups' memory. drop-caches: everybody's "
+        "page cache.",
+        show_default=False,
+    ),
+]
+MinZombies = Annotated[
+    int, typer.Option(min=0, metavar="N", help="Do nothing if there are fewer.")
+]
+MinOverhead = Annotated[
+    int,
+    typer.Option(
+        metavar="SIZE",
+        parser=parse_size,
+        help="Do nothing if they take less (estimated, without a scan).",
+    ),
+]
+EachStep = Annotated[
+    bool, typer.Option("--steps", help="Show each step, not only their sums.")
+]
+Script = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write the steps as a shell script to FILE; nothing is done.",
+        show_default=False,
+        dir_okay=False,
+    ),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="One line if anything was done, else nothing."),
+]
+JournalFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="Where to write what is done; see memcgctl journal.",
+        show_default=False,
+        readable=False,
+    ),
+]
+FirstSteps = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Show the first N steps, in JSON all."),
+]
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Write JSON (memcgctl/plan/2; after acting, result/1)."
+    ),
+]
 
 
 def reclaim(
-    memcgs: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="ID",
-            help="Only these and the offline ones below them: a cgroup id, a whole "
-            "path, a pod's uid, memcg:N, or 0x…. An online one stands for all below "
-            "it. Without any, all.",
-            show_default=False,
-        ),
-    ] = None,
-    match: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="TEXT",
-            help="Only those whose path has this name, matches this pattern or, if "
-            "none does, has this in it; they are listed. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", "-n", help="Say what would be done, do nothing."),
-    ] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Act without asking: needed by cron.")
-    ] = False,
-    policy: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="least-harm, proposal, evict, parent, mapper or deferred; or a TOML "
-            "file with a policy.",
-        ),
-    ] = "least-harm",
-    max_bytes: Annotated[
-        int | None,
-        typer.Option(
-            metavar="SIZE",
-            parser=parse_size,
-            help="Move no more than this in all, that of others which an action can "
-            "reach included: 500M, 2G.",
-            show_default=False,
-        ),
-    ] = None,
-    max_seconds: Annotated[
-        float | None,
-        typer.Option(
-            min=0, metavar="S", help="Begin no step after this.", show_default=False
-        ),
-    ] = None,
+    memcgs: Wanted = None,
+    match: Match = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    policy: PolicyName = "least-harm",
+    max_bytes: MaxBytes = None,
+    max_seconds: MaxSeconds = None,
     mapper: Mapper = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="ACTION",
-            help="Only this action, by the name that a plan has for it; repeatable.",
-            show_default=False,
-        ),
-    ] = None,
-    allow: Annotated[
-        list[Allow] | None,
-        typer.Option(
-            metavar="WHAT",
-            help="over-limit: steps that could push a memcg over a limit. unaimed: "
-            "actions that also take living cgroups' memory. drop-caches: everybody's "
-            "page cache.",
-            show_default=False,
-        ),
-    ] = None,
-    min_zombies: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Do nothing if there are fewer.")
-    ] = 0,
-    min_overhead: Annotated[
-        int,
-        typer.Option(
-            metavar="SIZE",
-            parser=parse_size,
-            help="Do nothing if they take less (estimated, without a scan).",
-        ),
-    ] = 0,
-    steps: Annotated[
-        bool, typer.Option("--steps", help="Show each step, not only their sums.")
-    ] = False,
-    commands: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write the steps as a shell script to FILE; nothing is done.",
-            show_default=False,
-            dir_okay=False,
-        ),
-    ] = None,
-    quiet: Annotated[
-        bool,
-        typer.Option(
-            "--quiet", "-q", help="One line if anything was done, else nothing."
-        ),
-    ] = False,
-    journal: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PATH",
-            help="Where to write what is done; see memcgctl journal.",
-            show_default=False,
-            readable=False,
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Show the first N steps, in JSON all."),
-    ] = None,
+    only: Only = None,
+    allow: Allowed = None,
+    min_zombies: MinZombies = 0,
+    min_overhead: MinOverhead = 0,
+    steps: EachStep = False,
+    commands: Script = None,
+    quiet: Quiet = False,
+    journal: JournalFile = None,
+    limit: FirstSteps = None,
     core: Core = None,
     vmlinux: Vmlinux = None,
     btf: BtfFile = None,
     system_map: SystemMap = None,
     vmcoreinfo: Vmcoreinfo = None,
     census: CensusFile = None,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json", help="Write JSON (memcgctl/plan/2; after acting, result/1)."
-        ),
-    ] = False,
+    as_json: AsJson = False,
     schema: Schema = 2,
 ) -> None:
     """Free zombies, least harm first, or with --dry-run say how.
@@ -169,70 +192,124 @@ def reclaim(
     Shows the plan, asks, acts step by step and measures what came of it. Exit code 0:
     all that the plan promised is gone (or with --dry-run: it is shown); 4: in part.
     """
-    chosen = load_policy(policy, mapper)
-    paths = (core, vmlinux, btf, system_map, vmcoreinfo)
     _known_actions(only or [])
-
-    def planned(taken: Census) -> Plan:
-        from memcgctl.policy.plan import plan
-
-        wanted = None
-        if memcgs or match:
-            wanted = [one.id for one in meant(taken, memcgs or (), match or ())]
-        made = plan(
-            taken,
-            chosen,
-            wanted,
-            allow=[one.value for one in allow or ()],
-            only=only or (),
-            max_bytes=max_bytes,
-        )
-        warn(made)
-        return made
-
+    paths = (core, vmlinux, btf, system_map, vmcoreinfo)
+    planned = partial(
+        _planned,
+        policy=load_policy(policy, mapper),
+        ids=memcgs or (),
+        match=match or (),
+        allow=[one.value for one in allow or ()],
+        only=only or (),
+        max_bytes=max_bytes,
+    )
+    screens = _Screens(limit, steps, as_json, quiet, schema)
     if dry_run or commands:
         taken = read_census(paths, census, details="offline")
         made = planned(taken)
-        if commands:
-            _write_script(made, commands)
-        elif as_json:
+        _write_script(made, commands) if commands else screens.would(made, taken)
+        return
+    must_act_here(core or census, yes)
+    few = partial(too_few, min_zombies, min_overhead)
+    do = partial(act, max_seconds=max_seconds, max_bytes=max_bytes, journal=journal)
+    if not _acted(paths, planned, few, do, screens, yes):
+        sys.exit(4)
+
+
+def _planned(
+    taken: Census,
+    policy: Policy,
+    ids: Sequence[str],
+    match: Sequence[str],
+    allow: Sequence[str],
+    only: Sequence[str],
+    max_bytes: int | None,
+) -> Plan:
+    from memcgctl.policy.plan import plan
+
+    wanted = None
+    if ids or match:
+        wanted = [one.id for one in meant(taken, ids, match)]
+    made = plan(taken, policy, wanted, allow=allow, only=only, max_bytes=max_bytes)
+    warn(made)
+    return made
+
+
+class _Screens(NamedTuple):
+    """How the plan and what came of it are shown."""
+
+    limit: int | None
+    steps: bool
+    as_json: bool
+    quiet: bool
+    schema: int
+
+    def would(self, made: Plan, taken: Census) -> None:
+        """The plan, nothing of which is done."""
+        if self.as_json:
             from memcgctl.report.plan import to_json
 
-            write(to_json(made, taken, schema))
-        elif not quiet:
-            write(_plan_screen(made, taken, limit, steps))
-        return
+            write(to_json(made, taken, self.schema))
+        elif not self.quiet:
+            write(_plan_screen(made, taken, self.limit, self.steps))
 
-    _must_act_here(core or census, yes)
-    if why := _too_few(min_zombies, min_overhead):
-        if not quiet:
+    def before(self, made: Plan, taken: Census) -> None:
+        """The plan, before it is asked whether to carry it out."""
+        if not self.quiet and not self.as_json:
+            write(_plan_screen(made, taken, self.limit, self.steps))
+
+    def nothing(self, why: str) -> None:
+        if not self.quiet:
             say(f"nothing done: {why}")
-        return
-    _must_be_alone()
+
+    def done(self, result: Result, taken: Census, verdicts: dict[int, str]) -> None:
+        """What came of it."""
+        from memcgctl.report.result import brief, screen, to_json
+        from memcgctl.report.text import escape
+
+        width, encoding = shape()
+        if self.as_json:
+            write(to_json(result, taken, verdicts))
+        elif self.quiet:
+            write(f"{escape(brief(result, taken), encoding)}\n")
+        else:
+            write(screen(result, taken, verdicts, width=width, encoding=encoding))
+
+
+def _acted(
+    paths: Paths,
+    planned: Planner,
+    too_few: Callable[..., str | None],
+    act: Callable[[OpenedKernel, Census, Plan], Result],
+    screens: _Screens,
+    yes: bool,
+) -> bool:
+    """Plan, ask, act, report; whether all that was promised is gone."""
+    if why := too_few():
+        screens.nothing(why)
+        return True
+    must_have_the_lock()
     with opened(paths) as (kernel, progress):
         from memcgctl.census import take_census
 
         taken = take_census(kernel, details="offline", progress=progress)
         progress("", 0, 0)
         offline = sum(memcg.state == "offline" for memcg in taken.memcgs)
-        if why := _too_few(min_zombies, min_overhead, offline):
-            if not quiet:
-                say(f"nothing done: {why}")
-            return
+        if why := too_few(offline):
+            screens.nothing(why)
+            return True
         made = planned(taken)
-        _must_be_the_host()
-        if not quiet and not as_json:
-            write(_plan_screen(made, taken, limit, steps))
+        must_be_the_host()
+        screens.before(made, taken)
         if made.steps and not yes and not typer.confirm(_question(made), err=True):
             say("nothing done")
-            return
-        if not made.steps and not as_json:
-            return
-        result = _act(kernel, taken, made, max_seconds, max_bytes, journal)
-        verdicts = _verdicts(kernel, result)
-    _report(result, taken, verdicts, as_json=as_json, quiet=quiet)
-    if not result.complete:
-        sys.exit(4)
+            return True
+        if not made.steps and not screens.as_json:
+            return True
+        result = act(kernel, taken, made)
+        found = verdicts(kernel, result)
+    screens.done(result, taken, found)
+    return result.complete
 
 
 def _known_actions(names: list[str]) -> None:
@@ -246,135 +323,12 @@ def _known_actions(names: list[str]) -> None:
             )
 
 
-def _must_act_here(elsewhere: Path | None, yes: bool) -> None:
-    """Only a running kernel can be acted on, and only if somebody said so."""
-    if elsewhere:
-        fail(f"{elsewhere} is not the running kernel: only --dry-run works on it", 2)
-    if not yes and not (sys.stdin and sys.stdin.isatty()):
-        fail("there is no terminal to ask on: --yes acts without, --dry-run shows", 2)
-
-
-def _must_be_alone() -> None:
-    """Nobody is to read a plan, and say yes to it, that another run stands before."""
-    from memcgctl.actions.host.machine import ActionError
-    from memcgctl.actions.run.lock import must_be_alone
-
-    try:
-        must_be_alone()
-    except ActionError as error:
-        fail(f"error: {error}", 1)
-
-
-def _must_be_the_host() -> None:
-    """The kernel's pids and cgroups are the host's; in a container others have them."""
-    for name, initial in _INITIAL_NAMESPACES.items():
-        with suppress(OSError):
-            if os.stat(f"/proc/self/ns/{name}").st_ino != initial:
-                fail(
-                    f"error: this is a container, with a {name} namespace of its own: "
-                    "only --dry-run works in it; run memcgctl on the host",
-                    1,
-                )
-
-
 def _question(plan: Plan) -> str:
     """Says what it is about: with --json or --quiet the plan was not shown."""
     from memcgctl.report.text import counted
 
     steps, freed = len(plan.steps), len(plan.freed)
     return f"Take {counted(steps, 'step')} to free {counted(freed, 'zombie')}?"
-
-
-def _too_few(
-    min_zombies: int, min_overhead_bytes: int, offline: int | None = None
-) -> str | None:
-    """Why there is nothing to do, None if there is.
-
-    By the kernel's own counters, or by how many were found ``offline``: the counters
-    can have cgroups that no memcg belongs to.
-    """
-    if not min_zombies and not min_overhead_bytes:
-        return None
-    from memcgctl.actions.host.machine import read_machine
-    from memcgctl.actions.host.thresholds import below, count_zombies, recount
-
-    zombies = count_zombies(read_machine())
-    if offline is not None:
-        zombies = recount(zombies, offline)
-    return below(zombies, min_zombies, min_overhead_bytes)
-
-
-def _act(
-    kernel: OpenedKernel,
-    census: Census,
-    plan: Plan,
-    max_seconds: float | None,
-    max_bytes: int | None,
-    journal: Path | None,
-) -> Result:
-    from memcgctl.actions.host.machine import ActionError
-    from memcgctl.actions.run.executor import Unreadable, carry_out
-    from memcgctl.actions.run.pace import Limits
-    from memcgctl.census import take_census
-
-    def look() -> set[int]:
-        try:
-            tree = take_census(kernel, scan=False)
-        except _unreadable() as error:
-            raise Unreadable(f"the kernel cannot be read: {error}") from error
-        return {memcg.id for memcg in tree.memcgs if memcg.state == "offline"}
-
-    limits = Limits(max_seconds=max_seconds, max_bytes=max_bytes)
-    try:
-        with progress_bar() as report:
-
-            def progress(n: int, step: Step, done: StepResult | None) -> None:
-                what = f"step {n} of {len(plan.steps)}: {step.action}"
-                report(what, n if done else n - 1, len(plan.steps))
-
-            return carry_out(
-                plan,
-                look,
-                limits=limits,
-                journal=journal,
-                progress=progress,
-                offline=[one for one in census.memcgs if one.state == "offline"],
-            )
-    except ActionError as error:
-        fail(f"error: {error}", 1)
-
-
-def _unreadable() -> tuple[type[Exception], ...]:
-    """What reading a live kernel raises when it changes too fast."""
-    import drgn
-
-    from memcgctl.kernel.errors import KernelError
-
-    return KernelError, LookupError, drgn.FaultError
-
-
-def _verdicts(kernel: OpenedKernel, result: Result) -> dict[int, str]:
-    """Why what should be gone is still there, by a new census of these.
-
-    All is done: without them (Ctrl-C once more, a fault) there still is a report.
-    """
-    left = {one.id for one in result.remaining} & set(result.plan.freed)
-    if not left:
-        return {}
-    from memcgctl.census import take_census
-    from memcgctl.report.verdict import verdict
-    from memcgctl.views.explain import explain
-
-    lost: tuple[type[BaseException], ...] = (SystemExit, *_unreadable())
-    try:
-        census = take_census(kernel, details=left)
-        return {
-            memcg.id: verdict(explain(census, memcg))
-            for memcg in census.memcgs
-            if memcg.id in left and memcg.details
-        }
-    except lost:
-        return {}
 
 
 def _plan_screen(
@@ -401,23 +355,3 @@ def _write_script(plan: Plan, path: Path) -> None:
     except OSError as error:
         fail(f"error: {path}: {error.strerror}", 1)
     say(f"{len(plan.steps):,} commands written to {path}; nothing was done")
-
-
-def _report(
-    result: Result,
-    census: Census,
-    verdicts: dict[int, str],
-    *,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    from memcgctl.report.result import brief, screen, to_json
-    from memcgctl.report.text import escape
-
-    if as_json:
-        write(to_json(result, census, verdicts))
-    elif quiet:
-        write(f"{escape(brief(result, census), shape()[1])}\n")
-    else:
-        width, encoding = shape()
-        write(screen(result, census, verdicts, width=width, encoding=encoding))
