@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcgctl.census import dying, identity, overhead, sockets
-from memcgctl.census.limits import MEMBERS, limits, swap_bytes
+from memcgctl.census.limits import CGROUP_MEMBERS, MEMBERS, limits, swap_bytes
 from memcgctl.census.tree import Tree, read_tree
 from memcgctl.kernel.program import OpenedKernel
 from memcgctl.linux.host import read_host
@@ -59,7 +59,10 @@ def take_census(
     tree = read_tree(
         kernel,
         dict.fromkeys((*overhead.MEMCG_MEMBERS, *MEMBERS, *sockets.MEMBERS)),
-        (*overhead.CGROUP_MEMBERS, *identity.MEMBERS, *dying.MEMBERS, FROZEN),
+        (
+            *(*overhead.CGROUP_MEMBERS, *identity.MEMBERS, *dying.MEMBERS),
+            *(*CGROUP_MEMBERS, FROZEN),
+        ),
     )
     machine = overhead.read_machine(kernel)
     host = read_host(kernel)

@@ -1,7 +1,8 @@
 """What may memcgs use, and how much swap is there?
 
 Reads the page counters of all ``struct mem_cgroup`` (``memory``, and ``swap`` of cgroup
-v2 or ``memsw`` of v1), which come with the tree, and the kernel's own swap counters.
+v2 or ``memsw`` of v1) and how many cgroups may be below each, which come with the tree,
+and the kernel's own swap counters.
 """
 
 from __future__ import annotations
@@ -31,13 +32,21 @@ _SWAP = {
     1: {"memsw_max_bytes": "memsw.max", "memsw_usage_bytes": "memsw.usage.counter"},
 }
 MEMBERS = (*_MEMORY.values(), *_SWAP[1].values(), *_SWAP[2].values())
+# Of struct cgroup, since 4.14; INT_MAX: no limit.
+_CGROUP = {
+    "max_descendants": "max_descendants",
+    "descendants": "nr_descendants",
+    "max_depth": "max_depth",
+}
+CGROUP_MEMBERS = tuple(_CGROUP.values())
+_INT_MAX = 2**31 - 1
 
 
 def limits(tree: Tree, page_size: int) -> list[Limits]:
-    """The limits of each memcg of the tree, which was read with ``MEMBERS``."""
+    """The limits of each memcg of the tree, read with these modules' members."""
     # PAGE_COUNTER_MAX (include/linux/page_counter.h) stands for no limit.
     most = (2**63 - 1) // page_size
-    columns = {}
+    columns: dict[str, list[int | None]] = {}
     for name, member in (_MEMORY | _SWAP[tree.cgroup_version]).items():
         if member not in (tree.memcg.dtype.names or ()):  # CONFIG_SWAP is off
             continue
@@ -49,6 +58,12 @@ def limits(tree: Tree, page_size: int) -> list[Limits]:
             without if without is None and number >= most else number * page_size
             for number in pages
         ]
+    for name, member in _CGROUP.items():
+        if member in (tree.cgroup.dtype.names or ()):
+            counts = tree.cgroup[member].tolist()
+            columns[name] = [
+                None if number == _INT_MAX else number for number in counts
+            ]
     return [
         Limits(**dict(zip(columns, row, strict=True)))
         for row in zip(*columns.values(), strict=True)

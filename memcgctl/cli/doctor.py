@@ -45,6 +45,7 @@ def _check() -> Checkup:
     from memcgctl.actions.host.machine import read_machine
     from memcgctl.actions.run.checkup import check
     from memcgctl.kernel.errors import KernelError
+    from memcgctl.model import ids_used
 
     machine, wanted = read_machine(), _wanted()
     try:
@@ -53,7 +54,8 @@ def _check() -> Checkup:
         return check(machine, wanted, None, str(error))
     warn(census)
     offline = sum(memcg.state == "offline" for memcg in census.memcgs)
-    return check(machine, wanted, census.kernel, offline=offline)
+    used = ids_used(census)
+    return check(machine, wanted, census.kernel, offline=offline, ids_used=used)
 
 
 def _read() -> Census:

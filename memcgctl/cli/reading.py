@@ -30,7 +30,7 @@ def opened(paths: Paths) -> Iterator[tuple[OpenedKernel, Progress]]:
     A type, symbol or piece of memory that a command cannot do without and that the
     kernel or core does not have becomes a KernelError.
     """
-    from memcgctl.kernel.errors import understood
+    from memcgctl.kernel.errors import KernelError, understood
     from memcgctl.kernel.program import Sources, open_kernel
 
     with (
@@ -39,7 +39,12 @@ def opened(paths: Paths) -> Iterator[tuple[OpenedKernel, Progress]]:
         progress_bar() as progress,
         open_kernel(Sources(*paths), progress=progress, notify=say) as kernel,
     ):
-        yield kernel, progress
+        try:
+            yield kernel, progress
+        except KernelError as error:
+            if kernel.trouble.hint and kernel.trouble.unread:
+                raise KernelError(f"{error}; {kernel.trouble.hint}") from error
+            raise
 
 
 # CPU seconds that a damaged core can cost, and bytes of a core that take one more: a

@@ -37,7 +37,7 @@ class CoreFile:
 
     ``note`` is the content of its VMCOREINFO note (kdump files keep it for
     libkdumpfile to tell), ``missing`` how many bytes were cut off; ``incomplete`` says
-    that its writer had no room for all pages.
+    that its writer had no room for all pages, ``dump_level`` what it was to leave out.
     """
 
     path: Path
@@ -46,6 +46,7 @@ class CoreFile:
     missing: int = 0
     incomplete: bool = False
     machine: str = "x86_64"
+    dump_level: int = 0
     _data: tuple[tuple[int, int], ...] = ()
 
     def data(self, limit: int) -> Iterator[tuple[int, int]]:
@@ -170,4 +171,10 @@ def _inspect_kdump(path: Path, dump: kdump.KdumpFile) -> CoreFile:
     if machine not in elf.MACHINES.values():
         raise KernelError(f"is of another machine, {machine}; {elf.READABLE}")
     dump.check()
-    return CoreFile(path, "kdump", incomplete=dump.incomplete, machine=machine)
+    return CoreFile(
+        path,
+        "kdump",
+        incomplete=dump.incomplete,
+        dump_level=dump.dump_level,
+        machine=machine,
+    )

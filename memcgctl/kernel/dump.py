@@ -28,6 +28,13 @@ _BLOCK = 4 << 20
 _UTS_SIZE = 512
 _REHEARSAL_SECONDS = 60
 _MAX_MESSAGE = 300
+# It knows slab pages, free ones and user data by how kernels up to its own time mark
+# them: a kernel that marks them otherwise loses pages of its own structures.
+_FILTERED = (
+    "makedumpfile left pages out of this dump (level {}), and some of them had the "
+    "kernel's own structures: it is too old for this kernel. Dump with a newer one, "
+    "or with -d 0"
+)
 _INCOMPLETE = "the dump is incomplete: makedumpfile had no room for all pages"
 
 _ARCHITECTURES = {
@@ -125,6 +132,8 @@ def _open(core: CoreFile, info: Vmcoreinfo | None) -> Dump:
         trouble.note(None, f"the core is truncated: {core.missing} bytes are missing")
     if core.incomplete:
         trouble.note(None, _INCOMPLETE)
+    elif core.dump_level:
+        trouble.hint = _FILTERED.format(core.dump_level)
     held = core.path.stat().st_blocks * 512
     return Dump(prog, info, core.missing, trouble, held)
 

@@ -91,6 +91,11 @@ class KdumpFile:
         return bool(self._header[3] & _INCOMPLETE)
 
     @property
+    def dump_level(self) -> int:
+        """What makedumpfile was told to leave out (``-d``), as bits; 0: nothing."""
+        return int(self._sub_header[1])
+
+    @property
     def machine(self) -> str:
         """``utsname.machine``; QEMU leaves it empty, or says "Unknown"."""
         field: bytes = self._header[2][4 * _UTSNAME_FIELD :][:_UTSNAME_FIELD]

@@ -48,8 +48,11 @@ CONSEQUENCES: dict[Topic, str] = {
 class Trouble:
     """Sentences about trouble, each with its topic and how often it came up.
 
-    ``topic`` is what is being read right now.
+    ``topic`` is what is being read right now; ``hint`` is why something may not be
+    readable here, and told where something was not.
     """
+
+    hint = ""
 
     def __init__(self) -> None:
         self._met: Counter[tuple[Topic | None, str]] = Counter()
@@ -107,15 +110,16 @@ class Trouble:
         )
 
     def consequences(self) -> tuple[str, ...]:
-        """What the answers are to be taken for that rest on it."""
+        """What the answers are to be taken for that rest on it, and why maybe."""
         topics: dict[str, list[Topic]] = {}
         for topic in self.unread:
             if topic in CONSEQUENCES:
                 topics.setdefault(CONSEQUENCES[topic], []).append(topic)
-        return tuple(
+        told = [
             f"{consequence}: {' and '.join(map(the, its))} could not be read in full"
             for consequence, its in topics.items()
-        )
+        ]
+        return (*told, self.hint) if told and self.hint else tuple(told)
 
 
 def the(topic: Topic) -> str:

@@ -131,6 +131,7 @@ class Limits:
     """What a memcg may use, that of all memcgs below it included; None: no limit.
 
     ``swap`` is of cgroup v2, ``memsw``, which counts memory and swap together, of v1.
+    ``descendants`` are the living cgroups below it, and ``max_depth`` levels of them.
     """
 
     max_bytes: int | None = None
@@ -141,6 +142,9 @@ class Limits:
     swap_usage_bytes: int = 0
     memsw_max_bytes: int | None = None
     memsw_usage_bytes: int = 0
+    max_descendants: int | None = None
+    descendants: int = 0
+    max_depth: int | None = None
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ class Checkup:
     """What the running machine allows, as far as this user may see.
 
     ``kernel`` is None where the kernel cannot be read, for the reason ``unread``, and
-    ``offline`` with it: the zombies in its memory. ``zombies`` is how many the kernel
+    ``offline`` with it: the zombies in its memory, and ``ids_used``, of the
+    ``MEMCG_IDS`` that memcgs can have. ``zombies`` is how many the kernel
     counts by ``zombies_source``, None where it does not tell; ``overhead_bytes`` is an
     estimate, of the least that these take. ``memory_controller`` and swap are None
     where they cannot be read. ``cgroups`` are version and mount point,
@@ -52,6 +53,7 @@ class Checkup:
     zombies_source: str
     overhead_bytes: int | None
     offline: int | None
+    ids_used: int | None = None
 
     @property
     def refused(self) -> tuple[Ability, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.text import Text
 
 from memcgctl import utf8
-from memcgctl.model import Ability, Checkup
+from memcgctl.model import MEMCG_IDS, Ability, Checkup
 from memcgctl.report.schemas import source_json
 from memcgctl.report.text import counted, escape, size
 
@@ -52,6 +52,8 @@ def headline(checkup: Checkup) -> Iterator[str]:
         yield "Reclaim works here."
     if checkup.missing:
         yield _privileges(checkup)
+    if (checkup.ids_used or 0) >= MEMCG_IDS:
+        yield f"Memcg ids are used up: {checkup.ids_used:,} of {MEMCG_IDS:,}."
     if checkup.swap_total_bytes == 0 and any(
         one.action == "pageout-file" for one in refused
     ):
@@ -76,6 +78,8 @@ def _facts(checkup: Checkup) -> Iterator[tuple[str, str]]:
     user = "root" if checkup.euid == 0 else f"user {checkup.euid}"
     yield "privileges", f"{user}, {missing if checkup.missing else 'all there'}"
     yield "zombies", _zombies(checkup)
+    if checkup.ids_used is not None:
+        yield "memcg ids", f"{checkup.ids_used:,} of {MEMCG_IDS:,} used"
 
 
 def _cgroups(checkup: Checkup) -> str:
@@ -158,6 +162,7 @@ def to_json(checkup: Checkup) -> str:
             "source": checkup.zombies_source,
             "overhead_estimate": checkup.overhead_bytes,
             "in_kernel_memory": checkup.offline,
+            "memcg_ids_used": checkup.ids_used,
             "dying_without_memcg": checkup.kernel and checkup.kernel.bare_cgroups,
         },
         "actions": [asdict(ability) for ability in checkup.abilities],

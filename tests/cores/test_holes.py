@@ -26,6 +26,7 @@ from memcgctl.snapshot import dumps, loads
 from memcgctl.views.explain import audit, explain
 from memcgctl.views.listing import select
 from tests.cores.holes import frames_at, frames_of, without
+from tests.cores.variants import PAGE, read_elf, write_kdump
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 USERS = FIXTURES / "6.12-users.zst"
@@ -97,6 +98,22 @@ def test_a_topic_is_named_where_a_part_of_it_is_missing(
     assert topic.value in census.unread
     assert any(topic.value in warning for warning in census.warnings)
     assert whole(core).unread == ()
+
+
+@pytest.mark.parametrize("level", [0, 31])
+def test_a_makedumpfile_that_is_too_old_is_named(tmp_path: Path, level: int) -> None:
+    """2 of 4 zombies, and "the cgroup tree is not read in full": by whose fault?"""
+    with open_kernel(Sources(core=USERS)) as kernel:
+        gone = of(whole(USERS), "/app/anon").address
+        (frame,) = frames_at(kernel, gone & -PAGE, PAGE)
+    holey = without(USERS, [frame], tmp_path / "elf")
+    write_kdump(read_elf(holey), tmp_path / "core", dump_level=level)
+    with open_kernel(Sources(tmp_path / "core")) as kernel:
+        census = take_census(kernel)
+    assert "/app/anon" not in {memcg.path for memcg in census.memcgs}
+    assert any("the cgroup tree" in warning for warning in census.warnings)
+    told = "makedumpfile left pages out of this dump (level 31)"
+    assert sum(told in warning for warning in census.warnings) == (level == 31)
 
 
 def test_without_page_tables_nobody_is_not_said(punched: Callable[..., Census]) -> None:

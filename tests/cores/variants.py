@@ -139,6 +139,7 @@ def write_kdump(
     path: Path,
     compress: Callable[[bytes], tuple[bytes, int]] = compress_zlib,
     machine: bytes = b"x86_64",
+    dump_level: int = 0,
 ) -> None:
     """A kdump-compressed file of version 6, all pages of zeros sharing one."""
     pages = {
@@ -156,7 +157,7 @@ def write_kdump(
     )
     header = struct.pack("<8si390s6x16x", b"KDUMP   ", 6, utsname)
     header += struct.pack("<IIIII", 0, PAGE, 1, 2 * bitmap_blocks, 0)
-    sub_header = struct.pack("<qii", 0, 0, 0) + struct.pack(
+    sub_header = struct.pack("<qii", 0, dump_level, 0) + struct.pack(
         "<11Q", 0, 0, 0, 0, PAGE + 256, len(core.notes), 0, 0, 0, 0, frames
     )
     assert 256 + len(core.notes) <= 2 * PAGE

@@ -33,6 +33,7 @@ SUITES = {
     "7.3": ["trixie-backports", "forky", "sid"],
 }
 INDEX_AGE = 86400
+CLOUD = "cloud-amd64"
 
 
 class PackageError(Exception):
@@ -108,11 +109,11 @@ def index(suite: str) -> str:
     return lzma.decompress(path.read_bytes()).decode()
 
 
-def pools(series: str) -> dict[str, str]:
+def pools(series: str, flavour: str = CLOUD) -> dict[str, str]:
     """Package file name: its address, for every kernel package of a series."""
     found: dict[str, str] = {}
-    pattern = rf"^Filename: (\S*/linux-(?:image|binary)-{re.escape(series)}\.\S*"
-    pattern += r"-cloud-amd64(?:-unsigned)?_\S*\.deb)$"
+    pattern = rf"^Filename: (\S*/linux-(?:image|binary)-{re.escape(series)}\.[\w.+~]*"
+    pattern += rf"(?:-\d+)?-{flavour}(?:-unsigned)?_\S*\.deb)$"
     for suite in SUITES[series]:
         root = archive_of(suite)
         for name in re.findall(pattern, index(suite), re.MULTILINE):
@@ -126,13 +127,13 @@ def age(name: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)]
 
 
-def choices(series: str) -> list[list[str]]:
+def choices(series: str, flavour: str = CLOUD) -> list[list[str]]:
     """Addresses of the packages that make a kernel, the newest kernel first.
 
     From 6.19 on the image is split into linux-binary and linux-modules; the index
     of a suite may lack the latter, but the pool has it.
     """
-    urls = pools(series)
+    urls = pools(series, flavour)
     ordered = sorted(urls, key=lambda name: (age(name), "unsigned" not in name))
     split = any(name.startswith("linux-binary") for name in ordered)
     result = []
@@ -149,7 +150,7 @@ def choices(series: str) -> list[list[str]]:
 
 
 def release_of(url: str) -> str:
-    found = re.search(r"/linux-\w+-([^_/]*?-cloud-amd64)", url)
+    found = re.search(r"/linux-\w+-([^_/]*?-amd64)", url)
     assert found is not None
     return found[1]
 
@@ -184,13 +185,15 @@ def newest(wanted: str) -> Kernel:
 
     An index can list files that the pool does not have (any more, or yet): the
     signed image, the unsigned one, then the next older build are tried.
-    ``wanted`` may also be the beginning of a release (5.10.0-43).
+    ``wanted`` may also be the beginning of a release (5.10.0-43), and end in a flavour
+    (6.12:amd64, which has what Debian's cloud kernels are built without).
     """
+    wanted, _, flavour = wanted.partition(":")
     series = ".".join(wanted.split(".")[:2])
     if series not in SUITES:
         raise PackageError(f"{wanted}: the series are {', '.join(SUITES)}")
     failure: Exception | None = None
-    for urls in choices(series):
+    for urls in choices(series, flavour or CLOUD):
         release = release_of(urls[0])
         if not f"{release}-".startswith((f"{wanted}.", f"{wanted}-", f"{wanted}+")):
             continue

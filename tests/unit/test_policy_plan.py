@@ -776,6 +776,27 @@ def test_no_cgroup_is_made_where_ids_are_used_up() -> None:
     assert "memcg ids are used up: 65,535 of 65,535" in made.remaining[0].why
 
 
+@pytest.mark.parametrize(
+    ("limits", "why"),
+    [
+        (Limits(max_descendants=9, descendants=8, max_depth=1), ""),
+        (
+            Limits(max_descendants=9, descendants=9),
+            "max.descendants of / is reached: 9",
+        ),
+        (Limits(max_depth=0), "cgroup.max.depth of / is reached"),
+    ],
+)
+def test_no_cgroup_is_made_where_none_may_be(limits: Limits, why: str) -> None:
+    """Lost: trust, in a step that ends with EAGAIN."""
+    held = zombie(100, holders=(Holder("stock", 1, "CPU 3: empty"),))
+    census = world(held)
+    memcgs = [replace(m, limits=limits) if m.path == "/" else m for m in census.memcgs]
+    made = plan(replace(census, memcgs=tuple(memcgs)), LEAST)
+    assert made.freed == (() if why else (100,))
+    assert all(why in left.why for left in made.remaining)
+
+
 def test_a_device_is_no_disk_by_its_name() -> None:
     """Lost: who pays, where a swap file on a disk is called zram0.swap."""
     (device,) = swapped(4, device="/var/dev/zram0.swap")

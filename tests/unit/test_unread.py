@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from memcgctl.actions import drop_caches, fadvise, pageout_file, swapin
-from memcgctl.actions.host import measure, pages, swapcache
+from memcgctl.actions.host import helper, measure, pages, swapcache
 from memcgctl.actions.host.machine import (
     ActionError,
     Guard,
@@ -112,6 +112,23 @@ def test_limits_that_cannot_be_read_are_not_no_limits(machine: Machine) -> None:
         )
     nowhere = replace(machine, cgroup2=None)
     assert "mounted" in measure.room("/app", nowhere, swap=False).unread
+
+
+@pytest.mark.parametrize(
+    ("descendants", "depth", "why"),
+    [("9", "max", None), ("8", "max", "is reached: 8 of 8"), ("9", "0", "depth of")],
+)
+def test_a_cgroup_that_may_have_no_other_below_it(
+    machine: Machine, descendants: str, depth: str, why: str | None
+) -> None:
+    """doctor would say that all works, and each step end with EAGAIN."""
+    assert machine.cgroup
+    point = Path(machine.cgroup.point)
+    (point / "cgroup.stat").write_text("nr_descendants 8\nnr_dying_descendants 3\n")
+    (point / "cgroup.max.descendants").write_text(f"{descendants}\n")
+    (point / "cgroup.max.depth").write_text(f"{depth}\n")
+    told = helper.probe(machine)
+    assert told is None if why is None else why in (told or "")
 
 
 def test_a_step_whose_limits_cannot_be_read_is_told_of(bench: Bench) -> None:

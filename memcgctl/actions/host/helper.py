@@ -13,7 +13,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from memcgctl.actions.host.machine import ActionError, Machine
+from memcgctl.actions.host.machine import ActionError, Machine, read_text
 
 _NAME = "memcgctl."
 _PROGRAM = Path(__file__).with_name("child.py")
@@ -33,6 +33,23 @@ def probe(machine: Machine) -> str | None:
         return f"{mount.point} is mounted read-only"
     if not os.access(mount.point, os.W_OK):
         return f"{mount.point} may not be written to"
+    return _full(Path(mount.point))
+
+
+def _full(directory: Path) -> str | None:
+    """Why the kernel lets nobody make a cgroup directly below one of v2, if so.
+
+    As far as the limits of those above it can be seen from here, none of which are.
+    """
+    stat = dict(
+        re.findall(r"^(\S+) (\d+)$", read_text(directory / "cgroup.stat"), re.M)
+    )
+    most = read_text(directory / "cgroup.max.descendants").strip()
+    below = stat.get("nr_descendants")
+    if below and most.isdecimal() and int(below) >= int(most):
+        return f"cgroup.max.descendants of {directory} is reached: {below} of {most}"
+    if read_text(directory / "cgroup.max.depth").strip() == "0":
+        return f"cgroup.max.depth of {directory} is 0"
     return None
 
 

@@ -31,6 +31,7 @@ def check(
     kernel: Kernel | None,
     unread: str | None = None,
     offline: int | None = None,
+    ids_used: int | None = None,
 ) -> Checkup:
     """Look at the machine; ``kernel`` is what was read of the kernel's memory."""
     zombies = count_zombies(machine)
@@ -53,6 +54,7 @@ def check(
         zombies_source=zombies.source,
         overhead_bytes=zombies.overhead_bytes,
         offline=offline,
+        ids_used=ids_used,
     )
 
 

@@ -22,8 +22,8 @@ _CPU = re.compile(r"CPU (\d+):")
 
 
 def reach(part: Part, context: PlanContext) -> Reach:
-    if context.no_cgroup:
-        return cannot(part, context.no_cgroup)
+    if why := context.no_cgroup():
+        return cannot(part, why)
     cpu = _CPU.match(part.holder.detail) if part.holder else None
     if not cpu:
         return cannot(part, "its CPU is not known")

@@ -250,12 +250,28 @@ class PlanContext:
         return not synchronous and not self.asked(ancestor).directories
 
     @cached_property
-    def no_cgroup(self) -> str:
-        """Why no cgroup with a memcg can be made (MEM_CGROUP_ID_MAX), if so."""
-        used = ids_used(self.census)
-        return (
-            "" if used < MEMCG_IDS else f"memcg ids are used up: {used:,} of {used:,}"
-        )
+    def _ids(self) -> int:
+        return ids_used(self.census)
+
+    def no_cgroup(self, memcg_id: int | None = None) -> str:
+        """Why no cgroup with a memcg can be made below one, or the root, if so.
+
+        Because of MEM_CGROUP_ID_MAX, or as ``cgroup_check_hierarchy_limits`` has it.
+        """
+        if self._ids >= MEMCG_IDS:
+            return f"memcg ids are used up: {self._ids:,} of {MEMCG_IDS:,}"
+        root = self.room.by_path.get("/", 0)
+        chain = self.room.chain(root if memcg_id is None else memcg_id)
+        for level, memcg in enumerate(self.room.memcgs[one] for one in chain):
+            limits = memcg.limits
+            if limits is None:
+                continue
+            most = limits.max_descendants
+            if most is not None and limits.descendants >= most:
+                return f"cgroup.max.descendants of {memcg.path} is reached: {most:,}"
+            if limits.max_depth is not None and level >= limits.max_depth:
+                return f"cgroup.max.depth of {memcg.path} is reached"
+        return ""
 
     def frozen(self, memcg_id: int) -> bool:
         """Whether what enters an online memcg stops there."""

@@ -34,8 +34,8 @@ def reach(part: Part, context: PlanContext) -> Reach:
         return cannot(part, f"{context.room.path(payer)} is frozen")
     move = Move(_target(backing, payer, context), part.bytes, payer)
     own = context.census.kernel.cgroup_version == 2 and context.room.path(payer) != "/"
-    if own and context.no_cgroup:
-        return cannot(part, context.no_cgroup)
+    if own and (why := context.no_cgroup(payer)):
+        return cannot(part, why)
     if not _pages_out(payer, context):
         if context.stuck[part.memcg.id]:
             return cannot(part, "what is in the swap cache stays charged when read")

@@ -21,8 +21,8 @@ from memcgctl.policy.interfaces.context import PlanContext
 
 
 def reach(part: Part, context: PlanContext) -> Reach:
-    if context.no_cgroup:
-        return cannot(part, context.no_cgroup)
+    if why := context.no_cgroup():
+        return cannot(part, why)
     return Reach(Effect(part, "evict"), (Move(HostTarget(), 0),))
 
 
