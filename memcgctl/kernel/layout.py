@@ -59,8 +59,11 @@ def has_member(prog: drgn.Program, type_name: str, path: str) -> bool:
 
 
 def is_compound(prog: drgn.Program, type_name: str, path: str) -> bool:
-    """Whether the member ``path``, which is no bit-field, is a structure or union."""
-    return _bare(_member(prog, type_name, path)[0]).kind in _COMPOUND
+    """Whether a member that is no bit-field is a structure or union, or has such."""
+    type_ = _bare(_member(prog, type_name, path)[0])
+    while type_.kind == drgn.TypeKind.ARRAY:
+        type_ = _bare(type_.type)
+    return type_.kind in _COMPOUND
 
 
 def offset_of(prog: drgn.Program, type_name: str, path: str) -> int:
