@@ -20,15 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab import big, core, live, packages
-from tests.lab.arch import ARCHES
+from tests.lab.arch import CHOICES, series_of
 from tests.lab.scenarios import SCENARIOS
 from tests.lab.storm.run import Storm, cases, composed
 
 
 def run_live(options: argparse.Namespace) -> int:
-    place = live.live(
-        options.kernel, options.scenario, cpu=options.cpu, memory=options.memory
-    )
+    series = series_of(options.kernel, options.arch)
+    place = live.live(series, options.scenario, cpu=options.cpu, memory=options.memory)
     with place as (guest, truth):
         if options.truth:
             options.truth.write_text(json.dumps(truth, indent=1) + "\n")
@@ -77,7 +76,7 @@ def main() -> None:
     make = commands.add_parser("core", help="make a core and its truth")
     make.add_argument("--kernel", required=True, help=f"one of {[*packages.SUITES]}")
     make.add_argument("--scenario", choices=[*SCENARIOS], default="zoo")
-    make.add_argument("--arch", choices=[*ARCHES], default="amd64")
+    make.add_argument("--arch", choices=CHOICES, default="amd64")
     make.add_argument("--raw", action="store_true", help="as QEMU wrote it")
     make.add_argument("-o", "--out", type=Path, default=Path())
     large = commands.add_parser("big", help="make a sparse core for the benchmarks")
@@ -89,6 +88,7 @@ def main() -> None:
     run = commands.add_parser("live", help="run a command in a guest")
     run.add_argument("--kernel", required=True)
     run.add_argument("--scenario", choices=[*SCENARIOS], default="basic")
+    run.add_argument("--arch", choices=CHOICES, default="amd64")
     run.add_argument("--memory", default="512M")
     run.add_argument("--cpu", default=live.CPU, help="QEMU's name of a processor")
     run.add_argument("--truth", type=Path, help="where to write the truth")
@@ -103,13 +103,8 @@ def main() -> None:
         shape = options.kernel, options.gib, options.zombies, options.files
         print(big.big(*shape, options.out))
         return
-    for path in core.make(
-        options.kernel,
-        options.scenario,
-        options.out,
-        raw=options.raw,
-        arch=options.arch,
-    ):
+    series = series_of(options.kernel, options.arch)
+    for path in core.make(series, options.scenario, options.out, raw=options.raw):
         print(path, path.stat().st_size)
 
 

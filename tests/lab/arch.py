@@ -44,4 +44,10 @@ ARM64 = Arch(
     "aarch64-linux-gnu-gcc",
     ("virtio_console", "crc32c_generic", "ext4"),
 )
-ARCHES = {arch.name: arch for arch in (AMD64, ARM64)}
+# What --arch takes: with pages of 16 KiB it is another kernel of the same machine.
+CHOICES = ("amd64", "arm64", "arm64-16k")
+
+
+def series_of(kernel: str, choice: str) -> str:
+    """``6.12`` and ``arm64-16k`` are the series ``6.12-arm64-16k``."""
+    return kernel if choice == "amd64" else f"{kernel}-{choice}"

@@ -15,9 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from tests.lab import packages
+from tests.lab.arch import ARM64
 from tests.lab.packages import PackageError
 
-FLAVOURS = {"": "cloud-arm64", "16k": "arm64-16k"}
+FLAVOURS = {"arm64": "cloud-arm64", "arm64-16k": "arm64-16k"}
 KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
 CONFIGURATION = """
 Dir::Etc::sourcelist "{root}/sources.list";
@@ -93,14 +94,8 @@ def package(name: str) -> Path:
     return found
 
 
-def get(wanted: str) -> packages.Kernel:
-    """``newest``, by one process at a time."""
-    with packages.alone():
-        return newest(wanted)
-
-
 def newest(wanted: str) -> packages.Kernel:
-    """The newest kernel of a series (``6.12``), or of a flavour (``6.12-16k``)."""
+    """The newest kernel of a series, such as ``6.12-arm64`` or ``6.12-arm64-16k``."""
     series, _, flavour = wanted.partition("-")
     if series not in packages.SUITES or flavour not in FLAVOURS:
         raise PackageError(f"{wanted}: the series are {', '.join(packages.SUITES)}")
@@ -123,7 +118,7 @@ def newest(wanted: str) -> packages.Kernel:
         directory = packages.cache() / release
         packages.unpack_once(debs, directory)
         files = tuple(deb.name for deb in debs)
-        return packages.Kernel(wanted, release, files, directory)
+        return packages.Kernel(wanted, release, files, directory, ARM64)
     raise PackageError(f"no package of {wanted} for arm64 could be had: {failure}")
 
 

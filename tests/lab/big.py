@@ -51,7 +51,7 @@ def big(
                 "memory-backend=m",
             ),
         )
-        with boot(kernel.path, machine) as guest:
+        with boot(kernel, machine) as guest:
             fill(guest, gib * GIB // 4, zombies, files)
             address, size = guest.read("/sys/kernel/vmcoreinfo").split()
             guest.qmp("stop")

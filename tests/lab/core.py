@@ -9,17 +9,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tests.lab import arm64, packages, run, stop, trim
-from tests.lab.arch import AMD64, ARCHES, Arch
+from tests.lab import packages, run, stop, trim
 from tests.lab.guest import GuestError, boot
 from tests.lab.scenarios import SCENARIOS
 
 ATTEMPTS = 3
 
 
-def make(
-    series: str, scenario: str, out: Path, *, raw: bool = False, arch: str = "amd64"
-) -> list[Path]:
+def make(series: str, scenario: str, out: Path, *, raw: bool = False) -> list[Path]:
     """Boot, play, dump and trim; return the files that were written.
 
     ``raw``: neither trim nor compress. A run in which pages moved between two counts,
@@ -27,7 +24,7 @@ def make(
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return make_once(series, scenario, out, raw=raw, arch=ARCHES[arch])
+            return make_once(series, scenario, out, raw=raw)
         except GuestError as error:
             print(f"attempt {attempt}: {error}", file=sys.stderr)
             if attempt == ATTEMPTS:
@@ -35,31 +32,25 @@ def make(
     raise AssertionError
 
 
-def make_once(
-    series: str, scenario: str, out: Path, *, raw: bool, arch: Arch
-) -> list[Path]:
-    kernel = packages.get(series) if arch is AMD64 else arm64.get(series)
+def make_once(series: str, scenario: str, out: Path, *, raw: bool) -> list[Path]:
+    kernel = packages.get(series)
     chosen = SCENARIOS[scenario]
     shape = run.shape_of(kernel.release)
-    mark = "" if arch is AMD64 else f"-{arch.name}"
-    name = out / f"{series}{mark}-{scenario}"
+    name = out / f"{series}-{scenario}"
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="memcgctl-lab-") as directory:
         xfs = run.uses_xfs(chosen, shape)
         machine = replace(
             chosen.machine,
-            arch=arch,
-            cpu=chosen.machine.cpu if arch is AMD64 else arch.cpu,
             disks=run.make_disks(Path(directory), xfs),
             modules=(*chosen.machine.modules, *(("xfs",) if xfs else ())),
         )
         core = Path(directory) / "core"
-        with boot(kernel.path, machine) as guest:
+        with boot(kernel, machine) as guest:
             truth: dict[str, Any] = {
                 "schema": "memcgctl/truth/1",
                 "made_by": f"python -m tests.lab core --kernel {series}"
-                f" --scenario {scenario}"
-                + ("" if arch is AMD64 else f" --arch {arch.name}"),
+                f" --scenario {scenario}",
                 "kernel": {"release": kernel.release, "packages": kernel.packages},
                 "shape": asdict(shape),
                 **run.run(chosen, guest, shape),

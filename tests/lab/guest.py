@@ -13,13 +13,14 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tests.lab import initramfs
 from tests.lab.arch import AMD64, Arch
+from tests.lab.packages import Kernel
 
 
 def encode(text: str) -> bytes:
@@ -167,12 +168,14 @@ def accept(listener: socket.socket, process: subprocess.Popen[bytes]) -> socket.
 
 
 @contextlib.contextmanager
-def boot(kernel: Path, machine: Machine) -> Iterator[Guest]:
-    """Boot the unpacked packages in ``kernel``; the guest ends with the block."""
-    vmlinuz = next(kernel.rglob("vmlinuz*"))
+def boot(kernel: Kernel, machine: Machine) -> Iterator[Guest]:
+    """Boot a kernel on a machine of its kind; the guest ends with the block."""
+    if kernel.arch is not AMD64:
+        machine = replace(machine, arch=kernel.arch, cpu=kernel.arch.cpu)
+    vmlinuz = next(kernel.path.rglob("vmlinuz*"))
     with tempfile.TemporaryDirectory(prefix="memcgctl-lab-") as name:
         directory = Path(name)
-        initrd = initramfs.build(kernel, directory, machine.modules, machine.arch)
+        initrd = initramfs.build(kernel.path, directory, machine.modules, machine.arch)
         with contextlib.ExitStack() as stack:
             listeners = []
             for path in ["agent", "qmp"]:

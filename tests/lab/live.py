@@ -23,7 +23,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tests.lab import packages, run
+from tests.lab import arm64, packages, run
+from tests.lab.arch import AMD64, Arch
 from tests.lab.guest import Guest, Machine, boot
 from tests.lab.scenarios import SCENARIOS, Scenario
 
@@ -115,8 +116,10 @@ def make_disk(directory: Path, disk: Path, megabytes: int) -> Path:
     return disk
 
 
-def python_disk() -> Path:
+def python_disk(arch: Arch = AMD64) -> Path:
     """The interpreter's disk from the cache, or a new one."""
+    if arch is not AMD64:
+        return foreign_disk()
     names = [f"{d.metadata['Name']} {d.version}" for d in dependencies()]
     key = "\n".join([sys.version, sys.prefix, Path(__file__).read_text(), *names])
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
@@ -133,6 +136,27 @@ def python_disk() -> Path:
             size = sum(p.stat().st_size for p in directory.rglob("*") if p.is_file())
             partial = disk.with_suffix(f".{os.getpid()}")
             make_disk(directory, partial, (size >> 20) * 5 // 4 + 64).rename(disk)
+    return disk
+
+
+def foreign_disk() -> Path:
+    """Debian's own Python for arm64, from its packages.
+
+    Nobody compiled these, so what the first run compiles is kept in the guest.
+    """
+    disk = packages.cache() / "python-arm64.ext4"
+    if not disk.exists():
+        root = arm64.python_root()
+        for mount in ["proc", "sys", "dev", "run", "checkout", "tmp"]:
+            (root / mount).mkdir(exist_ok=True)
+        program = root / "usr/bin/memcgctl"
+        text = PROGRAM.format(executable="/usr/bin/python3")
+        kept = 'import sys\nsys.pycache_prefix = "/run/compiled"\n'
+        program.write_text(text.replace("import sys\n", kept))
+        program.chmod(0o755)
+        size = sum(p.lstat().st_size for p in root.rglob("*") if p.is_file())
+        partial = disk.with_suffix(f".{os.getpid()}")
+        make_disk(root, partial, (size >> 20) * 5 // 4 + 64).rename(disk)
     return disk
 
 
@@ -159,8 +183,9 @@ def boot_with_python(kernel: packages.Kernel, machine: Machine) -> Iterator[Gues
     """A guest in which memcgctl can run, by ``run_in``, and nothing else was done."""
     with tempfile.TemporaryDirectory(prefix="memcgctl-lab-") as name:
         disks = dict(machine.disks)
-        disks |= {"python": python_disk(), "checkout": checkout_disk(Path(name))}
-        with boot(kernel.path, replace(machine, disks=disks)) as guest:
+        python = python_disk(kernel.arch)
+        disks |= {"python": python, "checkout": checkout_disk(Path(name))}
+        with boot(kernel, replace(machine, disks=disks)) as guest:
             # Not over /tmp: the interpreter's environment can lie there.
             guest.sh(f"""
                 mkdir {ROOT}

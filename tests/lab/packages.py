@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from tests.lab.arch import AMD64, Arch
+
 # Where Debian keeps the builds of a series; the first suite is asked first.
 SUITES = {
     "5.10": ["bullseye-security", "bullseye"],
@@ -48,6 +50,7 @@ class Kernel:
     release: str
     packages: tuple[str, ...]
     path: Path
+    arch: Arch = AMD64
 
 
 def cache() -> Path:
@@ -175,9 +178,11 @@ def unpack_once(debs: Sequence[Path], directory: Path) -> None:
 
 
 def get(wanted: str) -> Kernel:
-    """``newest``, by one process at a time."""
+    """``newest``, by one process at a time; ``6.12-arm64`` is of that machine."""
+    from tests.lab import arm64
+
     with alone():
-        return newest(wanted)
+        return (arm64.newest if "-arm64" in wanted else newest)(wanted)
 
 
 def newest(wanted: str) -> Kernel:

@@ -47,8 +47,9 @@ class FakeKernel:
         enums: Mapping[str, Sequence[str]] | None = None,
         *,
         live: bool = False,
+        platform: drgn.Platform = PLATFORM,
     ) -> None:
-        self.prog = drgn.Program(PLATFORM)
+        self.prog = drgn.Program(platform)
         self.structs = structs
         self.enums = enums or {}
         self.symbols: dict[str, int] = {}

@@ -128,7 +128,7 @@ def said() -> Said:
     with tempfile.TemporaryDirectory(prefix="memcgctl-lab-") as name:
         disks = {"python": python_disk(), "checkout": checkout_disk(Path(name))}
         machine = Machine(memory="512M", cpu=CPU, disks=disks)
-        with boot(kernel.path, machine) as guest:
+        with boot(kernel, machine) as guest:
             guest.sh(f"mkdir -p {ROOT}; {ZOMBIES}")
             stat = guest.read(f"{CGROUPS}/cgroup.stat")
             ran = run_in(guest, sys.executable, "-c", DRIVER, json.dumps(WAYS))
