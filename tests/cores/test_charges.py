@@ -32,7 +32,6 @@ FIXTURES = Path(
 )
 CORES = sorted(FIXTURES.glob("*-users*.zst"))
 CGROUPS = "/sys/fs/cgroup"
-PAGE = 4096
 ROOT = 1  # the cgroup id of the root
 LAYERS = "/mnt/ext4/layers"
 
@@ -68,6 +67,10 @@ class Found(NamedTuple):
 def truth_of(core: Path) -> dict[str, Any]:
     truth: dict[str, Any] = json.loads(core.with_suffix(".json").read_text())
     return truth
+
+
+def page_of(core: Path) -> int:
+    return int(truth_of(core).get("page_size", 4096))
 
 
 @cache
@@ -185,7 +188,7 @@ def test_marks_of_folios(core: Path) -> None:
     for run, frame, marks in true_frames(core):
         if frame.shown == ROOT or frame.kind == "kernel":
             continue
-        size = len(run) * PAGE
+        size = len(run) * page_of(core)
         for mark in marks & {"dirty", "writeback", "mapped", "mlocked"}:
             true[frame.memcg, frame.kind, mark] += size
         if "unevictable" in marks and "mlocked" not in marks:
@@ -323,7 +326,7 @@ def test_nobody_maps_more_than_is_charged(core: Path) -> None:
         total = sum(process.bytes for process in group.mappers)
         assert most <= group.mapped_bytes <= min(total, group.bytes)
         assert group.mapped or not group.mapped_bytes
-        if group.mapped and group.bytes == PAGE * group.folios:
+        if group.mapped and group.bytes == page_of(core) * group.folios:
             assert group.mapped_bytes == group.bytes
 
 
@@ -448,7 +451,7 @@ def test_swap_owners_are_those_of_page_maps(core: Path) -> None:
     # Page maps do not show what is swapped of shmem, smaps do.
     for area in users["areas"]:
         if area["path"].startswith("/mnt/tmpfs"):
-            true[area["pid"], names[1]] += area["swap"] // PAGE
+            true[area["pid"], names[1]] += area["swap"] // page_of(core)
     found: Counter[tuple[int, str]] = Counter()
     for memcg in found_in(core).memcgs.values():
         assert memcg.details is not None

@@ -22,7 +22,7 @@ from memcgctl.model import Census, Process, Step
 from memcgctl.policy.plan import plan
 from memcgctl.policy.policies import POLICIES
 from memcgctl.policy.simulate import simulate
-from tests.cores.test_census import second_pages
+from tests.cores.test_census import page_of, second_pages
 
 HERE = Path(__file__).parent
 CORES = sorted((HERE.parents[1] / "fixtures").glob("*.zst"))
@@ -132,7 +132,9 @@ def test_all_that_the_guest_counted_is_spoken_of(core: Path) -> None:
     )
     # The guest's files do not show the second page of a page-table root.
     second = second_pages(core.with_suffix(".json"))
-    total += 4096 * sum(second[memcg["path"]] for memcg in told)
+    total += page_of(core.with_suffix(".json")) * sum(
+        second[memcg["path"]] for memcg in told
+    )
     for policy in POLICIES.values():
         found = simulate(census_of(core), policy)
         assert found.offline == len(told)

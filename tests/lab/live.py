@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab import arm64, packages, run
-from tests.lab.arch import AMD64, Arch
+from tests.lab.arch import AMD64, ARM64, Arch
 from tests.lab.guest import Guest, Machine, boot
 from tests.lab.scenarios import SCENARIOS, Scenario
 
@@ -139,6 +139,11 @@ def python_disk(arch: Arch = AMD64) -> Path:
     return disk
 
 
+def python_of(arch: Arch) -> str:
+    """The interpreter on a guest's disk."""
+    return sys.executable if arch is AMD64 else "/usr/bin/python3"
+
+
 def foreign_disk() -> Path:
     """Debian's own Python for arm64, from its packages.
 
@@ -150,7 +155,7 @@ def foreign_disk() -> Path:
         for mount in ["proc", "sys", "dev", "run", "checkout", "tmp"]:
             (root / mount).mkdir(exist_ok=True)
         program = root / "usr/bin/memcgctl"
-        text = PROGRAM.format(executable="/usr/bin/python3")
+        text = PROGRAM.format(executable=python_of(ARM64))
         kept = 'import sys\nsys.pycache_prefix = "/run/compiled"\n'
         program.write_text(text.replace("import sys\n", kept))
         program.chmod(0o755)

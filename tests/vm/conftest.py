@@ -11,3 +11,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="test each action on more kernels than there is time for every day",
     )
+    parser.addoption(
+        "--arm64",
+        action="store_true",
+        help="test list, audit and each action on arm64's kernels instead",
+    )

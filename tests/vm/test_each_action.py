@@ -9,7 +9,6 @@ to be is told here, by what kernels charge to whom and when they let go of it.
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,9 @@ import pytest
 
 from tests.lab import packages, run
 from tests.lab.guest import Machine
-from tests.lab.live import CHECKOUT, CPU, ROOT, boot_with_python, run_in
+from tests.lab.live import CHECKOUT, CPU, ROOT, boot_with_python, python_of, run_in
 from tests.vm.test_actions import bind
-from tests.vm.test_live import give_up, require_programs
+from tests.vm.test_live import give_up, on_arm64, require_programs
 
 Json = dict[str, Any]
 
@@ -30,6 +29,7 @@ GUESTS = [("6.12", 2)]
 # With --every-kernel. Under load one case in some fifty was seen to come out otherwise:
 # buffers that a CPU's LRU list holds, a page that was just referenced.
 MORE = [("5.10", 2), ("6.1", 2), ("6.18", 2), ("7.0", 2), ("7.3", 2), ("6.1", 1)]
+ARM64 = [("6.12-arm64", 2)]  # with --arm64, instead: all cases
 UNSTEADY = {"flush-device", "charge-on-cpu"}  # as well
 NAMES = ("5.10", "6.1", "6.12", "6.18", "7.0", "7.3", "6.1 v1")
 
@@ -174,7 +174,8 @@ def play(series: str, version: int, *cases: str) -> tuple[Json, list[Json]]:
                 )
             guest.agent.settimeout(1200)
             words = "reparents" if reparents else "keeps", *cases
-            ran = run_in(guest, sys.executable, f"/run/{PROGRAMS[-1]}", *words)
+            python = python_of(kernel.arch)
+            ran = run_in(guest, python, f"/run/{PROGRAMS[-1]}", *words)
     assert (ran.status, ran.stderr) == (0, "")
     doctor, *played = map(json.loads, ran.stdout.splitlines())
     return json.loads(doctor["stdout"]), played
@@ -186,16 +187,19 @@ def _every_kernel(config: pytest.Config) -> bool:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     guests = GUESTS + (MORE if _every_kernel(metafunc.config) else [])
+    guests = ARM64 if on_arm64(metafunc.config) else guests
     names = ["{} v{}".format(*guest) for guest in guests]
     metafunc.parametrize("played", guests, indirect=True, ids=names, scope="module")
 
 
 @pytest.fixture(scope="module")
 def played(request: pytest.FixtureRequest) -> Played:
-    require_programs()
+    require_programs(request.config)
     series, version = request.param
-    name = f"{series} v1" if version == 1 else series
-    unsteady = set() if _every_kernel(request.config) else UNSTEADY
+    # The same kernel does the same on each machine.
+    name = series.partition("-")[0] + (" v1" if version == 1 else "")
+    all_of_them = _every_kernel(request.config) or on_arm64(request.config)
+    unsteady = set() if all_of_them else UNSTEADY
     cases = [case for case in expected()[name] if case not in unsteady]
     try:
         doctor, done = play(series, version, *cases)

@@ -25,6 +25,9 @@ SYSTEM_PROGRAMS = ["mke2fs", "mkfs.xfs"]
 # 5.10: struct pages hold memcgs, kernel pages too; 6.12: folios do, swap ids in pages;
 # 7.3: folios hold obj_cgroups, swap ids lie in the swap table.
 KERNELS = ["5.10", "6.12", "7.3"]
+# With --arm64. Debian's 5.10 and 6.1 for arm64 need files from their debug packages.
+ARM64_KERNELS = ["6.12-arm64", "6.12-arm64-16k", "7.3-arm64", "7.3-arm64-16k"]
+ARM64_PROGRAMS = ["qemu-system-aarch64", "aarch64-linux-gnu-gcc"]
 
 
 def give_up(why: str) -> None:
@@ -34,9 +37,15 @@ def give_up(why: str) -> None:
     pytest.skip(why)
 
 
-def require_programs() -> None:
+def on_arm64(config: pytest.Config) -> bool:
+    return bool(config.getoption("--arm64", False))
+
+
+def require_programs(config: pytest.Config | None = None) -> None:
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
-    missing = [p for p in PROGRAMS + SYSTEM_PROGRAMS if not shutil.which(p, path=path)]
+    needed = PROGRAMS + SYSTEM_PROGRAMS
+    needed += ARM64_PROGRAMS if config and on_arm64(config) else []
+    missing = [program for program in needed if not shutil.which(program, path=path)]
     if missing:
         give_up(f"a guest cannot be booted without {', '.join(missing)}")
 
@@ -53,9 +62,14 @@ class Live:
     audit: dict[str, Any]
 
 
-@pytest.fixture(scope="module", params=KERNELS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    kernels = ARM64_KERNELS if on_arm64(metafunc.config) else KERNELS
+    metafunc.parametrize("guest", kernels, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
 def guest(request: pytest.FixtureRequest) -> Iterator[Live]:
-    require_programs()
+    require_programs(request.config)
     try:
         with live(request.param) as (booted, truth):
             ran = run_in(booted, "memcgctl", "list", "--all", "--json")
