@@ -36,6 +36,7 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
         raise ActionError(f"CPU {cpu} is offline")
     for _ in range(_TRIES):
         before = count_zombies(machine).count
+        guard.note(f"making a memcg and charging it on CPU {cpu}", "")
         helper.use(machine, cpu)
         lru.drain(machine)  # its pages wait there still, on 6.18, and keep it
         if not step.frees or before is None or _fewer(before, machine):

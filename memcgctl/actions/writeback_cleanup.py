@@ -24,5 +24,6 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
     No file system without a disk has writeback by cgroup (``SB_I_CGROUPWB``).
     """
     left = sync_disks(machine, guard, aim(step, HostTarget).devices)
+    guard.note("making and removing a memcg", "")
     helper.use(machine)
     return Outcome(None, "; ".join(left))

@@ -76,7 +76,7 @@ def take_census(
     page_size = kernel.memory.page_size
     if scan:
         from memcgctl.census import folios
-        from memcgctl.census.swap import maps
+        from memcgctl.census.swap import maps, zswap
 
         bounds = [*limits(tree, page_size)]
         who = identity.identities(kernel, tree)
@@ -90,7 +90,14 @@ def take_census(
             )
         ]
         entries = maps.entries(kernel, tree).tolist()
-        swaps = [SwapUse(n, n * page_size) for n in entries]
+        inside = zswap.compressed(kernel, tree)
+        columns = (
+            [[None] * count] * 2 if inside is None else [c.tolist() for c in inside]
+        )
+        swaps = [
+            SwapUse(n, n * page_size, *more)
+            for n, *more in zip(entries, *columns, strict=True)
+        ]
     dying_count, bare_count = dying.dying_cgroups(tree)
     census = Census(
         kernel=Kernel(

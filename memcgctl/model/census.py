@@ -120,10 +120,16 @@ class Charges:
 
 @dataclass(frozen=True)
 class SwapUse:
-    """Swap entries charged to one memcg, over all swap devices."""
+    """Swap entries charged to one memcg, over all swap devices.
+
+    ``zswap_entries`` of them are compressed in memory, where they take ``zswap_bytes``,
+    for which a removed memcg's nearest online ancestor is charged; None: not known.
+    """
 
     entries: int = 0
     bytes: int = 0
+    zswap_entries: int | None = field(default=0, metadata=UNKNOWN_BEFORE)
+    zswap_bytes: int | None = field(default=0, metadata=UNKNOWN_BEFORE)
 
 
 @dataclass(frozen=True)
@@ -326,7 +332,7 @@ class SwapDeviceUse:
     Of these, ``parents_entries`` have a folio in the swap cache that is charged to the
     nearest online ancestor (from 7.1 on, where folios go to the parent).
     ``synchronous``: it writes and reads without delay, as zram (SWP_SYNCHRONOUS_IO);
-    None: not known.
+    None: not known. ``zswap_entries`` have a place on it, and their data in memory.
     """
 
     device: str
@@ -334,6 +340,7 @@ class SwapDeviceUse:
     owners: tuple[SwapOwner, ...]
     parents_entries: int = 0
     synchronous: bool | None = None
+    zswap_entries: int | None = field(default=0, metadata=UNKNOWN_BEFORE)
 
 
 @dataclass(frozen=True)

@@ -301,6 +301,13 @@ def _swap(explanation: Explanation, details: Details) -> Branch:
     if not swap.entries:
         return _none("swap", unread, [Topic.SWAP_MAP])
     line = f"swap: {_entries(swap.entries)}, {_sized(swap.bytes)}"
+    if swap.zswap_entries is None:
+        line += "; what of it is in zswap is not known"
+    elif swap.zswap_entries:
+        line += (
+            f"; {_entries(swap.zswap_entries)} in zswap, where they take "
+            f"{_sized(swap.zswap_bytes or 0)} of memory"
+        )
     devices = [_device(device, unread) for device in details.swap_devices]
     return line, [*devices, *_maybe_more("entries", unread, [Topic.SWAP_MAP])]
 
@@ -311,7 +318,10 @@ def _device(device: SwapDeviceUse, unread: Collection[str]) -> Branch:
         why = unread_words(unread, OWNERS)
         nobody = f"{_entries(unowned)} of nobody that was found"
         below.append((f"{nobody}{why and f'; {why}'}", ()))
-    return f"{device.device}: {_entries(device.entries)}", below
+    line = f"{device.device}: {_entries(device.entries)}"
+    if device.zswap_entries:
+        line += f", {device.zswap_entries:,} of them in zswap and not on it"
+    return line, below
 
 
 def _owner(owner: SwapOwner) -> str:

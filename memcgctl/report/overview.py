@@ -6,10 +6,10 @@ On a terminal lines fit it, and a screenful is shown; in a pipe all lines are wh
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 
-from memcgctl.model import ChargeGroup, Holder, Kernel, Memcg, Process
+from memcgctl.model import ChargeGroup, Holder, Kernel, Memcg, Process, SwapUse
 from memcgctl.report.text import (
     Styled,
     bare_words,
@@ -124,6 +124,7 @@ def verdict(found: Overview) -> list[str]:
     ]
     if any(row.memcg.charges and row.memcg.charges.sock_bytes is None for row in rows):
         lines.append("Socket memory is not known, and not in it.")
+    lines += _in_zswap([row.memcg.swap for row in rows if row.memcg.swap])
     if found.planned:
         free = sum(row.freeable == "yes" for row in rows)
         wait = len(rows) - free
@@ -138,6 +139,22 @@ def verdict(found: Overview) -> list[str]:
 
 
 Cells = tuple[list[list[str]], list[str], list[str]]
+
+
+def _in_zswap(swaps: Sequence[SwapUse]) -> Iterator[str]:
+    """Swap that is in memory all the same, for which others are charged."""
+    if any(swap.zswap_bytes is None for swap in swaps):
+        yield "What of the swap is in zswap, and so in memory, is not known."
+    elif inside := sum(
+        swap.bytes * (swap.zswap_entries or 0) // swap.entries
+        for swap in swaps
+        if swap.entries
+    ):
+        taken = size(sum(swap.zswap_bytes or 0 for swap in swaps))
+        yield (
+            f"Of the swap {size(inside)} are in zswap: {taken} of memory, which "
+            "ancestors are charged for."
+        )
 
 
 def _holder_cells(found: Overview) -> Cells:

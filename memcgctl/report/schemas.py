@@ -111,7 +111,7 @@ def _costs_1(row: Memcg | Group) -> dict[str, Any]:
     return {
         "charged": row.charges and _by_class(row.charges, "bytes"),
         "folios": row.charges and _by_class(row.charges, "folios"),
-        "swap": row.swap and asdict(row.swap),
+        "swap": row.swap and {"entries": row.swap.entries, "bytes": row.swap.bytes},
         "overhead": {
             "percpu": row.overhead.percpu_bytes,
             "percpu_accounted": row.overhead.percpu_accounted_bytes,
@@ -122,10 +122,11 @@ def _costs_1(row: Memcg | Group) -> dict[str, Any]:
 
 
 def _costs_2(row: Memcg | Group) -> dict[str, Any]:
-    """``sock`` is null where it is not known."""
+    """``sock`` and what is in zswap are null where they are not known."""
     charged = row.charges and _by_class(row.charges, "bytes", CHARGED_CLASSES)
     folios = row.charges and _by_class(row.charges, "folios", FOLIO_CLASSES)
-    return _costs_1(row) | {"charged": charged, "folios": folios}
+    swap = row.swap and asdict(row.swap)
+    return _costs_1(row) | {"charged": charged, "folios": folios, "swap": swap}
 
 
 def _by_class(

@@ -209,7 +209,12 @@ def test_json_is_the_contract() -> None:
                     "kernel": 8,
                     "hugetlb": 11,
                 },
-                "swap": {"entries": 9, "bytes": 10},
+                "swap": {
+                    "entries": 9,
+                    "bytes": 10,
+                    "zswap_entries": 0,
+                    "zswap_bytes": 0,
+                },
                 "overhead": {
                     "percpu": 117760,
                     "percpu_accounted": 102400,

@@ -46,7 +46,7 @@ from tests.vm.in_guest import (
 )
 
 FUSE, STUCK = Path("/mnt/fuse"), Path("/mnt/stuck")
-SHORT = Limits(settle_seconds=2.0, hang_seconds=3.0)
+SHORT = Limits(settle_seconds=2.0, hang_seconds=10.0)
 
 
 # --- a FUSE file system: include/uapi/linux/fuse.h ------------------------------------

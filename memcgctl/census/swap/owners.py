@@ -19,6 +19,7 @@ from drgn.helpers.linux.percpu import per_cpu
 from numpy.typing import NDArray
 
 from memcgctl.census.swap.maps import IDS, MAX_DEVICES, entry_ids, synchronous
+from memcgctl.census.swap.zswap import read_zswap
 from memcgctl.kernel.layout import (
     has_member,
     offset_of,
@@ -135,6 +136,9 @@ def swap_devices(
     names, at_once = _device_names(kernel), synchronous(kernel)
     (cached_,) = _in_parents_cache(kernel, charged.entry).nonzero()
     parents = charged.count(cached_, cached_ * 0)
+    zswap = read_zswap(kernel)
+    (inside,) = np.isin(charged.entry, zswap.entry if zswap else ()).nonzero()
+    in_zswap = charged.count(inside, inside * 0)
     for key, entries in charged.count(every, every * 0).items():
         _, memcg, device = key
         use = SwapDeviceUse(
@@ -143,6 +147,7 @@ def swap_devices(
             owners=tuple(owners.get((memcg, device), ())),
             parents_entries=parents[key],
             synchronous=at_once.get(device),
+            zswap_entries=None if zswap is None else in_zswap[key],
         )
         result[memcg] = (*result[memcg], use)
     return result
