@@ -10,7 +10,6 @@ of the living cgroup, /proc/PID/io of its process.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from tests.lab import packages, run, truth
 from tests.lab.guest import Guest, Machine
 from tests.lab.live import CPU, ROOT, boot_with_python, make_disk, run_in
 from tests.lab.scenarios import CGROUPS, EXT4, TMPFS, Scene
+from tests.schemas import read
 
 MIB = 1 << 20
 INNOCENT = f"{CGROUPS}/app/online"
@@ -111,7 +111,7 @@ def memcgctl(at: Run) -> float:
     at.notes.append(f"exit status {ran.status}")
     at.notes += ran.stderr.splitlines()
     if ran.stdout:
-        result = json.loads(ran.stdout)
+        result = read(ran.stdout)
         reasons = Counter(
             left["verdict"] or left["why"] for left in result["measured"]["remaining"]
         )
@@ -292,7 +292,7 @@ def write(guest: Guest, memcgs: list[str]) -> None:
 def kinds_left(guest: Guest) -> Counter[str]:
     """By the names that zombies had, which memcgctl reads."""
     ran = run_in(guest, "memcgctl", "list", "--no-scan", "--json")
-    memcgs = json.loads(ran.stdout)["memcgs"] if ran.stdout else []
+    memcgs = read(ran.stdout)["memcgs"] if ran.stdout else []
     names = [memcg["path"].rpartition("/")[2].rstrip("0123456789") for memcg in memcgs]
     return Counter(names)
 

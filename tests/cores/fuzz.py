@@ -11,7 +11,6 @@ The case's number is the seed of its damage.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import resource
@@ -40,6 +39,7 @@ from memcgctl.kernel import elf
 from memcgctl.kernel.compressed import is_compressed, unpacked
 from memcgctl.kernel.program import OpenedKernel, Sources, open_kernel
 from memcgctl.linux.memmap import page_ranges
+from tests.schemas import read
 
 LIMIT_SECONDS = 60
 LIMIT_BYTES = 4 << 30  # of address space: a length that is garbage must not be believed
@@ -304,7 +304,7 @@ def _outcome(code: int, out: bytes, err: str, is_json: bool) -> str:
         return f"exit code {code}"
     if is_json:
         try:
-            json.loads(out)
+            read(out)
         except ValueError:
             return "bad JSON"
     return "in part" if code or "warning: " in err else "answered"

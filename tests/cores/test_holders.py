@@ -27,6 +27,7 @@ from memcgctl.kernel import elf
 from memcgctl.kernel.compressed import is_compressed, unpacked
 from memcgctl.kernel.program import Sources, open_kernel
 from memcgctl.model import Holder, Inherited, Memcg
+from tests.schemas import read
 
 CORES = sorted((Path(__file__).parents[2] / "fixtures").glob("*.zst"))
 SMALLEST = min(CORES, key=lambda core: core.stat().st_size, default=None)
@@ -275,7 +276,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
         code = end.code
     out, err = capsys.readouterr()
     assert err == ""
-    return code, json.loads(out)
+    return code, read(out)
 
 
 def test_a_leaked_reference_is_counted_to_the_last(

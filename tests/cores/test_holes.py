@@ -5,7 +5,6 @@ Each hole is made in a real core; a census of the whole one is the truth.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
@@ -27,6 +26,7 @@ from memcgctl.views.explain import audit, explain
 from memcgctl.views.listing import select
 from tests.cores.holes import frames_at, frames_of, without
 from tests.cores.variants import PAGE, read_elf, write_kdump
+from tests.schemas import read
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 USERS = FIXTURES / "6.12-users.zst"
@@ -68,7 +68,7 @@ def explained(census: Census, path: str) -> tuple[str, dict[str, Any]]:
     """What a person sees, as one line, and the JSON."""
     shown = explain(census, of(census, path))
     text = report_explain.screen(shown, width=200).plain
-    return " ".join(text.split()), json.loads(report_explain.to_json(shown))
+    return " ".join(text.split()), read(report_explain.to_json(shown))
 
 
 def whys(made: Plan, census: Census) -> dict[str, str]:
@@ -173,7 +173,7 @@ def test_struct_pages_are_missing(punched: Callable[..., Census]) -> None:
     (warning,) = (one for one in census.warnings if one.startswith(bound))
     listing = select(census)
     assert "at least" in report_listing.headline(listing)[0]
-    document = json.loads(report_listing.to_json(listing))
+    document = read(report_listing.to_json(listing))
     assert warning in document["warnings"]
     before = select(whole(USERS)).total.charges
     assert before

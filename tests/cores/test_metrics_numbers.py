@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from tests.schemas import read
 
 CORE = Path(__file__).parents[2] / "fixtures" / "6.12-named.zst"
 MAIN = "from memcgctl.__main__ import main; main()"
@@ -26,7 +27,7 @@ def run(*arguments: str) -> str:
 
 def test_the_numbers_are_those_of_list() -> None:
     """A dashboard and the machine's own list would tell different stories."""
-    listed = json.loads(run("list", "--json"))
+    listed = read(run("list", "--json"))
     found = {
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(run("metrics"))  # type: ignore[no-untyped-call]

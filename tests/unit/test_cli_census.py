@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 
 from memcgctl.model import Census, Charges
 from memcgctl.snapshot import save
+from tests.schemas import read
 from tests.unit.zombies import METADATA, census, group, held, memcg
 
 MAIN = "from memcgctl.__main__ import main; main()"
@@ -47,7 +47,7 @@ def test_list_without_a_scan_shows_no_charges(tmp_path: Path) -> None:
     """A person would compare a list of a saved census with one that lacks charges."""
     done = run("list", "--no-scan", "--json", "--census", saved(tmp_path, ROOT, FOLIO))
     assert done.returncode == 0, done.stderr
-    (row,) = json.loads(done.stdout)["memcgs"]
+    (row,) = read(done.stdout)["memcgs"]
     assert row["id"] == 20
     assert row["charged"] is row["swap"] is None
 
@@ -61,7 +61,7 @@ def test_explain_begins_with_the_verdict(tmp_path: Path, text: str) -> None:
     assert done.stdout.startswith("/pods/7 (id 20) can be freed by flush-device.")
     assert "\nHeld by 1 folio: filesystem metadata of vda" in done.stdout
     assert done.stderr == "memcgctl: warning: raced \\x1b[0m\n"
-    document = json.loads(run("explain", text, "--census", file, "--json").stdout)
+    document = read(run("explain", text, "--census", file, "--json").stdout)
     assert document["source"]["kind"] == "census"
     assert document["source"]["path"] == str(file)
     assert document["memcg"]["id"] == 20
@@ -142,7 +142,7 @@ def test_a_list_that_nothing_matches(
     assert done.returncode == code
     assert done.stderr == (f"memcgctl: {said}" if said else "")
     if shown is not None:
-        assert json.loads(done.stdout)["totals"]["offline"] == shown
+        assert read(done.stdout)["totals"]["offline"] == shown
 
 
 def test_candidates_are_bounded(tmp_path: Path) -> None:
@@ -165,14 +165,14 @@ def test_audit_tells_by_its_exit_code(tmp_path: Path) -> None:
         assert run("audit", "--census", file).returncode == 4
         done = run("audit", "--census", file, "--json")
         assert done.returncode == 4
-        assert json.loads(done.stdout)["schema"] == "memcgctl/audit/1"
+        assert read(done.stdout)["schema"] == "memcgctl/audit/1"
 
 
 def test_list_reads_a_saved_census(tmp_path: Path) -> None:
     """Who sends a census could not be answered with a list."""
     done = run("list", "--json", "--census", saved(tmp_path, ROOT, FOLIO, AGAIN, LEAK))
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["totals"]["offline"] == 3
+    assert read(done.stdout)["totals"]["offline"] == 3
 
 
 @pytest.mark.parametrize(

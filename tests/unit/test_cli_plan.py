@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import sys
 import time
@@ -16,6 +15,7 @@ from memcgctl.actions.host.machine import ActionError
 from memcgctl.actions.run.lock import Locked, locked, must_be_alone
 from memcgctl.cli import app
 from memcgctl.snapshot import save
+from tests.schemas import read
 from tests.unit import zombies
 from tests.unit.plans import CASES, held_by, online, swapped, world, zombie
 from tests.unit.test_cli_census import run
@@ -102,7 +102,7 @@ def test_only_what_is_named(file: Path, wanted: list[str], freed: list[int]) -> 
         assert (done.returncode, done.stdout) == (2, "")
         assert "no memcg is 'z101'" in done.stderr
         return
-    assert set(json.loads(done.stdout)["predicted"]["freed"]) == set(freed)
+    assert set(read(done.stdout)["predicted"]["freed"]) == set(freed)
 
 
 def test_without_dry_run_nothing_is_done_yet(file: Path) -> None:
@@ -174,10 +174,10 @@ def test_options_reach_the_plan(file: Path, tmp_path: Path) -> None:
     policy = tmp_path / "mine.toml"
     policy.write_text("[cases]\nswap = 'recharge-mapper'\n")
     done = run("reclaim", "--dry-run", "--census", file, "--policy", policy, "--json")
-    document = json.loads(done.stdout)
+    document = read(done.stdout)
     assert (document["policy"], document["predicted"]["freed"]) == ("mine", [101])
     done = run("reclaim", "--dry-run", "--census", file, "--max-bytes", "1K", "--json")
-    assert json.loads(done.stdout)["steps"] == []
+    assert read(done.stdout)["steps"] == []
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_only_what_was_named_is_acted_on(
     assert done.returncode == status
     assert said in done.stderr
     if freed is not None:
-        assert json.loads(done.stdout)["predicted"]["freed"] == freed
+        assert read(done.stdout)["predicted"]["freed"] == freed
 
 
 def test_what_could_not_be_read_is_warned_of(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_policies_are_compared(file: Path, tmp_path: Path) -> None:
         *("simulate", "--census", file, "--policy", policy),
         *("--policy", "parent", "--json"),
     )
-    found = {one["policy"]: one["freed"] for one in json.loads(done.stdout)["policies"]}
+    found = {one["policy"]: one["freed"] for one in read(done.stdout)["policies"]}
     assert found == {"mine": 1, "parent": 2}
 
 
@@ -230,7 +230,7 @@ def test_explain_ends_with_what_to_type_next(file: Path) -> None:
     assert done.stdout.splitlines()[-1] == (
         f"Next: memcgctl reclaim --dry-run 100 --census '{file}'"
     )
-    document = json.loads(run("explain", "100", "--census", file, "--json").stdout)
+    document = read(run("explain", "100", "--census", file, "--json").stdout)
     assert [one["option"] for one in document["options"]] == [
         *("evict", "recharge-parent", "recharge-mapper", "deferred")
     ]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 from memcgctl.model import Charges, Kernel, Memcg, SwapUse
 from memcgctl.report.diff import headline, screen, to_json
 from memcgctl.views.diff import diff
+from tests.schemas import read
 from tests.unit.zombies import census, memcg
 
 NONE = SwapUse(0, 0)
@@ -68,7 +68,7 @@ def test_of_two_boots_only_names_are_compared() -> None:
 def test_what_is_not_told_is_null() -> None:
     """A census without a clock or boot ID is not of one boot for that."""
     found = diff(OLD, NEW)
-    said = json.loads(to_json(found))
+    said = read(to_json(found))
     assert said["schema"] == "memcgctl/diff/1"
     assert said["same_boot"] is said["seconds"] is None
     assert "is not told" in screen(found).plain

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from memcgctl.actions.run.table import ACTIONS
 from memcgctl.cli.doctor import EXIT_CODES, _wanted
 from memcgctl.model import Checkup, Kernel
 from memcgctl.report.doctor import screen, to_json
+from tests.schemas import read
 
 # As the service has them: CAP_SYS_ADMIN is as good as CAP_CHECKPOINT_RESTORE.
 ALL = frozenset(CAPABILITIES) - {"checkpoint_restore"}
@@ -179,7 +179,7 @@ def test_no_facts_at_all(machine: Machine) -> None:
     for kernel in (None, KERNEL):
         checkup = checked(bare, kernel)
         assert "not mounted" in screen(checkup).plain
-        json.loads(to_json(checkup))
+        read(to_json(checkup))
 
 
 @pytest.mark.parametrize("width", [80, 40])
@@ -200,7 +200,7 @@ def test_it_fits_the_screen(
 
 def test_json_has_what_the_screen_has(machine: Machine) -> None:
     """A monitoring script would have to parse the screen."""
-    said = json.loads(to_json(checked(machine)))
+    said = read(to_json(checked(machine)))
     assert said["schema"] == "memcgctl/doctor/1"
     assert said["verdict"] == "works"
     assert said["source"]["types"] == "btf"

@@ -15,6 +15,7 @@ from memcgctl.actions.run.history import read_history
 from memcgctl.actions.run.journal import Journal
 from memcgctl.model import History, PastRun
 from memcgctl.report.journal import screen, to_json
+from tests.schemas import read
 
 MAIN = "from memcgctl.__main__ import main; main()"
 
@@ -193,7 +194,7 @@ def test_an_entry_of_other_types(path: Path, facts: dict[str, Any]) -> None:
     history = read_history(path)
     assert len(history.runs) == 1
     assert plain(history).isprintable() or "\x1b" not in plain(history)
-    assert json.loads(to_json(history), parse_constant=pytest.fail)["damaged"] == 0
+    assert read(to_json(history))["damaged"] == 0
 
 
 def test_what_is_no_file_does_not_hang(tmp_path: Path) -> None:
@@ -218,7 +219,7 @@ def test_the_last_runs_only(path: Path) -> None:
     for _ in range(5):
         run(path)
     history = read_history(path)
-    said = json.loads(to_json(history, 2))
+    said = read(to_json(history, 2))
     assert (said["schema"], said["omitted"]) == ("memcgctl/runs/1", 3)
     assert [one["run"] for one in said["runs"]] == [
         past.run for past in history.runs[-2:]
@@ -242,7 +243,7 @@ def test_the_command(path: Path) -> None:
     ran = command("2", XDG_STATE_HOME=home)
     assert (ran.returncode, ran.stdout) == (2, "")
     ran = command("--json", XDG_STATE_HOME=home)
-    assert len(json.loads(ran.stdout)["runs"]) == 1
+    assert len(read(ran.stdout)["runs"]) == 1
 
 
 def test_a_journal_that_is_not_there(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 from dataclasses import replace
 from typing import Any
@@ -25,6 +24,7 @@ from memcgctl.model import (
 from memcgctl.report import audit as audit_report
 from memcgctl.report import explain as explain_report
 from memcgctl.views.explain import audit, explain
+from tests.schemas import read
 from tests.unit.zombies import FILE, SLEEP, census, details, group, held, memcg
 
 HOSTILE = "/app/\x1b[31m[bold]x[/]\u202e\udcff 漢字" + "y" * 200
@@ -185,7 +185,7 @@ def test_how_much_is_evictable(evictable_bytes: int, words: str) -> None:
         **held(groups=(found,))
     )
     zombie = memcg(**held(groups=(found,)))
-    document = json.loads(explain_report.to_json(explain(census(zombie), zombie)))
+    document = read(explain_report.to_json(explain(census(zombie), zombie)))
     assert document["charges"][0]["evictable"] is (words == "evictable")
 
 
@@ -255,13 +255,13 @@ def test_what_an_online_memcg_inherited() -> None:
         "of memcgs that are gone: 1 obj_cgroup, 1 reference",
     ]
     assert "0 explained; the total is kept per CPU" in plain
-    document = json.loads(explain_report.to_json(explanation))
+    document = read(explain_report.to_json(explanation))
     assert [legacy["objcgs"] for legacy in document["inherited"]] == [3, 1]
 
 
 def test_json_by_the_contract() -> None:
     """Else programs written against memcgctl/explain/2 break."""
-    document = json.loads(explain_report.to_json(mixed()))
+    document = read(explain_report.to_json(mixed()))
     assert document["schema"] == "memcgctl/explain/2"
     assert document["source"]["release"] == "6.12.1"
     assert document["memcg"]["id"] == 7
@@ -345,9 +345,7 @@ def test_page_frames() -> None:
         "0x2c10      1  kernel      -     0     1     0",
         "4 more folios, not shown.",
     ]
-    document = json.loads(
-        explain_report.to_json(explain(census(zombie), zombie), FRAMES)
-    )
+    document = read(explain_report.to_json(explain(census(zombie), zombie), FRAMES))
     assert document["frames"]["total"] == 7
     assert document["frames"]["frames"][1] == {
         "pfn": 0x8E00,
@@ -427,7 +425,7 @@ def test_all_kinds_of_holders_fit_on_a_screen() -> None:
 
 def test_audit_json() -> None:
     """Else monitoring cannot see a leak."""
-    document = json.loads(audit_report.to_json(audit(ALL)))
+    document = read(audit_report.to_json(audit(ALL)))
     assert document["schema"] == "memcgctl/audit/1"
     assert document["totals"] == {
         "offline": 2,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from rich.cells import cell_len
 from memcgctl.model import Charges, Listing, Memcg, Overhead, SwapUse
 from memcgctl.report.listing import screen, to_csv, to_json
 from memcgctl.views.listing import select
+from tests.schemas import read
 from tests.unit.zombies import census, memcg
 
 BIG = st.integers(0, (1 << 64) - 1)
@@ -112,7 +112,7 @@ def test_what_was_not_scanned_is_not_zero() -> None:
         "1 offline memcg: 119 KiB overhead, 4.0 KiB on their counters, not scanned."
     )
     assert shown[-2].split()[-5:] == ["-", "-", "-", "-", "119K"]
-    document = json.loads(to_json(listing))
+    document = read(to_json(listing))
     assert document["totals"]["charged_bytes"] is None
     assert document["totals"]["swap_bytes"] is None
     assert [document["memcgs"][0][key] for key in ("charged", "folios", "swap")] == [
@@ -144,7 +144,7 @@ def test_socket_memory_is_shown_where_there_is_any() -> None:
     assert "sock" not in lines(select(census(memcg())))[3].split()
     unread = select(census(zombie, memcg(8, charges=Charges(sock_bytes=None))))
     assert "Socket memory is not known, and not in it." in lines(unread)
-    document = json.loads(to_json(unread))
+    document = read(to_json(unread))
     assert [m["charged"]["sock"] for m in document["memcgs"]] == [12 << 20, None]
 
 
@@ -154,7 +154,7 @@ def test_limited_listing_says_what_it_leaves_out() -> None:
     shown = lines(listing)
     assert shown[-1] == "2 more memcgs, not shown."
     assert shown[0].startswith("12 offline memcgs: 1.4 MiB")
-    assert json.loads(to_json(listing))["totals"]["offline"] == 12
+    assert read(to_json(listing))["totals"]["offline"] == 12
 
 
 def test_json_is_the_contract() -> None:
@@ -164,7 +164,7 @@ def test_json_is_the_contract() -> None:
     zombie = memcg(7, path, charges=charges, swap=SwapUse(9, 10), private_id=11)
     text = to_json(select(census(zombie, memcg(8, state="online"), warnings=("w",))))
     assert text.isascii()
-    assert json.loads(text) == {
+    assert read(text) == {
         "schema": "memcgctl/list/2",
         "source": {
             "kind": "vmcore",
@@ -258,7 +258,7 @@ def test_groups_in_every_format() -> None:
         ["/a", "1", "4.0K", "0", "0", "0", "119K"],
         ["total", "3", "4.0K", "0", "0", "0", "357K"],
     ]
-    document = json.loads(to_json(listing))
+    document = read(to_json(listing))
     assert document["memcgs"] == []
     assert [(g["ancestor"], g["offline"]) for g in document["groups"]] == [
         ("/b", 2),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +14,7 @@ from memcgctl.policy.simulate import simulate
 from memcgctl.report import plan as report
 from memcgctl.report import simulation
 from memcgctl.report.text import cell_count
+from tests.schemas import read
 from tests.unit import zombies
 from tests.unit.plans import (
     CASES,
@@ -149,7 +149,7 @@ def test_nothing_to_do() -> None:
 def test_the_json_is_the_contract() -> None:
     """Lost: every program that reads it."""
     census = mixed()
-    document = json.loads(report.to_json(plan(census, LEAST), census))
+    document = read(report.to_json(plan(census, LEAST), census))
     assert document["schema"] == "memcgctl/plan/2"
     assert document["policy"] == "least-harm"
     assert [step["n"] for step in document["steps"]] == [1, 2, 3, 4]
@@ -204,7 +204,7 @@ def test_a_simulation_in_json() -> None:
     """Lost: the numbers for a talk."""
     census = mixed()
     found = [simulate(census, POLICIES["proposal"])]
-    document = json.loads(simulation.to_json(found, census))
+    document = read(simulation.to_json(found, census))
     assert document["schema"] == "memcgctl/simulation/1"
     (policy,) = document["policies"]
     assert policy["policy"] == "proposal"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 from memcgctl.model import Harm, Plan, Remaining, Result, StepResult, Usage
 from memcgctl.report.result import headline, screen, to_json
+from tests.schemas import read
 from tests.unit.plans import step, world, zombie
 
 STEP = step(
@@ -85,12 +85,12 @@ def test_what_could_not_be_read_is_said() -> None:
     assert text.count("not readable here") == 2
     assert "came back meanwhile could not be read" in text
     assert "Warning: limits could not be read" in text
-    assert json.loads(to_json(unread, CENSUS, {}))["warnings"] == [*unread.warnings]
+    assert read(to_json(unread, CENSUS, {}))["warnings"] == [*unread.warnings]
 
 
 def test_json_has_predicted_and_measured_apart() -> None:
     """A program would take what was promised for what was done."""
-    document = json.loads(to_json(RESULT, CENSUS, {101: "Held."}))
+    document = read(to_json(RESULT, CENSUS, {101: "Held."}))
     assert document["schema"] == "memcgctl/result/1"
     assert not document["complete"]
     assert document["predicted"]["freed"] == [100, 101]
@@ -105,4 +105,4 @@ def test_a_run_that_was_stopped_says_so_first() -> None:
     """A person would take a run that Ctrl-C ended for a whole one."""
     stopped = replace(RESULT, stopped="stopped by SIGINT")
     assert headline(stopped, CENSUS).endswith("; stopped by SIGINT.")
-    assert json.loads(to_json(stopped, CENSUS, {}))["stopped"] == "stopped by SIGINT"
+    assert read(to_json(stopped, CENSUS, {}))["stopped"] == "stopped by SIGINT"

@@ -30,7 +30,7 @@ from memcgctl.model import (
     SwapUse,
 )
 from memcgctl.snapshot import CensusError, dumps, load, loads, save
-from tests.unit.strict import strict
+from tests.schemas import read
 from tests.unit.zombies import FILE, SLEEP, census, details, group, memcg
 
 NAMES = st.binary(max_size=20).map(os.fsdecode)
@@ -133,11 +133,11 @@ def test_a_damaged_compressed_file_is_refused_or_a_census(data: st.DataObject) -
 
 
 def changed(**keys: object) -> bytes:
-    return json.dumps(json.loads(dumps(SMALL)) | keys).encode()
+    return json.dumps(read(dumps(SMALL)) | keys).encode()
 
 
 def row_changed(column: str, value: object) -> bytes:
-    document = json.loads(dumps(SMALL))
+    document = read(dumps(SMALL))
     index = document["columns"]["Memcg"].index(column)
     document["memcgs"][0][index] = value
     return json.dumps(document).encode()
@@ -161,7 +161,7 @@ def row_changed(column: str, value: object) -> bytes:
         (changed(shared=[]), "no shared rows"),
         (changed(shared={}), "refers to nothing"),
         (changed(columns={}), "not a row of Kernel"),
-        (changed(memcgs=json.loads(dumps(SMALL))["memcgs"] * 2), "two memcgs"),
+        (changed(memcgs=read(dumps(SMALL))["memcgs"] * 2), "two memcgs"),
         (row_changed("id", -1), "range"),
         (row_changed("id", 1 << 64), "range"),
         (row_changed("id", True), "range"),
@@ -184,7 +184,7 @@ def test_what_is_no_census_is_refused_in_one_clear_line(
 
 def test_columns_of_a_later_version_are_ignored_and_new_ones_have_defaults() -> None:
     """Else the next release cannot read what this one saved, or the other way."""
-    document = json.loads(dumps(SMALL))
+    document = read(dumps(SMALL))
     document["later"] = {"a": 1}
     document["columns"]["Memcg"].insert(0, "later")
     document["columns"]["Later"] = ["x"]
@@ -268,8 +268,8 @@ def test_a_bomb_is_refused_before_it_fills_the_memory(
 
 def test_a_saved_census_is_valid_utf8_and_keeps_every_byte() -> None:
     """Else jq changes a cgroup's name in it, and others refuse the whole file."""
-    document = json.loads(dumps(SMALL))
-    strict(document)
+    document = read(dumps(SMALL))
+    read(document)
     index = document["strings"].index("/a\\xff\n")
     assert document["strings_base64"] == {str(index): "L2H/Cg=="}
     assert loads(json.dumps(document, ensure_ascii=False).encode()) == SMALL
@@ -280,7 +280,7 @@ def test_a_saved_census_is_valid_utf8_and_keeps_every_byte() -> None:
 
 def test_a_census_that_0_1_0_saved_is_loaded() -> None:
     """Else what was kept of a crash cannot be read any more."""
-    document = json.loads(dumps(SMALL))
+    document = read(dumps(SMALL))
     index = document["strings"].index("/a\\xff\n")
     document["strings"][index] = "/a\udcff\n"
     del document["strings_base64"]
@@ -298,7 +298,7 @@ def test_a_census_that_0_1_0_saved_is_loaded() -> None:
 
 def test_numbers_that_no_kernel_has_are_refused() -> None:
     """Else a damaged file ends in a traceback: float() of 400 digits overflows."""
-    document = json.loads(dumps(SMALL))
+    document = read(dumps(SMALL))
     index = document["columns"]["Coldness"].index("generations")
     text = json.dumps(document)
     assert "[0.5, 4]" in text
@@ -417,7 +417,7 @@ def test_a_census_of_3000_zombies_stays_small() -> None:
 
 def test_what_an_older_memcgctl_did_not_look_at_is_not_known() -> None:
     """A census of last year would say that no socket has any memory."""
-    document = json.loads(dumps(census(memcg(7, charges=Charges(sock_bytes=8)))))
+    document = read(dumps(census(memcg(7, charges=Charges(sock_bytes=8)))))
     place = document["columns"]["Charges"].index("sock_bytes")
     del document["columns"]["Charges"][place]
     charges = document["columns"]["Memcg"].index("charges")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +34,7 @@ from memcgctl.report import plan as report_plan
 from memcgctl.views.explain import audit as audited
 from memcgctl.views.explain import explain as explained
 from memcgctl.views.listing import select
+from tests.schemas import read
 from tests.unit.strict import strict
 from tests.unit.zombies import FILE, KERNEL, SLEEP, census, details, group, memcg
 
@@ -127,7 +127,7 @@ def documents() -> dict[str, str]:
 def test_all_json_is_valid_whatever_the_names_are(name: str) -> None:
     """Else one container with an odd name costs a fleet's whole report."""
     text = documents()[name]
-    strict(text)
+    read(text)
     assert "caf\\\\xe9" in text
     assert ENCODED in text
 
@@ -143,7 +143,7 @@ def test_version_1_stays_as_it_was() -> None:
             "memcgctl/plan/1",
         ),
     ):
-        document = json.loads(text)
+        document = read(text)
         assert document["schema"] == schema
         assert document["source"]["path"] == NAME
         assert "_base64" not in text
@@ -154,6 +154,6 @@ def test_a_journal_keeps_every_byte(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     with Journal(path) as opened:
         opened.write("before", n=1, action="fadvise", target=NAME)
-    strict(path.read_bytes())
+    read(path.read_bytes())
     (run,) = read_history(path).runs
     assert run.steps[0].target == NAME

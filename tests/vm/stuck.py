@@ -17,6 +17,7 @@ import pytest
 from tests.lab import packages, run
 from tests.lab.guest import Machine
 from tests.lab.live import CPU, ROOT, boot_with_python, run_in
+from tests.schemas import read
 from tests.vm.test_faults import prepare
 from tests.vm.test_live import give_up, require_programs
 
@@ -70,7 +71,7 @@ def whys(done: Json) -> dict[str, str]:
 def test_a_frozen_cgroup_is_passed_over(played: dict[str, Json]) -> None:
     """A run would wait a minute for each process that cannot run."""
     done = played["frozen"]
-    plan = json.loads(done["planned"]["stdout"])
+    plan = read(done["planned"]["stdout"])
     assert all(step["action"] != "swapin" for step in plan["steps"])
     assert any("/icy is frozen" in r["why"] for r in plan["predicted"]["remaining"])
     steps = [s for s in done["result"]["steps"] if s["step"]["action"] == "swapin"]

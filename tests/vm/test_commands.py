@@ -8,7 +8,6 @@ kernel alone: cgroup.stat, /proc/kpagecgroup, memory.swap.current, the page cach
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import tempfile
@@ -44,6 +43,7 @@ from tests.lab.scenarios import (
     tmpfs,
     under_online,
 )
+from tests.schemas import read
 from tests.vm.test_actions import bind
 from tests.vm.test_live import KERNELS, give_up, require_programs
 
@@ -150,7 +150,7 @@ def type_all(guest: Guest, told: dict[str, Any]) -> Typed:
     give_shell(guest)
     planned = run_in(guest, "memcgctl", "reclaim", "--dry-run", "--json")
     assert (planned.status, planned.stderr) == (0, "")
-    plan = json.loads(planned.stdout)
+    plan = read(planned.stdout)
     before = look(guest, told)
     commands = typed_words(plan["steps"])
     ran = [run_in(guest, "bash", "-c", command) for command in commands]
@@ -164,7 +164,7 @@ def type_all(guest: Guest, told: dict[str, Any]) -> Typed:
         before,
         after,
         {memcg["id"] for memcg in told["memcgs"] if memcg["state"] == "offline"},
-        {memcg["id"] for memcg in json.loads(listed.stdout)["memcgs"]},
+        {memcg["id"] for memcg in read(listed.stdout)["memcgs"]},
         {memcg["id"]: memcg["ancestor"] for memcg in told["memcgs"]},
     )
 

@@ -21,6 +21,7 @@ from memcgctl.cli.systemd_units import units
 from tests.lab import packages
 from tests.lab.guest import Machine, boot
 from tests.lab.live import CPU, ROOT, checkout_disk, python_disk, run_in
+from tests.schemas import read
 from tests.vm.test_live import give_up, require_programs
 
 CGROUPS = f"{ROOT}/sys/fs/cgroup"
@@ -115,7 +116,7 @@ class Said:
 
     @property
     def json(self) -> Any:
-        return json.loads(self.tried[SERVICE]["stdout"])
+        return read(self.tried[SERVICE]["stdout"])
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def said() -> Said:
     assert ran.status == 0, ran.stderr
     found = re.search(r"^nr_dying_descendants (\d+)$", stat, re.M)
     assert found
-    return Said(int(found[1]), json.loads(ran.stdout))
+    return Said(int(found[1]), read(ran.stdout))
 
 
 def test_the_services_capabilities_are_enough(said: Said) -> None:

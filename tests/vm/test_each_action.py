@@ -19,6 +19,7 @@ import pytest
 from tests.lab import packages, run
 from tests.lab.guest import Machine
 from tests.lab.live import CHECKOUT, CPU, ROOT, boot_with_python, python_of, run_in
+from tests.schemas import read
 from tests.vm.test_actions import bind
 from tests.vm.test_live import give_up, on_arm64, require_programs
 
@@ -178,7 +179,7 @@ def play(series: str, version: int, *cases: str) -> tuple[Json, list[Json]]:
             ran = run_in(guest, python, f"/run/{PROGRAMS[-1]}", *words)
     assert (ran.status, ran.stderr) == (0, "")
     doctor, *played = map(json.loads, ran.stdout.splitlines())
-    return json.loads(doctor["stdout"]), played
+    return read(doctor["stdout"]), played
 
 
 def _every_kernel(config: pytest.Config) -> bool:
@@ -215,7 +216,7 @@ def said(case: Json) -> Json:
     if "ran" not in case:
         return {}
     assert case["ran"]["stderr"] == ""
-    document: Json = json.loads(case["ran"]["stdout"])
+    document: Json = read(case["ran"]["stdout"])
     return document
 
 

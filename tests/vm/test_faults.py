@@ -18,6 +18,7 @@ from tests.lab import packages, run, scenarios
 from tests.lab.guest import Guest, Machine
 from tests.lab.live import CPU, ROOT, boot_with_python, run_in
 from tests.lab.scenarios import CGROUPS, Scene
+from tests.schemas import read
 from tests.vm.test_actions import bind
 from tests.vm.test_live import give_up, require_programs
 
@@ -107,13 +108,13 @@ def quiet(*commands: Json) -> bool:
 
 def told(done: Json) -> int:
     """How many a plan frees, or says why not."""
-    predicted = json.loads(done["rest"]["stdout"])["predicted"]
+    predicted = read(done["rest"]["stdout"])["predicted"]
     return len(predicted["freed"]) + len(whys(done))
 
 
 def whys(done: Json) -> list[str]:
     """Why those that a plan leaves stay."""
-    predicted = json.loads(done["rest"]["stdout"])["predicted"]
+    predicted = read(done["rest"]["stdout"])["predicted"]
     return [one["why"] for one in predicted["remaining"]]
 
 
@@ -198,7 +199,7 @@ def test_a_signal_at_every_line_of_the_journal(played: dict[str, Json]) -> None:
     whole, runs = done["whole"], done["runs"]
     assert whole["ran"]["status"] == 0
     wanted = {"fadvise", "pageout", "pageout-file", "swapin", "writeback-cleanup"}
-    steps = json.loads(whole["ran"]["stdout"])["steps"]
+    steps = read(whole["ran"]["stdout"])["steps"]
     assert wanted <= {step["action"] for step in steps}
     for one in (whole, *runs):
         status = one["ran"]["status"]
@@ -215,7 +216,7 @@ def test_a_signal_at_every_line_of_the_journal(played: dict[str, Json]) -> None:
         assert status in (0, 4), one
         assert (one["events"][0], one["events"][-1]) == ("begin", "end"), one
         assert one["events"].count("before") == one["events"].count("after"), one
-        result = json.loads(one["ran"]["stdout"])
+        result = read(one["ran"]["stdout"])
         assert (result["stopped"] == "stopped by SIGINT") == (status == 4), one
     for name, status in (("SIGINT", 4), ("SIGKILL", -9)):
         found = [one["ran"]["status"] for one in runs if one["signal"] == name]
@@ -249,7 +250,7 @@ def test_cgroups_that_come_and_go(played: dict[str, Json]) -> None:
     for name in ("list", "reclaim"):
         assert done[name]["status"] in (0, 4), done[name]
         assert quiet(done[name])
-        json.loads(done[name]["stdout"])
+        read(done[name]["stdout"])
     assert (done["changed"], done["lost"], done["helpers"]) == ([], [], [])
     assert done["bystander"] == BYSTANDER
     assert told(done) == done["dying"]
@@ -265,7 +266,7 @@ def test_memory_is_short(played: dict[str, Json]) -> None:
     done = played["pressure"]
     assert (done["short"], done["calm"]) == (True, True)
     assert done["ran"]["status"] == 4
-    stopped = json.loads(done["ran"]["stdout"])["stopped"]
+    stopped = read(done["ran"]["stdout"])["stopped"]
     assert stopped in ("memory stayed short", "--max-seconds are over")
     assert done["events"] == ["begin", "end"]
     assert done["later"]["status"] == 0

@@ -6,13 +6,13 @@ fails: what is in the page cache stays there, and every access is an I/O error.
 
 from __future__ import annotations
 
-import json
 import sys
 
 from tests.lab import run
 from tests.lab.live import live, run_in
 from tests.lab.packages import PackageError
 from tests.lab.scenarios import CGROUPS, EXT4, TMPFS, Scenario, read_file, tmpfs
+from tests.schemas import read
 from tests.vm.test_actions import bind
 from tests.vm.test_live import give_up, require_programs
 
@@ -41,7 +41,7 @@ def test_an_io_error_stops_that_file_and_is_reported() -> None:
     except PackageError as error:
         give_up(f"no kernel packages: {error}")
     assert (ran.status, ran.stderr) == (4, "")
-    result = json.loads(ran.stdout)
+    result = read(ran.stdout)
     steps = {step["target"]: step for step in result["steps"]}
     for name in ("read", "dirty"):
         step = steps[f"{EXT4}/{name}"]

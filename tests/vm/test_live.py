@@ -8,7 +8,6 @@ them and runs ``memcgctl list`` of this checkout.
 from __future__ import annotations
 
 import base64
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import pytest
 
 from tests.lab.live import live, run_in
 from tests.lab.packages import PackageError
+from tests.schemas import read
 
 PROGRAMS = ["qemu-system-x86_64", "busybox", "cc", "ldd", "dpkg-deb", "apt-get"]
 SYSTEM_PROGRAMS = ["mke2fs", "mkfs.xfs"]
@@ -73,9 +73,9 @@ def guest(request: pytest.FixtureRequest) -> Iterator[Live]:
     try:
         with live(request.param) as (booted, truth):
             ran = run_in(booted, "memcgctl", "list", "--all", "--json")
-            listing = json.loads(ran.stdout) if ran.status in (0, 4) else {}
+            listing = read(ran.stdout) if ran.status in (0, 4) else {}
             checked = run_in(booted, "memcgctl", "audit", "--json")
-            audit = json.loads(checked.stdout) if checked.status in (0, 4) else {}
+            audit = read(checked.stdout) if checked.status in (0, 4) else {}
             yield Live(truth, ran.status, listing, ran.stderr, checked.status, audit)
     except PackageError as error:
         give_up(f"no kernel packages: {error}")
