@@ -72,7 +72,7 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
         # What is in the swap cache has an entry already.
         new = ~meant.shared & ~pages.flagged(meant.frames, pages.SWAPCACHE, machine)
         size = int(new.sum()) * machine.page_size
-        if size and (why := no_room(size, machine, swap=True)):
+        if not guard.make_room and size and (why := no_room(size, machine, swap=True)):
             raise ActionError(f"{step.target}: {size} bytes, {why}")
         for number in range(_ROUNDS):
             if number:

@@ -105,7 +105,7 @@ def _cannot(size: int, moved: int, machine: Machine, guard: Guard) -> str:
     """Why no more is paged out; the file may have more in memory than was planned."""
     if guard.most is not None and moved + size > guard.most:
         return "the rest is more than --max-bytes leaves"
-    return no_room(size, machine, swap=True)
+    return "" if guard.make_room else no_room(size, machine, swap=True)
 
 
 def _touch(mapping: Mapping, meant: Bools, machine: Machine) -> U64:

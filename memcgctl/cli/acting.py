@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memcgctl.cli.terminal import fail, progress_bar
+from memcgctl.cli.terminal import fail, progress_bar, say
 
 if TYPE_CHECKING:
     from memcgctl.kernel.program import OpenedKernel
@@ -139,3 +139,24 @@ def verdicts(kernel: OpenedKernel, result: Result) -> dict[int, str]:
         }
     except lost:
         return {}
+
+
+def finish_transit(journal: Path | None, *, only: bool = False) -> None:
+    """Bring back what a killed run left in its swap device."""
+    from memcgctl.actions.host.machine import ActionError, read_machine
+    from memcgctl.actions.run import transit
+    from memcgctl.actions.run.journal import default_path
+    from memcgctl.report.text import size
+
+    machine = read_machine()
+    try:
+        if transit.found(machine) is None:
+            if only:
+                say("no run left a swap device")
+            return
+        done = transit.finish_alone(journal or default_path(), machine)
+    except ActionError as error:
+        fail(f"error: {error}", 1)
+    if done.why:
+        fail(f"error: {done.why}", 4)
+    say(f"{done.name}, left by an earlier run, is gone: {size(done.bytes)} came back")

@@ -16,7 +16,14 @@ from memcgctl.cli.options import (
     Vmcoreinfo,
     Vmlinux,
 )
-from memcgctl.cli.reading import Paths, again, load_census, opened, warn
+from memcgctl.cli.reading import (
+    Paths,
+    again,
+    load_census,
+    on_this_machine,
+    opened,
+    warn,
+)
 from memcgctl.cli.terminal import fail, shape, write
 
 if TYPE_CHECKING:
@@ -128,6 +135,7 @@ def _read(paths: Paths, text: str, folios: int) -> tuple[Census, Memcg, Frames |
         below = descendants(tree, memcg) if memcg.state == "offline" else ()
         ids = {memcg.id, *(other.id for other in below)}
         census = take_census(kernel, details=ids, progress=progress)
+        census = on_this_machine(census)
         same = [
             m for m in census.memcgs if (m.id, m.address) == (memcg.id, memcg.address)
         ]

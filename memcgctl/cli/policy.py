@@ -31,6 +31,7 @@ class Allow(str, Enum):
     over_limit = "over-limit"
     unaimed = "unaimed"
     drop_caches = "drop-caches"
+    temp_swap = "temp-swap"
 
 
 Mapper = Annotated[

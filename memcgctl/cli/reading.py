@@ -8,6 +8,7 @@ import signal
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 
@@ -123,7 +124,19 @@ def read_census(
     from memcgctl.census import take_census
 
     with opened(paths) as (kernel, progress):
-        return take_census(kernel, scan=scan, details=details, progress=progress)
+        taken = take_census(kernel, scan=scan, details=details, progress=progress)
+    return on_this_machine(taken)
+
+
+def on_this_machine(census: Census) -> Census:
+    """With what only the running machine tells: whether it can make a swap device."""
+    if census.kernel.kind != "live":
+        return census
+    from memcgctl.actions import temp_swap
+    from memcgctl.actions.host.machine import read_machine
+
+    why = temp_swap.probe(read_machine()) or ""
+    return replace(census, kernel=replace(census.kernel, temp_swap=why))
 
 
 def again(command: str, paths: Paths, census: Path | None) -> str:

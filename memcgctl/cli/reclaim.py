@@ -13,6 +13,7 @@ import typer
 
 from memcgctl.cli.acting import (
     act,
+    finish_transit,
     must_act_here,
     must_be_the_host,
     must_have_the_lock,
@@ -30,7 +31,7 @@ from memcgctl.cli.options import (
     Vmlinux,
 )
 from memcgctl.cli.policy import Allow, Mapper, load_policy, parse_size
-from memcgctl.cli.reading import Paths, opened, read_census, warn
+from memcgctl.cli.reading import Paths, on_this_machine, opened, read_census, warn
 from memcgctl.cli.terminal import fail, say, shape, write
 
 if TYPE_CHECKING:
@@ -108,8 +109,17 @@ Allowed = Annotated[
         metavar="WHAT",
         help="over-limit: steps that could push a memcg over a limit. unaimed: "
         "actions that also take living cgroups' memory. drop-caches: everybody's "
-        "page cache.",
+        "page cache. temp-swap: a swap device in compressed memory (zram) for the "
+        "run, by way of which shmem and anonymous memory goes to the parent.",
         show_default=False,
+    ),
+]
+Finish = Annotated[
+    bool,
+    typer.Option(
+        "--finish",
+        help="Only bring back what a killed run left in its temporary swap device, and "
+        "remove that.",
     ),
 ]
 MinZombies = Annotated[
@@ -171,6 +181,7 @@ def reclaim(
     mapper: Mapper = None,
     only: Only = None,
     allow: Allowed = None,
+    finish: Finish = False,
     min_zombies: MinZombies = 0,
     min_overhead: MinOverhead = 0,
     steps: EachStep = False,
@@ -209,7 +220,11 @@ def reclaim(
         made = planned(taken)
         _write_script(made, commands) if commands else screens.would(made, taken)
         return
-    must_act_here(core or census, yes)
+    must_act_here(core or census, yes or finish)
+    if finish:
+        must_have_the_lock()
+        finish_transit(journal, only=True)
+        return
     few = partial(too_few, min_zombies, min_overhead)
     do = partial(act, max_seconds=max_seconds, max_bytes=max_bytes, journal=journal)
     if not _acted(paths, planned, few, do, screens, yes):
@@ -289,10 +304,12 @@ def _acted(
         screens.nothing(why)
         return True
     must_have_the_lock()
+    finish_transit(None)
     with opened(paths) as (kernel, progress):
         from memcgctl.census import take_census
 
         taken = take_census(kernel, details="offline", progress=progress)
+        taken = on_this_machine(taken)
         progress("", 0, 0)
         offline = sum(memcg.state == "offline" for memcg in taken.memcgs)
         if why := too_few(offline):

@@ -55,6 +55,8 @@ class Kernel:
     memcgs' hierarchy is mounted. Swap is None where it was not looked at;
     ``swaps_at_once``: the device that is swapped to next writes without delay, as zram;
     ``at_once_bytes`` is the room on such devices before one comes that does not.
+    ``temp_swap`` says why no swap device can be made for a moment, nothing where one
+    can; None where that is not known, as of a core.
     ``host`` is the machine's name, ``taken_at`` the moment by its clock (of a core,
     when it was taken) in seconds since the epoch; they and the IDs are None where the
     kernel does not tell. ``dying_cgroups`` is the kernel's own count, ``bare_cgroups``
@@ -75,6 +77,7 @@ class Kernel:
     swap_free_bytes: int | None = None
     swaps_at_once: bool | None = None
     at_once_bytes: int | None = None
+    temp_swap: str | None = None
     host: str | None = None
     boot_id: str | None = None
     machine_id: str | None = None

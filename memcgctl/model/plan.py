@@ -147,12 +147,23 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Shortfall:
+    """How many steps do one option where the policy asks for another."""
+
+    asked: str
+    done: str
+    steps: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """What to do, in this order, and what would be left.
 
     ``left_out`` are steps that would push a memcg over a limit, or that there was no
     budget for. Of what ``steps`` move, ``recharged_bytes`` are charged to whoever uses
-    them, ``returned_bytes`` come back.
+    them, ``returned_bytes`` come back. ``more_by_transit`` is how many more memcgs
+    would go by way of a temporary swap device, where that was not allowed;
+    ``falls_short`` is where user space does another thing than the policy says.
     """
 
     kernel: Kernel
@@ -164,6 +175,8 @@ class Plan:
     warnings: tuple[str, ...]
     returned_bytes: int
     recharged_bytes: int
+    more_by_transit: int = 0
+    falls_short: tuple[Shortfall, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -191,13 +204,15 @@ class Simulation:
     All bytes of theirs are evicted (``written_bytes`` of these after they are written
     to a file), swapped out, charged to parents or to mappers, or left. Of what parents
     get for the time being (``deferred_bytes``), ``likely_bytes`` are likely touched by
-    somebody. ``freed_here`` are the memcgs that user space can free on this kernel.
+    somebody. ``freed_here`` are the memcgs that user space can free on this kernel,
+    ``freed_by_transit`` those with a temporary swap device.
     """
 
     policy: str
     offline: int
     freed: int
     freed_here: int
+    freed_by_transit: int
     freed_overhead_bytes: int
     evicted_bytes: int
     written_bytes: int

@@ -11,7 +11,7 @@ from memcgctl.policy.interfaces.base import AnyInterface, Reach
 from memcgctl.policy.interfaces.context import PlanContext
 from memcgctl.policy.policies import Option, Policy
 
-ALLOWED = ("over-limit", "unaimed", "drop-caches")
+ALLOWED = ("over-limit", "unaimed", "drop-caches", "temp-swap")
 
 
 class Chooser:
@@ -31,7 +31,7 @@ class Chooser:
         self._without: dict[Case, str] = {}
         self._options: dict[tuple[Case, str], Option] = {}
         for case in CASES:
-            options = policy.options.get(case, ())
+            options = policy.here(case)
             here = interfaces_for(case, options, context, policy.least_harm)
             barred = {one.name: self._bar(one) for one in here}
             self._usable[case] = [one for one in here if not barred[one.name]]
@@ -83,7 +83,8 @@ class Chooser:
             in_cache = part.group.kind == "anon"
             self._context.stuck[part.memcg.id] += in_cache * effect.left_bytes
             if found and found.after:
-                self._context.mapped_again[part.memcg.id] += effect.swapped_bytes
+                again = part.bytes - effect.left_bytes
+                self._context.mapped_again[part.memcg.id] += again
         # The next one has less room in swap, or in the memcg that it is recharged to.
         if effect.swapped_bytes or (found and found.rank < 0):
             self._context.room.charge(counter_changes(effect, self._context.room))

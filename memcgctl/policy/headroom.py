@@ -120,6 +120,11 @@ class Headroom:
             room = min(room, self.swap.get(one, room))
         return max(0, room)
 
+    def swap_limit(self, memcg_id: int) -> int | None:
+        """How much more swap a memcg can be charged; None: no limit."""
+        rooms = [self.swap[one] for one in self.limited(memcg_id) if one in self.swap]
+        return min(rooms, default=None)
+
     def room(self, memcg_id: int) -> int | None:
         """How much more a memcg can be charged, below all limits; None: no limit."""
         chain, limits = self.limited(memcg_id), (self.memory, self.memsw)

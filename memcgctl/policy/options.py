@@ -9,9 +9,10 @@ from memcgctl.policy.cases import CASES, Part, parts
 from memcgctl.policy.choice import Chooser
 from memcgctl.policy.effects import effect, likely_bytes
 from memcgctl.policy.headroom import Headroom
+from memcgctl.policy.interfaces.base import AnyInterface
 from memcgctl.policy.interfaces.context import PlanContext
 from memcgctl.policy.outcome import WORDS, offline
-from memcgctl.policy.plan import plan
+from memcgctl.policy.plan import TRANSIT, plan
 from memcgctl.policy.policies import OPTIONS, POLICIES, Option, Policy
 
 
@@ -33,7 +34,8 @@ def options(census: Census, memcg: Memcg) -> tuple[Prospect, ...]:
 def _here(census: Census, held: list[Part], option: Option) -> Prospect | None:
     """By which interfaces user space can do it, and what of it; None: by none."""
     policy = Policy(option, {case: (option,) for case in CASES if case != "other"})
-    chooser = Chooser(PlanContext(census, offline(census), policy.mapper), policy, ())
+    context = PlanContext(census, offline(census), policy.mapper)
+    chooser = Chooser(context, policy, (TRANSIT,))
     found = []
     for part in held:
         found.append(chosen := chooser.choose(part))
@@ -46,9 +48,15 @@ def _here(census: Census, held: list[Part], option: Option) -> Prospect | None:
         option=option,
         bytes=sum(move.bytes for _, reach in found for move in reach.moves),
         supported=True,
-        how=_listed([", ".join(used), *rest]),
+        how=_listed([", ".join(map(_named, used.values())), *rest]),
         effect=_listed(one.effect for one in used.values()),
     )
+
+
+def _named(interface: AnyInterface) -> str:
+    """An interface, and what has to be said so that it is used."""
+    asked = f" (with --allow {interface.ask})" if interface.ask else ""
+    return f"{interface.name}{asked}"
 
 
 def _in_principle(census: Census, held: list[Part], option: Option) -> Prospect:

@@ -8,6 +8,7 @@ their parents, and among these the ones that give back most for what they distur
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,11 +16,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from memcgctl.model import Census, Memcg, Plan
+from memcgctl.model import Census, Memcg, Plan, Shortfall
 from memcgctl.policy.choice import Chooser
 from memcgctl.policy.drafts import Drafts
 from memcgctl.policy.effects import Effect
 from memcgctl.policy.headroom import Headroom
+from memcgctl.policy.interfaces.base import SWAP_BACKED
 from memcgctl.policy.interfaces.context import PlanContext
 from memcgctl.policy.outcome import (
     children_of,
@@ -31,6 +33,7 @@ from memcgctl.policy.policies import Policy
 from memcgctl.policy.selection import Selection
 from memcgctl.policy.steps import Steps
 
+TRANSIT = "temp-swap"
 Children = dict[int, list[Memcg]]
 
 
@@ -66,7 +69,28 @@ def plan(
     worked = work_out(
         census, policy, wanted, allow=allow, only=only, max_bytes=max_bytes
     )
-    return worked.plan
+    more = 0
+    if _asks_for_transit(worked, census, allow, only):
+        other = work_out(
+            census, policy, wanted, allow={*allow, TRANSIT}, max_bytes=max_bytes
+        )
+        more = max(0, len(other.plan.freed) - len(worked.plan.freed))
+    return replace(worked.plan, more_by_transit=more)
+
+
+def _asks_for_transit(
+    worked: Worked, census: Census, allow: Collection[str], only: Collection[str]
+) -> bool:
+    """Whether anything stays that a temporary swap device could move."""
+    kernel = census.kernel
+    if TRANSIT in allow or only or kernel.temp_swap or not kernel.interfaces:
+        return False
+    looked_at = worked.drafts.looked_at()
+    return any(
+        one.why and one.part.case in SWAP_BACKED
+        for left in worked.plan.remaining
+        for one in looked_at.get(left.id, ())
+    )
 
 
 def work_out(
@@ -118,6 +142,7 @@ def work_out(
         warnings=(*census.warnings, *_unknown(census)),
         returned_bytes=sum(map(drafts.bytes.__getitem__, taken)) - recharged,
         recharged_bytes=recharged,
+        falls_short=() if policy.least_harm else _falls_short(policy, drafts, taken),
     )
     return Worked(made, drafts)
 
@@ -128,6 +153,21 @@ def _room_for_shmem(context: PlanContext, drafts: Drafts) -> int | None:
     if room is None or sum(map(drafts.swaps, range(len(drafts)))) <= room:
         return None
     return room
+
+
+def _falls_short(
+    policy: Policy, drafts: Drafts, taken: Iterable[int]
+) -> tuple[Shortfall, ...]:
+    """Where the steps do another thing than the policy has a kernel do."""
+    found: Counter[tuple[str, str]] = Counter()
+    for number in taken:
+        if number >= drafts.whole_from:
+            continue
+        draft = drafts.draft(number)
+        asked = policy.options.get(draft.shares[0].part.case, ())
+        if asked and (done := draft.interface.options[0]) not in asked:
+            found[asked[0], done] += 1
+    return tuple(Shortfall(*pair, steps) for pair, steps in found.items())
 
 
 def _as_allowed(

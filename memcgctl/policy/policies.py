@@ -7,7 +7,7 @@ one; ``least-harm`` alone also asks what user space can do on the kernel at hand
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from memcgctl.policy.cases import CASES, MEMORY, Case
@@ -34,13 +34,19 @@ class Policy:
     ``mapper`` says who is charged where memory has several users: ``first`` the one
     whose process is the oldest, ``most`` the one that uses most of it, ``lca`` the
     lowest common ancestor of all. ``least_harm``: the options in the order of the harm
-    that the interfaces of this kernel do, instead of the table's.
+    that the interfaces of this kernel do, instead of the table's. ``instead`` is what
+    user space does where it has no way to do what a kernel would.
     """
 
     name: str
     options: dict[Case, tuple[Option, ...]]
     mapper: MapperRule = "most"
     least_harm: bool = False
+    instead: dict[Case, tuple[Option, ...]] = field(default_factory=dict)
+
+    def here(self, case: Case) -> tuple[Option, ...]:
+        """The options that user space tries in a case, those of a kernel first."""
+        return (*self.options.get(case, ()), *self.instead.get(case, ()))
 
 
 def _everywhere(option: Option) -> dict[Case, tuple[Option, ...]]:
@@ -69,9 +75,18 @@ POLICIES = {
                 "swap-backed-mapped": ("recharge-mapper",),
                 "swap": ("recharge-parent",),
             },
+            instead={
+                "file-mapped": ("evict",),
+                "swap-backed-mapped": ("recharge-parent",),
+                "swap": ("recharge-mapper",),
+            },
         ),
         Policy("evict", _everywhere("evict")),
-        Policy("parent", _everywhere("recharge-parent")),
+        Policy(
+            "parent",
+            _everywhere("recharge-parent"),
+            instead={"swap": ("recharge-mapper",)},
+        ),
         Policy("mapper", _everywhere("recharge-mapper")),
         Policy("deferred", _everywhere("deferred")),
         Policy(

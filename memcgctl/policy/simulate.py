@@ -21,7 +21,7 @@ from memcgctl.policy.outcome import (
     reasons,
     with_descendants,
 )
-from memcgctl.policy.plan import work_out
+from memcgctl.policy.plan import TRANSIT, work_out
 from memcgctl.policy.policies import Policy
 
 GAINS = 10
@@ -41,6 +41,7 @@ def simulate(
     every = offline(census)
     memcgs = with_descendants(census, wanted)
     here = work_out(census, policy, wanted, allow=["over-limit"])
+    transit = work_out(census, policy, wanted, allow=["over-limit", TRANSIT])
     room = Headroom(census)
     if policy.least_harm:
         effects = here.effects
@@ -55,6 +56,7 @@ def simulate(
         offline=len(memcgs),
         freed=len(freed),
         freed_here=len(here.plan.freed),
+        freed_by_transit=len(transit.plan.freed),
         freed_overhead_bytes=sum(
             memcg.overhead.total_bytes for memcg in memcgs if memcg.id in freed
         ),

@@ -24,6 +24,7 @@ GROUP = 6  # policies that fit 80 columns beside each other
 ROWS: tuple[tuple[str, Callable[[Simulation], str]], ...] = (
     ("zombies freed", lambda s: f"{s.freed:,}"),
     ("  here, by user space", lambda s: f"{s.freed_here:,}"),
+    ("  with temp-swap", lambda s: f"{s.freed_by_transit:,}"),
     ("structures freed", lambda s: size(s.freed_overhead_bytes)),
     ("evicted", lambda s: size(s.evicted_bytes)),
     ("  written back first", lambda s: size(s.written_bytes)),

@@ -19,6 +19,7 @@ WHAT = {
     "fadvise": "drops clean page cache of files",
     "pageout": "pages out what processes map",
     "pageout-file": "writes tmpfs files to swap",
+    "temp-swap": "moves it to the parent by way of zram",
     "swapin": "reads swap back for its processes",
     "swapin-file": "reads swapped tmpfs files back",
     "collapse": "makes huge pages of the mappers' own",
@@ -29,6 +30,13 @@ WHAT = {
     "memory.reclaim": "evicts the coldest below an ancestor",
     "memory.force_empty": "evicts all it can below an ancestor",
     "drop_caches": "drops everybody's page cache",
+}
+# What is done where user space has no way to do what a policy has a kernel do.
+INSTEAD = {
+    "recharge-parent": "the parent is charged, and stays so whoever touches it next",
+    "recharge-mapper": "who has it in swap is charged, in memory",
+    "evict": "it leaves memory, and whoever touches it next is charged",
+    "deferred": "the parent is charged",
 }
 _REASONS = 6
 _PAYERS = 3
@@ -43,8 +51,14 @@ def summary(
     text = Styled([(f"{shorten(source_line(plan.kernel), width, encoding)}\n", "dim")])
     text.append((f"{textwrap.fill(headline(plan, sums), width)}\n", "bold"))
     limited = all(m.limits for m in census.memcgs if m.state == "online")
+    if plan.more_by_transit:
+        more = f"{plan.more_by_transit:,} more with --allow temp-swap."
+        text.append((f"{more}\n", "bold"))
     for line in _bill(plan, sums, memcgs, limited=limited):
         text.append((f"{filled(escape(line, encoding), width, 2, 4)}\n", ""))
+    for short in plan.falls_short:
+        line = f"{short.asked} falls short in {counted(short.steps, 'step')}: "
+        text.append((f"{filled(line + INSTEAD[short.done], width, 2, 4)}\n", ""))
     if sums.actions:
         text.append(("\n", ""))
         for number, line in enumerate(_actions(sums)):

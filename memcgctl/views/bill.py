@@ -9,7 +9,7 @@ from memcgctl.model import Plan
 
 # They bring memory back from swap; all other actions let memory go or hand it over.
 _FROM_SWAP = frozenset({"swapin", "swapin-file"})
-_IN_MEMORY = frozenset({"collapse"})
+_IN_MEMORY = frozenset({"collapse", "temp-swap"})
 # A guess for a machine of today: finding a process's or file's pages, moving them, and
 # the wait for the kernel's own workers in the end.
 _SECONDS_A_STEP, _BYTES_A_SECOND, _SECONDS_TO_SETTLE = 0.1, 100 << 20, 1.0

@@ -25,7 +25,8 @@ def prospects(case: str) -> dict[str, Prospect]:
     [
         ("file-unmapped", {"evict", "deferred"}),
         ("file-mapped", {"evict"}),
-        ("swap-backed-mapped", {"evict"}),
+        # By way of a temporary swap device, which is asked for.
+        ("swap-backed-mapped", {"evict", "recharge-parent", "deferred"}),
         ("swap", {"recharge-mapper"}),
         ("writeback", {"evict", "recharge-parent"}),
         ("other", set()),
@@ -46,11 +47,18 @@ def test_an_option_says_how_much_how_and_who_pays() -> None:
 
 def test_what_only_a_kernel_could_do_says_who_would_pay() -> None:
     """Lost: what the missing interface would be worth."""
-    found = prospects("swap-backed-mapped")
+    found = prospects("file-mapped")
     assert found["recharge-parent"].bytes == PAGE
     assert found["recharge-parent"].effect == "/app would be charged"
     assert found["recharge-mapper"].effect == "/holder would be charged"
     assert "nobody maps it" in prospects("file-unmapped")["recharge-mapper"].how
+
+
+def test_an_option_says_what_it_has_to_be_asked_by() -> None:
+    """Lost: the word without which nothing of it is done."""
+    found = prospects("swap-backed-mapped")["recharge-parent"]
+    assert (found.bytes, found.supported) == (PAGE, True)
+    assert found.how == "temp-swap (with --allow temp-swap)"
 
 
 def test_an_online_memcg_has_none() -> None:

@@ -884,7 +884,7 @@ def test_what_is_aimed_comes_before_what_is_not() -> None:
 
 def test_names_of_interfaces_are_unique_and_all_is_told() -> None:
     """Lost: the table of what an interface needs, touches and cannot move."""
-    names = [(one.name, one.cases) for one in INTERFACES]
+    names = [(one.name, one.cases, one.after) for one in INTERFACES]
     assert len(set(names)) == len(names)
     for one in INTERFACES:
         assert all((one.requires, one.effect, one.touches, one.cannot, one.cases))

@@ -32,6 +32,8 @@ _PR_SET_NAME = 15
 _AT_EMPTY_PATH = 0x1000
 _AT_STATX_DONT_SYNC = 0x4000
 _STATX_TYPE, _STATX_INO = 0x001, 0x100
+# include/linux/swap.h
+_SWAP_FLAG_PREFER, _SWAP_FLAG_PRIO_MASK = 0x8000, 0x7FFF
 _MAX_HANDLE_SZ = 128
 _IOV_MAX = 1024
 _MAP_FAILED = ctypes.c_void_p(-1).value
@@ -57,6 +59,17 @@ def set_name(name: str) -> None:
 def syncfs(fd: int) -> None:
     """Write what is dirty of the file system that ``fd`` is of, and wait for it."""
     _checked(_libc.syncfs(fd))
+
+
+def swapon(path: str, *, priority: int | None) -> None:
+    """Swap to a device, with a priority, or before all others."""
+    chosen = _SWAP_FLAG_PRIO_MASK if priority is None else priority
+    _checked(_libc.swapon(os.fsencode(path), _SWAP_FLAG_PREFER | chosen))
+
+
+def swapoff(path: str) -> None:
+    """Bring back what is in a swap device, and swap to it no more."""
+    _checked(_libc.swapoff(os.fsencode(path)))
 
 
 def file_handle(fd: int) -> tuple[int, bytes]:

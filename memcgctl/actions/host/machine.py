@@ -60,6 +60,19 @@ CAPABILITIES = {
 
 
 @dataclass(frozen=True)
+class SwapDevice:
+    """A zram device of ours as it was written down: number, size, its header's UUID."""
+
+    number: int
+    size: int
+    uuid: str
+
+    @property
+    def name(self) -> str:
+        return f"/dev/zram{self.number}"
+
+
+@dataclass(frozen=True)
 class Machine:
     """The facts of the running host that decide what can be done.
 
@@ -68,7 +81,8 @@ class Machine:
     online, ``capabilities`` the effective ones, by the names in ``CAPABILITIES``.
     ``lockdown`` is none, integrity or confidentiality, None where the kernel has no
     lockdown. Swap is None where /proc/meminfo cannot be read. ``proc``, ``sys`` and
-    ``dev`` are where these file systems are.
+    ``dev`` are where these file systems are. ``transit`` is the swap device that a run
+    has made for itself.
     """
 
     release: str
@@ -85,6 +99,7 @@ class Machine:
     proc: Path = Path("/proc")
     sys: Path = Path("/sys")
     dev: Path = Path("/dev")
+    transit: SwapDevice | None = None
 
     @property
     def cgroup(self) -> Mount | None:
@@ -235,7 +250,8 @@ class Guard:
     ``stop`` says that nobody wants to wait any longer. ``most`` is how many bytes the
     step may move, which can find more than the plan knew of; None: any. ``note`` is
     told what is done next that may not answer, and with which device (major:minor);
-    ``avoid`` are devices that did not answer, and since when.
+    ``avoid`` are devices that did not answer, and since when. ``make_room``
+    makes room for so many bytes in the run's own swap device, where that is used.
     """
 
     rate: int | None = None
@@ -246,6 +262,7 @@ class Guard:
     most: int | None = None
     note: Callable[[str, str], None] = lambda doing, device: None
     avoid: Mapping[str, str] = field(default_factory=dict)
+    make_room: Callable[[int], bool] | None = None
     _ready: float = field(default=0.0, repr=False)
 
     def allows(self, size: int) -> bool:
@@ -262,7 +279,9 @@ class Guard:
             if self._ready > now:
                 self.sleep(self._ready - now)
             self._ready = max(self._ready, now) + size / self.rate
-        return not self.stop()
+        if self.stop():
+            return False
+        return self.make_room is None or self.make_room(size)
 
     def afford(self, size: int, target: str) -> None:
         """ActionError if that is more than may be moved."""

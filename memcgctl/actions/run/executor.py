@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from memcgctl.actions.host.machine import (
     Outcome,
     read_machine,
 )
-from memcgctl.actions.run import account, waiting
+from memcgctl.actions.run import account, transit, waiting
 from memcgctl.actions.run.journal import Journal, default_path
 from memcgctl.actions.run.lock import locked
 from memcgctl.actions.run.pace import Limits, Pace
@@ -101,7 +101,11 @@ def carry_out(
             run = _Run(plan, pace, look, machine, actions, book, signals, worker)
             run.offline = offline
             run.avoid = _avoided(left_behind(notes))
-            return run.run(progress)
+            run.transit = transit.Transit(notes, book, worker, signals, machine())
+            try:
+                return run.run(progress)
+            finally:
+                run.transit.end()
 
 
 def _asked(step: Step) -> str:
@@ -138,6 +142,7 @@ class _Run:
     avoid: dict[str, str] = field(default_factory=dict)
     # What guards could not see, in the order that it came up.
     unread: dict[str, None] = field(default_factory=dict)
+    transit: transit.Transit | None = None
     moved: int = 0
     # What counts for --max-bytes: where an action cannot tell, what the plan says.
     spent: int = 0
@@ -172,6 +177,9 @@ class _Run:
                 self.stopped = str(error)
                 break
             progress(n, step, results[-1])
+            if n == self._last_transit:
+                self._end_transit()
+        self._end_transit()
         if self._waiting and not self.stopped:
             results = self._let_go(results)
         there = self._settled(results)
@@ -192,6 +200,22 @@ class _Run:
             journal=str(self.journal.path),
             warnings=(*self.unread, *_unread(machine, self.avoid)),
         )
+
+    @cached_property
+    def _last_transit(self) -> int:
+        ours = [s.action == transit.ACTION for s in self.plan.steps]
+        return len(ours) - ours[::-1].index(True) if any(ours) else 0
+
+    def _end_transit(self) -> None:
+        if self.transit and (why := self.transit.end()):
+            self.stopped = self.stopped or why
+
+    def _in_transit(self, machine: Machine) -> Machine:
+        """The machine with the run's own swap device, which is made if need be."""
+        assert self.transit
+        steps = self.plan.steps
+        self.transit.begin(sum(s.bytes for s in steps if s.action == transit.ACTION))
+        return replace(machine, transit=self.transit.device)
 
     def _let_go(self, results: list[StepResult]) -> list[StepResult]:
         """Let go of what steps left in the swap cache, all at once.
@@ -285,6 +309,8 @@ class _Run:
 
         Other steps do not ask that device, or process, again.
         """
+        if step.action == transit.ACTION:
+            machine = self._in_transit(machine)
         most = self.pace.limits.max_bytes
         left = None if most is None else most - self.spent
         work = partial(self.actions[step.action].apply, step, machine)
@@ -319,6 +345,8 @@ class _Run:
 
     def _no_room(self, step: Step, machine: Machine) -> str | None:
         """Whom the step would push over a limit now, unless the plan allowed that."""
+        if step.action == transit.ACTION:
+            return None  # it is asked for before each window
         swap = step.option == "evict"
         # Not all of it is charged: some may have a swap entry already.
         sizes = dict(zip(step.charged_to, step.charged_bytes, strict=True))

@@ -18,6 +18,7 @@ from memcgctl.actions import (
     pageout_file,
     swapin,
     swapin_file,
+    temp_swap,
     writeback_cleanup,
 )
 from memcgctl.actions.host.machine import Guard, Machine, Outcome
@@ -38,6 +39,7 @@ ACTIONS: Mapping[str, Action] = {
     "fadvise": fadvise,
     "pageout": pageout,
     "pageout-file": pageout_file,
+    "temp-swap": temp_swap,
     "collapse": collapse,
     "swapin": swapin,
     "swapin-file": swapin_file,

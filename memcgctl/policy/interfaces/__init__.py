@@ -18,6 +18,7 @@ from memcgctl.policy.interfaces import (
     pageout_file,
     swapin,
     swapin_file,
+    temp_swap,
     writeback_cleanup,
 )
 from memcgctl.policy.interfaces.base import AnyInterface
@@ -25,6 +26,9 @@ from memcgctl.policy.interfaces.base import AnyInterface
 INTERFACES: tuple[AnyInterface, ...] = (
     fadvise.INTERFACE,
     collapse.INTERFACE,
+    temp_swap.INTERFACE,
+    temp_swap.MAPPED,
+    temp_swap.AGAIN,  # after swapin
     pageout.INTERFACE,
     pageout_file.INTERFACE,
     pageout.AGAIN,  # after swapin

@@ -146,6 +146,22 @@ class PlanContext:
         return kernel.at_once_bytes if kernel.swaps_at_once and not targeted else None
 
     @cached_property
+    def no_transit(self) -> str:
+        """Why no swap device can be made for the transit, if that is known."""
+        why = self.census.kernel.temp_swap
+        return f"no swap device can be made: {why}" if why else ""
+
+    @cached_property
+    def transit(self) -> PlanContext:
+        """The same with a swap device that writes at once, and has room for all."""
+        kernel = replace(self.census.kernel, swaps_at_once=True, at_once_bytes=None)
+        census = replace(self.census, kernel=kernel)
+        inner = PlanContext(census, self._offline, self.rule)
+        inner.room.swap.clear()
+        inner.room.free_swap = 1 << 62
+        return inner
+
+    @cached_property
     def untargeted(self) -> bool:
         """Whether what waits in the swap cache goes only with files of the living.
 

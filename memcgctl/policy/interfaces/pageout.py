@@ -108,7 +108,7 @@ def collateral(target: ProcessTarget, served: Served, context: PlanContext) -> i
     return charged_to_ancestor(target, served, context) + asked.collateral_bytes
 
 
-def _reach_cached(part: Part, context: PlanContext) -> Reach:
+def reach_cached(part: Part, context: PlanContext) -> Reach:
     """In the swap cache: mapped again when its entry is read, paged out after that."""
     found = swapped_users(part.memcg, context.page_size)
     ancestor = context.room.ancestor(part.memcg)
@@ -163,7 +163,7 @@ AGAIN = Interface(
     effect="the nearest online ancestor is charged for the swap",
     touches="what the process maps that is charged to the ancestor itself",
     cannot="locked and pinned pages, pages that several map",
-    reach=_reach_cached,
+    reach=reach_cached,
     action=action_again,
     collateral=charged_to_ancestor,
     rank=AFTER_SWAPIN,
