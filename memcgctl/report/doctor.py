@@ -37,8 +37,7 @@ def screen(checkup: Checkup, *, width: int = 80, encoding: str = "utf-8") -> Tex
 def headline(checkup: Checkup) -> Iterator[str]:
     """Can reclaim work here, and what is to be done if it cannot?"""
     if checkup.unread:
-        yield "Nothing can be listed or reclaimed here: the kernel cannot be read."
-        yield f"{checkup.unread[:1].upper()}{checkup.unread[1:]}."
+        yield f"Nothing can be listed or reclaimed here: {checkup.unread}."
         return
     refused = checkup.refused
     if checkup.memory_controller is False:

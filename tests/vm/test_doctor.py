@@ -173,9 +173,9 @@ def test_who_is_barred_is_told_why(said: Said, way: str, why: str) -> None:
     """A person would get a traceback, or search where nothing is wrong."""
     tried = said.tried[way]
     assert tried["status"] == 3, tried["stderr"]
-    verdict, _, reason = tried["stdout"].partition("\n")
-    assert verdict.startswith("Nothing can be listed or reclaimed here")
-    assert why in reason.partition("\n\n")[0].replace("\n", " ")
+    first = tried["stdout"].partition("\n\n")[0].replace("\n", " ")
+    assert first.startswith("Nothing can be listed or reclaimed here: ")
+    assert why in first
 
 
 def test_it_says_all_on_stdout_in_80_columns(said: Said) -> None:
