@@ -53,6 +53,10 @@ LOCKED = "locked (mlock)"
 PROTECTED = "memory.min protection"
 
 
+# What a swap device of the run's own is the answer to.
+NO_ROOM_IN_SWAP = ("no swap", "swap not read", "swap full")
+
+
 class Part(NamedTuple):
     """One thing that holds a memcg; ``bytes`` is 0 for a mere reference.
 

@@ -35,7 +35,7 @@ def evicted(
     assert part.group
     if part.group.backing and part.group.backing.kind == "hugetlb":
         return cannot(part, "hugetlb pages are not reclaimed")
-    size, why = movable(part.group, beaten)
+    size, why = movable(part.group, (*beaten, *context.beaten))
     swapped = part.case in SWAP_BACKED
     ancestor = context.room.ancestor(part.memcg)
     had = size if not swapped else 0 if anew else charged_already(part.group, size)

@@ -21,7 +21,7 @@ from memcgctl.model import (
     ids_used,
 )
 from memcgctl.policy import commands
-from memcgctl.policy.cases import Part
+from memcgctl.policy.cases import NO_ROOM_IN_SWAP, Part
 from memcgctl.policy.headroom import Headroom
 from memcgctl.policy.policies import MapperRule
 
@@ -50,6 +50,8 @@ class PlanContext:
         self.census = census
         self.room = Headroom(census)
         self.rule = rule
+        # Obstacles that are none here.
+        self.beaten: tuple[str, ...] = ()
         self.page_size = census.kernel.page_size
         # Anonymous folios in the swap cache that stay, by the memcg's id, in bytes.
         self.stuck: Counter[int] = Counter()
@@ -157,6 +159,7 @@ class PlanContext:
         kernel = replace(self.census.kernel, swaps_at_once=True, at_once_bytes=None)
         census = replace(self.census, kernel=kernel)
         inner = PlanContext(census, self._offline, self.rule)
+        inner.beaten = NO_ROOM_IN_SWAP
         inner.room.swap.clear()
         inner.room.free_swap = 1 << 62
         return inner
