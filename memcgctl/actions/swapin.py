@@ -42,14 +42,13 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
         directory = cgroup_of(alive(process), machine)
         assert machine.cgroup
         freezer.must_run(str(directory).removeprefix(machine.cgroup.point), machine)
-        at = _swapped(alive(process), machine)
-        size = len(at) * machine.page_size
+        at, size = _swapped(alive(process), machine)
         guard.afford(size, step.target)
         _must_fit(size, directory, step, machine)
         ended = not _touch(alive(process), at, directory, machine, guard)
-        left = len(_swapped(alive(process), machine)) * machine.page_size
+        _, left = _swapped(alive(process), machine)
     why = ENDED if ended else f"{left} bytes stay in swap" if left else ""
-    return Outcome(max(0, len(at) * machine.page_size - left), why)
+    return Outcome(max(0, size - left), why)
 
 
 def _must_fit(size: int, directory: Path, step: Step, machine: Machine) -> None:
@@ -67,9 +66,9 @@ def _must_fit(size: int, directory: Path, step: Step, machine: Machine) -> None:
 
 def _touch(pid: int, at: U64, directory: Path, machine: Machine, guard: Guard) -> bool:
     """Have a child fault these addresses in; False: the guard ended it."""
-    cpu = min(os.sched_getaffinity(0))
-    words = str(pid), str(directory / "cgroup.procs"), str(cpu), str(machine.page_size)
-    with reader("touch", *words) as read:
+    cpu, home = min(os.sched_getaffinity(0)), cgroup_of(os.getpid(), machine)
+    procs = (str(one / "cgroup.procs") for one in (directory, home))
+    with reader("touch", str(pid), *procs, str(cpu), str(machine.page_size)) as read:
         for first in range(0, len(at), _WINDOW):
             window = at[first : first + _WINDOW]
             if not guard.allows(len(window) * machine.page_size):
@@ -78,10 +77,17 @@ def _touch(pid: int, at: U64, directory: Path, machine: Machine, guard: Guard) -
     return True
 
 
-def _swapped(pid: int, machine: Machine) -> U64:
+def _swapped(pid: int, machine: Machine) -> tuple[U64, int]:
+    """Where a process has what is in swap, and how many bytes that is.
+
+    Of shmem also what is in memory and it has not touched yet, which costs nothing.
+    """
     found: list[U64] = [pages.NONE]
+    size = 0
     for area in pages.areas(pid, machine):
         if area.swapped_bytes:
+            size += area.swapped_bytes
             for at, values in pages.entries(pid, area, machine):
                 found.append(at[pages.swapped(values)])
-    return np.concatenate(found)
+            found.append(pages.absent(pid, area, machine))
+    return np.concatenate(found), size

@@ -158,6 +158,8 @@ class Drafts:
             if (payer := move.charged) is not None:
                 swapped = self.effects[part.memcg.id][index].swapped_bytes
                 changes.append((payer, 0, size) if swapped else (payer, size, 0))
+                if move.copied:
+                    changes.append((payer, move.copied, 0))
         return changes
 
     def swaps(self, number: int) -> int:

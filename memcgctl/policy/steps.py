@@ -86,7 +86,7 @@ def _step(
         memcgs[part.memcg.id] = None
         if move.charged is not None:
             path = context.room.path(move.charged)
-            charged[path] = charged.get(path, 0) + move.bytes
+            charged[path] = charged.get(path, 0) + move.bytes + move.copied
     action = draft.interface.action(draft.target, draft.served, context)
     charged_to = tuple(sorted(charged))
     return Step(

@@ -338,7 +338,7 @@ def test_what_stays_in_swap_is_told(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, left: int
 ) -> None:
     """A step would be called done whose zombie stays."""
-    looks = iter([np.arange(3, dtype=np.uint64), np.arange(left, dtype=np.uint64)])
+    looks = iter([(np.arange(3, dtype=np.uint64), 3 * PAGE), (pages.NONE, left * PAGE)])
     monkeypatch.setattr(swapin, "_swapped", lambda *_: next(looks))
     monkeypatch.setattr(swapin, "_touch", lambda *_: True)
     monkeypatch.setattr(swapin, "hold", lambda *_: nullcontext(3))

@@ -19,7 +19,7 @@ from memcgctl.actions.host.machine import ActionError, Machine, Mount, read_mach
 from memcgctl.model import Backing, Process, ProcessTarget
 
 SMAPS = """\
-55d0c0000000-55d0c0002000 rw-p 00000000 fd:01 77                         /a [b] (c)
+55d0c0000000-55d0c0002000 rw-p 00001000 fd:01 77                         /a [b] (c)
 Size:                  8 kB
 Rss:                   4 kB
 Swap:                  0 kB
@@ -46,6 +46,24 @@ def words(path: Path, values: dict[int, int]) -> None:
             file.write(struct.pack("=Q", value))
 
 
+def test_shmem_in_swap_is_where_its_file_has_data(machine: Machine) -> None:
+    """No page table has its entries: a zombie's would stay, whatever was read."""
+    name = "7f0000000000-7f0000010000"
+    (machine.proc / "7/map_files").mkdir()
+    with (machine.proc / "7/map_files" / name).open("wb") as file:
+        for page in (1, 3, 4, 20):  # 1 is before the mapping, 20 after it
+            file.seek(page * 4096)
+            file.write(b"x" * 4096)
+    start = 0x7F0000000000
+    words(machine.proc / "7/pagemap", {start // 4096 + 2: 1 << 63 | 5})  # page 4
+    area = replace(
+        pages.Area.of(start, 16 * 4096), flags=frozenset({"sh"}), offset=2 * 4096
+    )
+    assert pages.absent(7, area, machine).tolist() == [start + 4096]
+    private = replace(area, flags=frozenset())
+    assert not len(pages.absent(7, private, machine))
+
+
 def test_the_mappings_of_a_process(machine: Machine) -> None:
     """What is locked would be tried in vain, or another file's pages be meant."""
     (machine.proc / "7/smaps").write_text(SMAPS)
@@ -54,6 +72,7 @@ def test_the_mappings_of_a_process(machine: Machine) -> None:
     assert (second.resident_bytes, second.swapped_bytes) == (8192, 4096)
     assert "lo" in second.flags
     assert "lo" not in first.flags
+    assert first.offset == 0x1000
     file = Backing("file", "ext4", "253:1", 77, 0, None, None, False, 0)
     assert [area.maps(file) for area in (first, second)] == [True, False]
     assert not first.maps(replace(file, device="253:2"))

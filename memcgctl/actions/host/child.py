@@ -6,9 +6,10 @@ Run as a program, without the rest of memcgctl:
 it uses memory there first. It has a session of its own and finishes even if its parent
 is killed.
 
-``touch PID PROCS CPU PAGE`` joins the cgroup of PROCS and faults in pages of PID, as
-its own writing would. It reads batches from standard input (a count, then as many
-addresses, all of 8 bytes), answers each with a byte, and ends with its parent.
+``touch PID PROCS HOME CPU PAGE`` joins the cgroup of PROCS and faults in pages of PID,
+as its own writing would. It reads batches from standard input (a count, then as many
+addresses, all of 8 bytes), answers each with a byte, and ends with its parent. What it
+needs itself in the end, the cgroup of HOME is charged for.
 
 ``read FD DIRECTORY CPU PAGE`` reads a byte at each offset of such batches from an open
 file, from within the cgroup of DIRECTORY, or, where that can have no processes, from
@@ -96,8 +97,12 @@ def join(procs: str) -> None:
     os.close(fd)
 
 
-def touch(pid: int, procs: str, cpu: int, page_size: int) -> int:
-    """Fault pages in until standard input ends."""
+def touch(pid: int, procs: str, home: str, cpu: int, page_size: int) -> int:
+    """Fault pages in until standard input ends.
+
+    Whose memory it is may have no room for anything of ours, so that there is no fork
+    in there, whose pages would be copied, and nothing of what comes after.
+    """
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     # If memory runs out after all, no process of the user's is to die for it.
     with open("/proc/self/oom_score_adj", "w") as file:
@@ -112,6 +117,7 @@ def touch(pid: int, procs: str, cpu: int, page_size: int) -> int:
         for (address,) in struct.iter_unpack("=Q", sys.stdin.buffer.read(8 * count)):
             _fault(pid, memory, source, address)
         os.write(1, b".")
+    join(home)
     _flush(page_size)
     return 0
 
@@ -209,4 +215,5 @@ if __name__ == "__main__":
     if command == "read":
         where = arguments[1]
         sys.exit(read(int(arguments[0]), where, *map(int, arguments[2:])))
-    sys.exit(touch(int(arguments[0]), arguments[1], *map(int, arguments[2:])))
+    pid, procs, home, *numbers = arguments
+    sys.exit(touch(int(pid), procs, home, *map(int, numbers)))

@@ -42,7 +42,7 @@ _ENTRIES = 1 << 20
 class Area:
     """A mapping of a process: addresses, what of it is there, the file's identity.
 
-    ``flags`` are the two-letter ones of ``VmFlags``.
+    ``flags`` are the two-letter ones of ``VmFlags``, ``offset`` is that in the file.
     """
 
     start: int
@@ -52,6 +52,7 @@ class Area:
     resident_bytes: int
     swapped_bytes: int
     flags: frozenset[str]
+    offset: int = 0
 
     @staticmethod
     def of(start: int, size: int) -> Area:
@@ -74,7 +75,7 @@ def areas(pid: int, machine: Machine) -> list[Area]:
         text = (machine.proc / str(pid) / "smaps").read_text(errors="replace")
     except OSError as error:
         raise ActionError(f"pid {pid}: {error.strerror}") from error
-    head = r"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ ([0-9a-f]+):([0-9a-f]+) (\d+)"
+    head = r"^([0-9a-f]+)-([0-9a-f]+) \S+ ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)"
     starts = [*re.finditer(head, text, re.M)]
     if not starts:  # it has exited meanwhile
         return []
@@ -91,11 +92,12 @@ def _area(head: re.Match[str], body: str) -> Area:
     return Area(
         start=int(head[1], 16),
         end=int(head[2], 16),
-        device=f"{int(head[3], 16)}:{int(head[4], 16)}",
-        inode=int(head[5]),
+        device=f"{int(head[4], 16)}:{int(head[5], 16)}",
+        inode=int(head[6]),
         resident_bytes=int(sizes.get("Rss", 0)) * 1024,
         swapped_bytes=int(sizes.get("Swap", 0)) * 1024,
         flags=frozenset(flags[1].split() if flags else ()),
+        offset=int(head[3], 16),
     )
 
 
@@ -119,6 +121,30 @@ def entries(pid: int, area: Area, machine: Machine) -> Iterator[tuple[U64, U64]]
                 (used.astype(np.uint64) + np.uint64(first)) * np.uint64(size),
                 found[used],
             )
+
+
+def absent(pid: int, area: Area, machine: Machine) -> U64:
+    """Addresses of a shared mapping that its file has data for, but no page table.
+
+    A page table tells nothing of shmem in swap (``try_to_unmap_one``), where to its
+    file it is data as any other. Only shmem has anything in swap and is shared.
+    """
+    if "sh" not in area.flags:
+        return NONE
+    size, found = machine.page_size, [NONE]
+    used = np.concatenate([NONE, *(at for at, _ in entries(pid, area, machine))])
+    name = f"{area.start:x}-{area.end:x}"
+    with _opened(machine.proc / str(pid) / "map_files" / name) as fd:
+        at, end = area.offset, area.offset + area.end - area.start
+        with suppress(OSError):  # ENXIO: only a hole from here on
+            while (at := os.lseek(fd, at, os.SEEK_DATA)) < end:
+                hole = min(os.lseek(fd, at, os.SEEK_HOLE), end)
+                first = at // size * size
+                found.append(np.arange(first, hole, size, dtype=np.uint64))
+                at = hole
+    start, offset = np.uint64(area.start), np.uint64(area.offset)
+    missing: U64 = np.setdiff1d(np.concatenate(found) - offset + start, used)
+    return missing
 
 
 def frames(values: U64) -> U64:

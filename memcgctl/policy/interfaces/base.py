@@ -25,12 +25,14 @@ FILES: tuple[Case, ...] = ("file-unmapped", "file-mapped")
 class Move(NamedTuple):
     """What an action does to a part: moves to equal targets are one step.
 
-    ``charged`` is the id of the memcg that is charged for these bytes afterwards.
+    ``charged`` is the id of the memcg that is charged for these bytes afterwards, and
+    for as many beside them as are ``copied`` at most.
     """
 
     target: Target
     bytes: int
     charged: int | None = None
+    copied: int = 0
 
 
 class Reach(NamedTuple):

@@ -49,7 +49,10 @@ def reach(part: Part, context: PlanContext) -> Reach:
         moves.append(Move(context.process(found[0]), again))
     if context.rule == "first":
         found.sort(key=lambda process: process.start_ticks)
-    shared = 0 < left_over < sum(process.bytes for process in found) - again
+    # What processes share by fork each gets a copy of: entries go by a write fault. Who
+    # is the first pays for the page that was shared as well.
+    total = sum(process.bytes for process in found) - again
+    copies = max(0, total - left_over) if left_over else 0
     parents = (part.device.parents_entries if part.device else 0) * context.page_size
     for process in found:
         size = min(process.bytes, left_over)
@@ -63,8 +66,11 @@ def reach(part: Part, context: PlanContext) -> Reach:
             (context.room.ancestor(part.memcg), mine),
             (payer, size - mine),
         ):
-            if share or (shared and one == payer):
-                moves.append(Move(context.process(process), share, one))
+            copied = 0
+            if copies and one == payer:
+                copied = process.bytes - share + min(process.bytes, copies)
+            if share or copied:
+                moves.append(Move(context.process(process), share, one, copied))
                 charged[one] += share
     whys = ["not all of them are in page tables that were found"] if left_over else []
     if cached:

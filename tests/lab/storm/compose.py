@@ -38,7 +38,8 @@ SIZES: list[int] = [
     *(1, 1000, 4095, PAGE, 4097, 3 * PAGE, 60 * KIB, 100_001),
     *(128 * KIB, 200 * KIB, 256 * KIB, 333_333, 512 * KIB, 700 * KIB, 1 << 20, 2 << 20),
 ]
-ROOM = 20 << 20  # bytes that all of a scene may take: a guest and its swap are small
+ROOM = 10 << 20  # bytes that all of a scene may take: a guest and its swap are small
+TOGETHER = 4  # scenes that are played at once: a run takes the longest to begin
 
 
 def pick(random: Random, weights: Mapping[str, float]) -> str:
@@ -47,8 +48,8 @@ def pick(random: Random, weights: Mapping[str, float]) -> str:
 
 def compose(seed: int, number: int, kernel: str) -> Json:
     """The scene of this number. It does not depend on those before it."""
+    swap = Random(f"{seed} {number // TOGETHER} {kernel}").choice(SWAPS)
     random = Random(f"{seed} {number} {kernel}")
-    swap = random.choice(SWAPS)
     online = tree(random)
     leaves = [path for path in online if "/s" in path or path == "holder"]
     memcgs: list[Json] = [
@@ -75,9 +76,46 @@ def compose(seed: int, number: int, kernel: str) -> Json:
         "swap": swap,
         "memcgs": memcgs,
         "limits": limits(random, online, leaves),
-        # Also ask who is to be charged: it takes as long as all the rest.
-        "plan": number % 4 == 0,
     }
+
+
+def together(scenes: list[Json]) -> Json:
+    """Scenes as one, side by side: for all of them memcgctl is run once.
+
+    They have their own directories at the top, and the first one's swap.
+    """
+    memcgs, all_limits, origin = [], [], scenes[0]["origin"]
+    for scene in scenes:
+        number = scene["origin"].rpartition(" ")[2]
+        if scene is not scenes[0]:
+            origin += f" --only {number}"
+        for memcg in scene["memcgs"]:
+            parts = [
+                {key: _within(number, key, value) for key, value in part.items()}
+                for part in memcg["parts"]
+            ]
+            path = _within(number, "path", memcg["path"])
+            memcgs.append({**memcg, "path": path, "parts": parts})
+        for limit in scene["limits"]:
+            path = _within(number, "path", limit["path"])
+            all_limits.append({**limit, "path": path})
+    return {
+        "origin": origin,
+        "swap": scenes[0]["swap"],
+        "memcgs": memcgs,
+        "limits": all_limits,
+        "scenes": len(scenes),
+        # Also ask who is to be charged: it takes as long as half of a run.
+        "plan": int(origin.split()[5]) // TOGETHER % 4 == 0,
+    }
+
+
+def _within(number: str, key: str, value: Any) -> Any:
+    """A path within the scene of this number: ``app/z1`` is ``app7/z1``."""
+    if key not in ("path", "user", "second", "shared"):
+        return value
+    top, slash, rest = value.partition("/")
+    return f"{top}{number}{slash}{rest}"
 
 
 def tree(random: Random) -> list[str]:

@@ -538,7 +538,8 @@ def serve() -> None:
     libc.prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: of those that lab leaves
     prepare()
     for module in pkgutil.walk_packages(memcgctl.__path__, "memcgctl."):
-        importlib.import_module(module.name)  # once, not in each fork
+        with suppress(ModuleNotFoundError):  # an extra that the guest has not
+            importlib.import_module(module.name)  # once, not in each fork
     import rich.progress  # noqa: F401
 
     with program.open_kernel(program.Sources()) as kernel:

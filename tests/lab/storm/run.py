@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from tests.lab import packages, run
 from tests.lab.guest import Guest, GuestError, Machine
 from tests.lab.live import CPU, ENVIRONMENT, ROOT, boot_with_python
 from tests.lab.scenarios import CGROUPS, EXT4, HUGE, TMPFS
-from tests.lab.storm.compose import compose
+from tests.lab.storm.compose import TOGETHER, compose, together
 from tests.lab.storm.judge import Verdict, judge
 
 Json = dict[str, Any]
@@ -123,9 +124,9 @@ def without(scene: Json, names: Iterable[str]) -> Json:
     for memcg in memcgs:
         for part in memcg["parts"]:
             for key in ("user", "second"):
-                if part.get(key, "holder") not in there:
-                    part[key] = "holder"
-            if part.get("shared", "holder") not in there:
+                if key in part and part[key] not in there:
+                    part[key] = _holder(memcg["path"])
+            if "shared" in part and part["shared"] not in there:
                 del part["shared"]
     limits = [
         limit
@@ -135,13 +136,18 @@ def without(scene: Json, names: Iterable[str]) -> Json:
     return {**scene, "memcgs": memcgs, "limits": limits}
 
 
+def _holder(path: str) -> str:
+    """Who always is there in its scene."""
+    return "holder" + path.partition("/")[0].lstrip("adehlopr")
+
+
 def shrunk(stage: Stage, scene: Json, kinds: set[str], seconds: float) -> list[str]:
     """What can be left out, and it fails in the same way still."""
     deadline = time.monotonic() + seconds
     names = [f"{one['path']}:{one['file']}" for one in scene["limits"]]
-    for memcg in reversed(scene["memcgs"]):
-        if memcg["path"] not in ("app", "holder"):
-            names.append(memcg["path"])
+    paths = [memcg["path"] for memcg in scene["memcgs"]]
+    whole = [path for path in paths if path.startswith("app") and "/" not in path]
+    names = [*whole, *names, *(path for path in reversed(paths) if "/" in path)]
     for memcg in scene["memcgs"]:
         if len(memcg["parts"]) > 1:
             names += [f"{memcg['path']}.{n}" for n in range(len(memcg["parts"]))]
@@ -196,7 +202,8 @@ class Storm:
             keep(self.series, without(scene, dropped), verdict)
         self.counts.update(kinds)
         self.counts.update(
-            scenes=1,
+            runs=1,
+            scenes=scene["scenes"],
             promised=verdict.promised,
             freed=verdict.freed,
             zombies=verdict.zombies,
@@ -207,11 +214,13 @@ class Storm:
 def composed(
     series: str, seed: int, numbers: Iterable[int], minutes: float, drop: Iterable[str]
 ) -> Iterator[Json]:
+    """Scenes of one group (``TOGETHER``) are one, as far as they are among numbers."""
     deadline = time.monotonic() + 60 * minutes
-    for number in numbers:
+    for _, group in itertools.groupby(numbers, lambda number: number // TOGETHER):
         if time.monotonic() > deadline:
             return
-        yield without(compose(seed, number, series), drop)
+        scenes = [compose(seed, number, series) for number in group]
+        yield without(together(scenes), drop)
 
 
 def cases(series: str) -> list[Json]:
