@@ -159,6 +159,23 @@ def test_what_cannot_be_written_is_not_forgotten(
     assert forgotten == []
 
 
+def test_a_page_that_is_not_up_to_date_is_forgotten(tmp_path: Path) -> None:
+    """A small file on an ext4 of 1 KiB blocks would stay, and the step be "done".
+
+    For mincore(2) a page that was written in part is not there.
+    """
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 1000)
+    made = Backing("file", "?", "", 0, 0, str(path), None, False, 0)
+    forgotten: list[tuple[int, ...]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fadvise, "open_file", lambda *_: opened(path))
+        patch.setattr(Mapping, "resident", lambda *_: bytes(2))
+        patch.setattr(os, "posix_fadvise", lambda *words: forgotten.append(words))
+        fadvise.apply(replace(STEP, aim=FileTarget(made)), read_machine(), Guard())
+    assert len(forgotten) == 1
+
+
 @pytest.mark.parametrize(("free", "paged_out"), [(8, True), (4, False)])
 def test_what_goes_to_swap_has_to_fit(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, free: int, paged_out: bool
