@@ -7,6 +7,7 @@ read in large blocks.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Collection, Iterator
@@ -136,12 +137,15 @@ def absent(pid: int, area: Area, machine: Machine) -> U64:
     name = f"{area.start:x}-{area.end:x}"
     with _opened(machine.proc / str(pid) / "map_files" / name) as fd:
         at, end = area.offset, area.offset + area.end - area.start
-        with suppress(OSError):  # ENXIO: only a hole from here on
+        try:
             while (at := os.lseek(fd, at, os.SEEK_DATA)) < end:
                 hole = min(os.lseek(fd, at, os.SEEK_HOLE), end)
                 first = at // size * size
                 found.append(np.arange(first, hole, size, dtype=np.uint64))
                 at = hole
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # that is: only a hole from here on
+                raise ActionError(f"pid {pid}: {error.strerror}") from error
     start, offset = np.uint64(area.start), np.uint64(area.offset)
     missing: U64 = np.setdiff1d(np.concatenate(found) - offset + start, used)
     return missing
