@@ -1,8 +1,8 @@
 """What would a person type to do what a step does?
 
-Every command works as it stands in a root shell (bash, zsh or busybox), and is ASCII
-whatever the names in it are. Where a shell has no word for a step, it is memcgctl's own
-(``interfaces.common.only``).
+Every command works as it stands in a root shell (bash, dash, zsh or busybox), and is
+ASCII whatever the names in it are. Where a shell has no word for a step, it is
+memcgctl's own (``interfaces.common.only``).
 """
 
 from __future__ import annotations
@@ -12,18 +12,24 @@ from collections.abc import Iterable
 
 
 def quote(text: str) -> str:
-    """``text`` as one word of a shell, in ASCII."""
+    """``text`` as one word of a shell, in ASCII.
+
+    What a terminal would not show comes from ``printf``, as dash has no ``$'…'``: it
+    would end that word at an escaped quote, and run the rest. But for a newline at the
+    end, which ``$(…)`` does not keep: that is for bash, zsh and busybox, and no quote
+    is in it.
+    """
     if text.isascii() and text.isprintable():
         return shlex.quote(text)
-    escaped = "".join(
-        f"\\x{byte:02x}" if not 0x20 <= byte < 0x7F else _plain(chr(byte))
-        for byte in text.encode("utf-8", "surrogateescape")
-    )
-    return f"$'{escaped}'"
+    raw = text.encode("utf-8", "surrogateescape")
+    if raw.endswith(b"\n"):
+        return "$'" + "".join(f"\\x{byte:02x}" for byte in raw) + "'"
+    plain = (f"\\{byte:03o}" if _special(byte) else chr(byte) for byte in raw)
+    return f"\"$(printf '{''.join(plain).replace('%', '%%')}')\""
 
 
-def _plain(char: str) -> str:
-    return f"\\{char}" if char in "\\'" else char
+def _special(byte: int) -> bool:
+    return not 0x20 <= byte < 0x7F or chr(byte) in "\\'-"
 
 
 def file_of(pid: int, inode: int) -> str:

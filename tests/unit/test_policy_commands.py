@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from memcgctl.policy import commands
@@ -23,6 +24,11 @@ from memcgctl.policy.interfaces import (
     memory_reclaim,
     writeback_cleanup,
 )
+from memcgctl.policy.plan import plan
+from memcgctl.policy.policies import POLICIES
+from memcgctl.report.summary import script
+from tests.unit.plans import FILE, world, zombie
+from tests.unit.zombies import group
 
 BASH = shutil.which("bash")
 needs_bash = pytest.mark.skipif(BASH is None, reason="bash is not here")
@@ -40,15 +46,32 @@ def bash(command: str) -> bytes:
     return ran.stdout
 
 
-@needs_bash
-@settings(deadline=None, max_examples=50)
-@given(st.lists(st.integers(1, 255), min_size=1, max_size=8).map(bytes))
+# What a shell may make something of, beside any byte.
+SPECIAL = st.sampled_from([*b"'\"\\$`%-(); \n", 0xC3])
+NAMES = st.lists(SPECIAL | st.integers(1, 255), min_size=1, max_size=9).map(bytes)
+SHELLS = [shell for shell in map(shutil.which, ("bash", "dash", "zsh")) if shell]
+BUSYBOX = [f"{shell} sh" for shell in [shutil.which("busybox")] if shell]
+
+
+@settings(deadline=None, max_examples=200)
+@given(NAMES)
+@example("é'; echo pwned; '".encode())
+@example("é\n'; echo pwned; '\n".encode())
+@example(b"\xff%s$(echo pwned)")
 def test_a_name_of_any_bytes_is_one_word(name: bytes) -> None:
-    """Lost: a root shell to whoever names a file."""
+    """Lost: a root shell to whoever names a file: reclaim --commands is a sh script."""
     word = commands.quote(os.fsdecode(name))
     assert word.isascii()
     assert word.isprintable()
-    assert bash(f"printf %s {word}") == name
+    for shell in SHELLS + BUSYBOX:
+        script = f"printf '<%s>' {word}"
+        argv = [*shell.split(), "-c", script]
+        ran = subprocess.run(argv, capture_output=True, check=False)
+        assert (ran.returncode, ran.stderr) == (0, b""), shell
+        if name.endswith(b"\n") and "dash" in shell:  # another name, and no more
+            assert ran.stdout == b"<$" + word[2:-1].encode() + b">"
+        else:
+            assert ran.stdout == b"<" + name + b">", shell
 
 
 @needs_bash
@@ -106,9 +129,6 @@ def test_the_shell_can_parse_every_command(command: str) -> None:
     """Lost: the step, to a quote too many."""
     assert BASH
     subprocess.run([BASH, "-n", "-c", command], check=True)
-
-
-SHELLS = [shell for shell in map(shutil.which, ("bash", "dash", "zsh")) if shell]
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -175,3 +195,24 @@ def test_nothing_is_written_where_no_cgroup_can_be_made(tmp_path: Path) -> None:
     ran = subprocess.run([BASH, "-xc", command], capture_output=True, check=False)
     assert ran.returncode
     assert b"taskset" not in ran.stderr
+
+
+HOSTILE = "/mnt/é'; touch pwned; '$(touch pwned)`touch pwned`\n; touch pwned #"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_script_runs_nothing_that_a_name_says(tmp_path: Path, shell: str) -> None:
+    """Lost: the machine, to whoever sends a census with a file of such a name."""
+    file = replace(FILE, path=HOSTILE)
+    held = zombie(100, group(backing=file), path=f"/app{HOSTILE}")
+    text = script(plan(world(held), POLICIES["least-harm"]))
+    assert "dd if=" in text
+    (tmp_path / "script").write_text(text)
+    for name in ("dd", "sync", "awk", "memcgctl", "rmdir", "mktemp"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    where = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    subprocess.run(
+        [shell, "script"], cwd=tmp_path, env=where, check=True, capture_output=True
+    )
+    assert not (tmp_path / "pwned").exists()
