@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 
 from memcgctl.report import documents
 
-FILES = Path(documents.__file__).parents[1] / "schemas"
+FILES = Path(documents.__file__).parents[2] / "schemas"
 _LEAVES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 

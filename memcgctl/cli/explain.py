@@ -91,7 +91,8 @@ def explain_memcg(
         taken, found, frames = _read(paths, memcg, limit if folios else 0)
 
     from memcgctl.policy.options import next_command, options
-    from memcgctl.report.explain import screen, to_json
+    from memcgctl.report.explain import screen
+    from memcgctl.report.explain_json import to_json
     from memcgctl.views.explain import explain
 
     warn(taken)

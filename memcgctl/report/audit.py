@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from rich.text import Text
@@ -12,6 +11,7 @@ from rich.text import Text
 from memcgctl import utf8
 from memcgctl.model import HOLDERS, Account, Audit, Topic
 from memcgctl.report.listing import aligned
+from memcgctl.report.parts import inherited_json
 from memcgctl.report.schemas import memcg_json, source_json
 from memcgctl.report.text import count, counted, escape, size, unread_words
 from memcgctl.report.verdict import legacy_words
@@ -125,7 +125,7 @@ def to_json(audit: Audit) -> str:
         "root": audit.root
         and {
             **memcg_json(audit.root),
-            "inherited": [asdict(legacy) for legacy in audit.root.inherited],
+            "inherited": inherited_json(audit.root.inherited),
         },
         "unread": audit.unread,
         "warnings": audit.warnings,

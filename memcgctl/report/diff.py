@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from memcgctl import utf8
+from memcgctl.report import documents
 from memcgctl.report.overview import HELD_BY, duration, source_line
 from memcgctl.report.schemas import memcg_json, source_json
 from memcgctl.report.text import Styled, cell_count, shorten, size
@@ -90,8 +90,20 @@ def to_json(found: Difference) -> str:
         "grown": [
             {"memcg": memcg_json(memcg), "bytes": more} for memcg, more in found.grown
         ],
-        "families": [asdict(one) for one in found.families],
-        "holders": [asdict(one) for one in found.holders],
+        "families": [*map(_change_json, found.families)],
+        "holders": [*map(_change_json, found.holders)],
         "warnings": found.warnings,
     }
     return utf8.dumps(document, indent=1) + "\n"
+
+
+def _change_json(one: Change) -> documents.Change:
+    return {
+        "name": one.name,
+        "before": one.before,
+        "after": one.after,
+        "new": one.new,
+        "gone": one.gone,
+        "cost_before_bytes": one.cost_before_bytes,
+        "cost_after_bytes": one.cost_after_bytes,
+    }

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 from rich.text import Text
 
 from memcgctl import utf8
 from memcgctl.model import MEMCG_IDS, Ability, Checkup
+from memcgctl.report import documents
 from memcgctl.report.schemas import source_json
 from memcgctl.report.text import counted, escape, size
 
@@ -164,6 +164,15 @@ def to_json(checkup: Checkup) -> str:
             "memcg_ids_used": checkup.ids_used,
             "dying_without_memcg": checkup.kernel and checkup.kernel.bare_cgroups,
         },
-        "actions": [asdict(ability) for ability in checkup.abilities],
+        "actions": [*map(_ability_json, checkup.abilities)],
     }
     return utf8.dumps(document, indent=1) + "\n"
+
+
+def _ability_json(ability: Ability) -> documents.Ability:
+    return {
+        "action": ability.action,
+        "why": ability.why,
+        "lack": ability.lack,
+        "ask": ability.ask,
+    }

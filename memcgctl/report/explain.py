@@ -1,4 +1,4 @@
-"""What does ``memcgctl explain`` show? The verdict, then a tree; or JSON.
+"""What does ``memcgctl explain`` show? The verdict, then a tree.
 
 The tree has four branches: references, charges, swap, users. Lines are wrapped to the
 width at hand, never cut, as a path that was cut in the middle helps nobody here.
@@ -6,9 +6,8 @@ width at hand, never cut, as a path that was cut in the middle helps nobody here
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from rich.console import Console, Group
@@ -38,8 +37,8 @@ from memcgctl.model import (
     Topic,
     User,
 )
-from memcgctl.report.listing import right_aligned
-from memcgctl.report.schemas import LATEST, dumper, memcg_json, source_json
+from memcgctl.report.frames import frames_table
+from memcgctl.report.parts import unowned
 from memcgctl.report.text import counted, escape, size, unread_words
 from memcgctl.report.verdict import (
     backing_words,
@@ -51,7 +50,6 @@ from memcgctl.report.verdict import (
 )
 from memcgctl.report.way_out import cost, to_do, verdict_of
 
-SCHEMA = "memcgctl/explain/"
 CLASSES = {
     "file": "file",
     "shmem": "shmem",
@@ -121,28 +119,10 @@ def screen(
         line.rstrip()
     text = Text("\n").join(lines)
     if frames:
-        text.append("".join(f"{line}\n" for line in _frames(frames, width)))
+        text.append("".join(f"{line}\n" for line in frames_table(frames, width)))
     if following:
         text.append(f"\nNext: {escape(following, encoding)}\n", "bold")
     return text
-
-
-def _frames(frames: Frames, width: int) -> Iterator[str]:
-    """A table of page frames; flags go on in a second line where one is too short."""
-    rows = [("pfn", "pages", "class", "inode", "maps", "refs", "pins")]
-    for frame in frames.frames:
-        inode = "-" if frame.inode is None else str(frame.inode)
-        counts = (str(frame.mapcount), str(frame.refcount), str(frame.pins))
-        rows.append((f"{frame.pfn:#x}", str(frame.pages), frame.kind, inode, *counts))
-    columns = [right_aligned(cells) for cells in zip(*rows, strict=True)]
-    lines = ["  ".join(cells) for cells in zip(*columns, strict=True)]
-    yield f"\n{lines[0]}  flags"
-    under = "\n" + " " * len(f"{lines[0]}  ")
-    for line, frame in zip(lines[1:], frames.frames, strict=True):
-        flags = textwrap.wrap(" ".join(frame.flags), max(width - len(under), 16))
-        yield "  ".join([line, under.join(flags)]).rstrip()
-    if more := frames.total - len(frames.frames):
-        yield f"{counted(more, 'more folio')}, not shown."
 
 
 def _grow(tree: Tree, branch: Branch, encoding: str) -> None:
@@ -314,9 +294,9 @@ def _swap(explanation: Explanation, details: Details) -> Branch:
 
 def _device(device: SwapDeviceUse, unread: Collection[str]) -> Branch:
     below = list(_some(device.owners, lambda owner: (_owner(owner), ())))
-    if unowned := _unowned(device):
+    if left := unowned(device):
         why = unread_words(unread, OWNERS)
-        nobody = f"{_entries(unowned)} of nobody that was found"
+        nobody = f"{_entries(left)} of nobody that was found"
         below.append((f"{nobody}{why and f'; {why}'}", ()))
     line = f"{device.device}: {_entries(device.entries)}"
     if device.zswap_entries:
@@ -326,10 +306,6 @@ def _device(device: SwapDeviceUse, unread: Collection[str]) -> Branch:
 
 def _owner(owner: SwapOwner) -> str:
     return f"{_entries(owner.entries)} of {process_words(owner)}"
-
-
-def _unowned(device: SwapDeviceUse) -> int:
-    return max(0, device.entries - sum(owner.entries for owner in device.owners))
 
 
 def _users(explanation: Explanation) -> Branch:
@@ -404,82 +380,3 @@ def _entries(number: int) -> str:
 
 def _sized(number_bytes: int) -> str:
     return size(number_bytes, long=True)
-
-
-def to_json(
-    explanation: Explanation,
-    frames: Frames | None = None,
-    options: Sequence[Prospect] = (),
-    following: str = "",
-    schema: int = LATEST,
-) -> str:
-    """``memcgctl/explain``; ASCII, see ``schemas`` for its versions.
-
-    ``total`` and ``unexplained`` are null where the kernel does not tell the total.
-    """
-    details = explanation.memcg.details
-    document = {
-        "schema": f"{SCHEMA}{schema}",
-        "source": source_json(explanation.kernel, schema),
-        "memcg": memcg_json(explanation.memcg, schema),
-        "verdict": verdict(explanation),
-        "references": details and _references_json(explanation, details),
-        "charges": [_group_json(g) for g in (details.charge_groups if details else ())],
-        "swap": [_device_json(d) for d in (details.swap_devices if details else ())],
-        "users": [asdict(user) for user in explanation.users],
-        "unused_bytes": explanation.unused_bytes,
-        "unfound_bytes": explanation.unfound_bytes,
-        "inherited": [asdict(legacy) for legacy in explanation.memcg.inherited],
-        "children": [
-            {"id": child.id, "path": child.path, "state": child.state}
-            for child in explanation.children
-        ],
-        "held_below": explanation.keeper and memcg_json(explanation.keeper, schema),
-        **({"frames": asdict(frames)} if frames else {}),
-        "options": [asdict(option) for option in options],
-        "next": following or None,
-        "unread": explanation.unread,
-        "warnings": explanation.warnings,
-    }
-    return dumper(schema)(document, indent=1) + "\n"
-
-
-def _references_json(explanation: Explanation, details: Details) -> dict[str, Any]:
-    explained, unexplained = explanation.explained, details.unexplained
-    return {
-        "total": None if unexplained is None else explained + unexplained,
-        "explained": explained,
-        "unexplained": unexplained,
-        "holders": [asdict(holder) for holder in details.holders],
-    }
-
-
-def _group_json(group: ChargeGroup) -> dict[str, Any]:
-    return {
-        "class": group.kind,
-        "mapped": group.mapped,
-        "folios": group.folios,
-        "bytes": group.bytes,
-        "evictable": group.evictable_bytes >= group.bytes,
-        "obstacles": [name for name, _ in group.obstacles],
-        "backing": group.backing and asdict(group.backing),
-        "mappers": [asdict(process) for process in group.mappers],
-        "openers": [asdict(process) for process in group.openers],
-        "keepers": [asdict(keeper) for keeper in group.keepers],
-        "mapped_bytes": group.mapped_bytes,
-        "mapper_missing_bytes": group.mapper_missing_bytes,
-        "evictable_bytes": group.evictable_bytes,
-        "obstacle_bytes": dict(group.obstacles),
-        "dirty_bytes": group.dirty_bytes,
-        "coldness": {
-            **asdict(group.coldness),
-            "generations": [
-                {"age_seconds": age, "bytes": part}
-                for age, part in group.coldness.generations
-            ],
-        },
-    }
-
-
-def _device_json(device: SwapDeviceUse) -> dict[str, Any]:
-    return {**asdict(device), "unowned_entries": _unowned(device)}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 from rich.text import Text
 
 from memcgctl import utf8
 from memcgctl.model import History, PastRun, PastStep
+from memcgctl.report import documents
 from memcgctl.report.text import counted, escape, filled, size
 
 SCHEMA = "memcgctl/runs/1"
@@ -122,8 +122,37 @@ def to_json(history: History, limit: int | None = None) -> str:
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "path": history.path,
-        "runs": [asdict(run) for run in shown],
+        "runs": [*map(_run_json, shown)],
         "omitted": len(history.runs) - len(shown),
         "damaged": history.damaged,
     }
     return utf8.dumps(document, indent=1) + "\n"
+
+
+def _run_json(run: PastRun) -> documents.PastRun:
+    return {
+        "run": run.run,
+        "time": run.time,
+        "pid": run.pid,
+        "policy": run.policy,
+        "release": run.release,
+        "planned": run.planned,
+        "steps": [*map(_step_json, run.steps)],
+        "ended": run.ended,
+        "stopped": run.stopped,
+        "moved_bytes": run.moved_bytes,
+        "freed": run.freed,
+        "left": run.left,
+    }
+
+
+def _step_json(step: PastStep) -> documents.PastStep:
+    return {
+        "n": step.n,
+        "action": step.action,
+        "target": step.target,
+        "status": step.status,
+        "why": step.why,
+        "moved_bytes": step.moved_bytes,
+        "seconds": step.seconds,
+    }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from rich.text import Text
@@ -24,6 +23,7 @@ from memcgctl.model import (
     Step,
     Target,
 )
+from memcgctl.report.parts import backing_json, process_json, remaining_json
 from memcgctl.report.schemas import LATEST, dumper, source_json
 from memcgctl.report.text import counted, escape, filled, shorten, size
 from memcgctl.views.bill import bill
@@ -189,7 +189,7 @@ def to_json(plan: Plan, census: Census, schema: int = LATEST) -> str:
         "left_out": [_step_json(None, step) for step in plan.left_out],
         "predicted": {
             "freed": plan.freed,
-            "remaining": [asdict(one) for one in plan.remaining],
+            "remaining": [*map(remaining_json, plan.remaining)],
         },
         **({} if schema == 1 else {"bill": _bill_json(plan)}),
         "totals": {
@@ -246,8 +246,8 @@ def _aim_json(target: Target) -> dict[str, Any]:
     elif isinstance(target, ProcessTarget):
         processes = (target.process,)
     found = {
-        "file": file and asdict(file),
-        "processes": [asdict(process) for process in processes],
+        "file": file and backing_json(file),
+        "processes": [*map(process_json, processes)],
         "memcg_id": getattr(target, "memcg_id", None),
         "memcg_path": getattr(target, "memcg_path", None),
         "shown_ids": getattr(target, "shown_ids", ()),

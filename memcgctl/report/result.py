@@ -6,14 +6,15 @@ Each number that the plan predicted stands beside the one that was measured.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from rich.text import Text
 
 from memcgctl import utf8
-from memcgctl.model import Census, Result, StepResult
+from memcgctl.model import Census, Harm, Result, StepResult, Usage
+from memcgctl.report import documents
 from memcgctl.report.listing import aligned
+from memcgctl.report.parts import remaining_json
 from memcgctl.report.schemas import source_json
 from memcgctl.report.text import counted, escape, filled, size
 
@@ -188,14 +189,14 @@ def to_json(result: Result, census: Census, verdicts: Verdicts) -> str:
         "steps": [_step_json(step) for step in result.steps],
         "predicted": {
             "freed": plan.freed,
-            "remaining": [asdict(one) for one in plan.remaining],
+            "remaining": [*map(remaining_json, plan.remaining)],
             "bytes": sum(step.bytes for step in plan.steps),
             "collateral_bytes": sum(step.collateral_bytes for step in plan.steps),
         },
         "measured": {
             "freed": result.freed,
             "remaining": [
-                {**asdict(one), "verdict": verdicts.get(one.id)}
+                {**remaining_json(one), "verdict": verdicts.get(one.id)}
                 for one in result.remaining
             ],
             "bytes": result.moved_bytes,
@@ -204,8 +205,8 @@ def to_json(result: Result, census: Census, verdicts: Verdicts) -> str:
             "dying_after": result.dying_after,
             "seconds": round(result.seconds, 3),
         },
-        "charged": [asdict(usage) for usage in result.usages],
-        "harm": asdict(result.harm),
+        "charged": [*map(_usage_json, result.usages)],
+        "harm": _harm_json(result.harm),
         "journal": result.journal,
         "warnings": [*plan.warnings, *result.warnings],
     }
@@ -224,4 +225,23 @@ def _step_json(result: StepResult) -> dict[str, Any]:
         "moved_bytes": result.moved_bytes,
         "freed": result.freed,
         "seconds": round(result.seconds, 3),
+    }
+
+
+def _usage_json(usage: Usage) -> documents.Usage:
+    return {
+        "path": usage.path,
+        "before_bytes": usage.before_bytes,
+        "after_bytes": usage.after_bytes,
+        "swap_before_bytes": usage.swap_before_bytes,
+        "swap_after_bytes": usage.swap_after_bytes,
+    }
+
+
+def _harm_json(harm: Harm) -> documents.Harm:
+    return {
+        "refaulted_file_pages": harm.refaulted_file_pages,
+        "refaulted_anon_pages": harm.refaulted_anon_pages,
+        "file_before_bytes": harm.file_before_bytes,
+        "file_after_bytes": harm.file_after_bytes,
     }

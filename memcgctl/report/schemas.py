@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from typing import Any
 
 from memcgctl import utf8
 from memcgctl.model import Charges, Group, Holder, Kernel, Memcg
+from memcgctl.report import documents
 from memcgctl.views.overview import Row
-from memcgctl.views.workload import workload
+from memcgctl.views.workload import Workload, workload
 
 LATEST = 2
 CLASSES = ("file", "shmem", "anon", "kernel")
@@ -89,7 +89,7 @@ def _memcg_2(memcg: Memcg, row: Row | None) -> dict[str, Any]:
         _memcg_1(memcg)
         | _costs_2(memcg)
         | {
-            "workload": asdict(workload(memcg.path, memcg.xattrs)),
+            "workload": _workload_json(workload(memcg.path, memcg.xattrs)),
             "created_at": memcg.created_at,
             "removed_at": memcg.removed_at,
             "held_by": None if holders is None else _by_kind(holders),
@@ -97,6 +97,19 @@ def _memcg_2(memcg: Memcg, row: Row | None) -> dict[str, Any]:
             "why_not": (row.why_not or None) if row else None,
         }
     )
+
+
+def _workload_json(found: Workload) -> documents.Workload:
+    return {
+        "runtime": found.runtime,
+        "pod_uid": found.pod_uid,
+        "container_id": found.container_id,
+        "unit": found.unit,
+        "session": found.session,
+        "name": found.name,
+        "family": found.family,
+        "invocation": found.invocation,
+    }
 
 
 def _by_kind(holders: Iterable[Holder]) -> dict[str, int]:
@@ -125,7 +138,12 @@ def _costs_2(row: Memcg | Group) -> dict[str, Any]:
     """``sock`` and what is in zswap are null where they are not known."""
     charged = row.charges and _by_class(row.charges, "bytes", CHARGED_CLASSES)
     folios = row.charges and _by_class(row.charges, "folios", FOLIO_CLASSES)
-    swap = row.swap and asdict(row.swap)
+    swap = row.swap and {
+        "entries": row.swap.entries,
+        "bytes": row.swap.bytes,
+        "zswap_entries": row.swap.zswap_entries,
+        "zswap_bytes": row.swap.zswap_bytes,
+    }
     return _costs_1(row) | {"charged": charged, "folios": folios, "swap": swap}
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 
 from rich.text import Text
 
 from memcgctl import utf8
 from memcgctl.model import Census, Gain, Simulation
+from memcgctl.report import documents
 from memcgctl.report.schemas import source_json
 from memcgctl.report.text import cell_count, counted, escape, filled, shorten, size
 
@@ -149,7 +149,34 @@ def to_json(simulations: Sequence[Simulation], census: Census) -> str:
     document = {
         "schema": SCHEMA,
         "source": source_json(census.kernel),
-        "policies": [asdict(simulation) for simulation in simulations],
+        "policies": [*map(_simulated_json, simulations)],
         "warnings": census.warnings,
     }
     return utf8.dumps(document, indent=1) + "\n"
+
+
+def _simulated_json(one: Simulation) -> documents.Simulated:
+    return {
+        "policy": one.policy,
+        "offline": one.offline,
+        "freed": one.freed,
+        "freed_here": one.freed_here,
+        "freed_overhead_bytes": one.freed_overhead_bytes,
+        "evicted_bytes": one.evicted_bytes,
+        "written_bytes": one.written_bytes,
+        "swapped_bytes": one.swapped_bytes,
+        "parent_bytes": one.parent_bytes,
+        "mapper_bytes": one.mapper_bytes,
+        "deferred_bytes": one.deferred_bytes,
+        "likely_bytes": one.likely_bytes,
+        "left_bytes": one.left_bytes,
+        "leftovers": [
+            {"why": left.why, "memcgs": left.memcgs, "bytes": left.bytes}
+            for left in one.leftovers
+        ],
+        "over_limit": [*one.over_limit],
+        "gains": [
+            {"path": gain.path, "bytes": gain.bytes, "room_bytes": gain.room_bytes}
+            for gain in one.gains
+        ],
+    }

@@ -20,6 +20,7 @@ from memcgctl.policy.plan import plan
 from memcgctl.policy.policies import POLICIES
 from memcgctl.report import audit as report_audit
 from memcgctl.report import explain as report_explain
+from memcgctl.report import explain_json
 from memcgctl.report import listing as report_listing
 from memcgctl.snapshot import dumps, loads
 from memcgctl.views.explain import audit, explain
@@ -68,7 +69,7 @@ def explained(census: Census, path: str) -> tuple[str, dict[str, Any]]:
     """What a person sees, as one line, and the JSON."""
     shown = explain(census, of(census, path))
     text = report_explain.screen(shown, width=200).plain
-    return " ".join(text.split()), read(report_explain.to_json(shown))
+    return " ".join(text.split()), read(explain_json.to_json(shown))
 
 
 def whys(made: Plan, census: Census) -> dict[str, str]:

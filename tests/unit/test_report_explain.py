@@ -23,6 +23,7 @@ from memcgctl.model import (
 )
 from memcgctl.report import audit as audit_report
 from memcgctl.report import explain as explain_report
+from memcgctl.report import explain_json
 from memcgctl.views.explain import audit, explain
 from tests.schemas import read
 from tests.unit.zombies import FILE, SLEEP, census, details, group, held, memcg
@@ -185,7 +186,7 @@ def test_how_much_is_evictable(evictable_bytes: int, words: str) -> None:
         **held(groups=(found,))
     )
     zombie = memcg(**held(groups=(found,)))
-    document = read(explain_report.to_json(explain(census(zombie), zombie)))
+    document = read(explain_json.to_json(explain(census(zombie), zombie)))
     assert document["charges"][0]["evictable"] is (words == "evictable")
 
 
@@ -255,13 +256,13 @@ def test_what_an_online_memcg_inherited() -> None:
         "of memcgs that are gone: 1 obj_cgroup, 1 reference",
     ]
     assert "0 explained; the total is kept per CPU" in plain
-    document = read(explain_report.to_json(explanation))
+    document = read(explain_json.to_json(explanation))
     assert [legacy["objcgs"] for legacy in document["inherited"]] == [3, 1]
 
 
 def test_json_by_the_contract() -> None:
     """Else programs written against memcgctl/explain/2 break."""
-    document = read(explain_report.to_json(mixed()))
+    document = read(explain_json.to_json(mixed()))
     assert document["schema"] == "memcgctl/explain/2"
     assert document["source"]["release"] == "6.12.1"
     assert document["memcg"]["id"] == 7
@@ -345,7 +346,7 @@ def test_page_frames() -> None:
         "0x2c10      1  kernel      -     0     1     0",
         "4 more folios, not shown.",
     ]
-    document = read(explain_report.to_json(explain(census(zombie), zombie), FRAMES))
+    document = read(explain_json.to_json(explain(census(zombie), zombie), FRAMES))
     assert document["frames"]["total"] == 7
     assert document["frames"]["frames"][1] == {
         "pfn": 0x8E00,

@@ -29,7 +29,7 @@ from memcgctl.model import (
 from memcgctl.policy.plan import plan
 from memcgctl.policy.policies import POLICIES
 from memcgctl.policy.simulate import simulate
-from memcgctl.report import audit, explain, journal, listing, result, simulation
+from memcgctl.report import audit, explain_json, journal, listing, result, simulation
 from memcgctl.report import plan as report_plan
 from memcgctl.views.explain import audit as audited
 from memcgctl.views.explain import explain as explained
@@ -112,7 +112,7 @@ def documents() -> dict[str, str]:
     return {
         "list": listing.to_json(select(taken)),
         "groups": listing.to_json(select(taken, by_ancestor=True)),
-        "explain": explain.to_json(explained(taken, zombie), None, (), NAME),
+        "explain": explain_json.to_json(explained(taken, zombie), None, (), NAME),
         "audit": audit.to_json(audited(taken)),
         "plan": report_plan.to_json(made, taken),
         "result": result.to_json(done, taken, {}),
@@ -137,7 +137,10 @@ def test_version_1_stays_as_it_was() -> None:
     taken, zombie = hostile()
     for text, schema in (
         (listing.to_json(select(taken), 1), "memcgctl/list/1"),
-        (explain.to_json(explained(taken, zombie), schema=1), "memcgctl/explain/1"),
+        (
+            explain_json.to_json(explained(taken, zombie), schema=1),
+            "memcgctl/explain/1",
+        ),
         (
             report_plan.to_json(plan(taken, POLICIES["evict"]), taken, 1),
             "memcgctl/plan/1",
