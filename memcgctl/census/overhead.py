@@ -68,6 +68,8 @@ PER_NODE, PSI = "struct mem_cgroup_per_node", "struct psi_group"
 
 POINTER = 8
 MAX_NODES = 1 << 10  # include/linux/numa.h: the largest NODES_SHIFT is 10
+# Reading the nodes of more memcgs takes longer than it is worth.
+FEW = 1 << 13
 # mm/percpu.c: PCPU_MIN_ALLOC_SIZE; the low bits of a percpu_ref's pointer are flags.
 MIN_ALLOC = 4
 FLAGS = 3
@@ -153,8 +155,9 @@ def _in_first_chunk(
     That chunk is charged to nobody, as it has no vector of obj_cgroups: it is made
     before there are any (``pcpu_setup_first_chunk``). Up to 5.13 accounted memory has
     chunks of its own, until Linux kernel commit faf65dde844a ("percpu: rework memcg
-    accounting") (in v5.14). A node's statistics are looked at where the memcg's own lie
-    there, since they were allocated next to each other.
+    accounting") (in v5.14). A node's statistics, which are smaller, can find room there
+    when the memcg's own do not; of very many memcgs they are looked at where the own
+    ones lie there.
     """
     found: NDArray[np.int64] = np.zeros(len(tree.address), np.int64)
     try:
@@ -174,6 +177,8 @@ def _in_first_chunk(
             there = inside(tree.memcg[path])
             found += there * _size(prog, MEMCG, path)
     (rows,) = found.nonzero()
+    if len(found) <= FEW:
+        rows = np.arange(len(found))
     nodeinfo = np.uint64(offset_of(prog, MEMCG, "nodeinfo")) if len(rows) else 0
     for node in range(machine.node_ids if len(rows) else 0):
         at = tree.address[rows] + np.uint64(nodeinfo) + np.uint64(POINTER * node)

@@ -166,7 +166,7 @@ def _inspect_kdump(path: Path, dump: kdump.KdumpFile) -> CoreFile:
         raise KernelError("is a flattened file, but not of a core")
     machine = dump.machine
     if machine in ("", "unknown"):  # QEMU's
-        arm = b"NUMBER(kimage_voffset)=" in dump.vmcoreinfo
+        arm = b"NUMBER(kimage_voffset)=" in dump.notes
         machine = "aarch64" if arm else "x86_64"
     if machine not in elf.MACHINES.values():
         raise KernelError(f"is of another machine, {machine}; {elf.READABLE}")

@@ -34,6 +34,7 @@ _INCOMPLETE = 0x8
 _SUB_HEADER = struct.Struct("<QiiQQ6Q2QQ")
 # struct page_desc
 _PAGE = np.dtype([("offset", "<u8"), ("size", "<u4"), ("flags", "<u4"), ("", "<u8")])
+_MOST_NOTES = 1 << 20
 _PAGES_AT_ONCE = 1 << 18
 
 # The flattened format is big-endian: 4096 bytes of header, then records of
@@ -105,10 +106,10 @@ class KdumpFile:
         return name
 
     @property
-    def vmcoreinfo(self) -> bytes:
-        """What the file has of it, as far as that can be read."""
-        offset, size = self._sub_header[5:7]
-        return self.read(offset, min(size, 1 << 20))
+    def notes(self) -> bytes:
+        """VMCOREINFO and the notes, which can have it, as far as they can be read."""
+        places = self._sub_header[5:7], self._sub_header[7:9]
+        return b"".join(self.read(at, min(size, _MOST_NOTES)) for at, size in places)
 
     @property
     def block_size(self) -> int:

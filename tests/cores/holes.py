@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +22,7 @@ from memcgctl.census import take_census
 from memcgctl.kernel.memory import Memory
 from memcgctl.kernel.program import OpenedKernel, Sources, open_kernel
 from memcgctl.model import Topic
-from tests.cores.variants import PAGE, Core, Load, read_elf, write_elf
+from tests.cores.variants import PAGE, Load, read_elf, write_elf
 
 
 @cache
@@ -68,7 +69,7 @@ def without(core: Path, frames: Collection[int], to: Path) -> Path:
         zstandard.ZstdDecompressor().copy_stream(packed, unpacked)
     found = read_elf(whole)
     loads = [part for load in found.loads for part in _parts(load, frames)]
-    write_elf(Core(found.notes, tuple(loads)), to)
+    write_elf(replace(found, loads=tuple(loads)), to)
     whole.unlink()
     return to
 

@@ -11,13 +11,12 @@ import mmap
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import zstandard
 
 PAGE = 4096
-ZEROS = bytes(PAGE)
 HOLE = 1 << 16
 PT_LOAD, PT_NOTE = 1, 4
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -35,10 +34,11 @@ class Load:
 
 @dataclass(frozen=True)
 class Core:
-    """What an ELF core holds."""
+    """What an ELF core holds, and of which machine (``e_machine``)."""
 
     notes: bytes
     loads: tuple[Load, ...]
+    machine: int = 62
 
 
 def read_elf(path: Path) -> Core:
@@ -55,7 +55,7 @@ def read_elf(path: Path) -> Core:
             notes = bytes(data[offset : offset + size])
         elif kind == PT_LOAD:
             loads.append(Load(physical, data[offset : offset + size], virtual))
-    return Core(notes, tuple(loads))
+    return Core(notes, tuple(loads), struct.unpack_from("<H", data, 18)[0])
 
 
 def elf_header(segments: int, machine: int = 62, kind: int = 4) -> bytes:
@@ -84,7 +84,9 @@ def write_elf(core: Core, path: Path) -> None:
             at += -(-size // PAGE) * PAGE
         file.truncate(at)
         file.seek(0)
-        file.write(elf_header(len(headers)) + b"".join(headers) + core.notes)
+        file.write(
+            elf_header(len(headers), core.machine) + b"".join(headers) + core.notes
+        )
 
 
 def as_vmcore(core: Core, page_offset: int, image: tuple[int, int, int]) -> Core:
@@ -94,14 +96,14 @@ def as_vmcore(core: Core, page_offset: int, image: tuple[int, int, int]) -> Core
     """
     virtual, physical, size = image
     loads = [
-        Load(load.physical, load.data, page_offset + load.physical)
+        Load(load.physical, load.data, (page_offset + load.physical) % 2**64)
         for load in core.loads
     ]
     for load in core.loads:
         if load.physical <= physical < load.physical + len(load.data):
             start = physical - load.physical
             text = Load(physical, load.data[start : start + size], virtual)
-    return Core(core.notes, (text, *loads))
+    return replace(core, loads=(text, *loads))
 
 
 def without_note(core: Core) -> Core:
@@ -113,7 +115,7 @@ def without_note(core: Core) -> Core:
         if core.notes[at + 12 : at + 22] != b"VMCOREINFO":
             kept += core.notes[at:end]
         at = end
-    return Core(kept, core.loads)
+    return replace(core, notes=kept)
 
 
 def compress_zlib(page: bytes) -> tuple[bytes, int]:
@@ -140,44 +142,49 @@ def write_kdump(
     compress: Callable[[bytes], tuple[bytes, int]] = compress_zlib,
     machine: bytes = b"x86_64",
     dump_level: int = 0,
+    size: int = PAGE,
 ) -> None:
-    """A kdump-compressed file of version 6, all pages of zeros sharing one."""
+    """A kdump-compressed file of version 6, all pages of zeros sharing one.
+
+    ``size`` is that of the kernel's pages.
+    """
+    zeros = bytes(size)
     pages = {
-        (load.physical + offset) // PAGE: load.data[offset : offset + PAGE]
+        (load.physical + offset) // size: load.data[offset : offset + size]
         for load in core.loads
-        for offset in range(0, len(load.data), PAGE)
+        for offset in range(0, len(load.data), size)
     }
     frames = max(pages) + 1
-    bitmap_blocks = -(-frames // (8 * PAGE))
-    bitmap = bytearray(bitmap_blocks * PAGE)
+    bitmap_blocks = -(-frames // (8 * size))
+    bitmap = bytearray(bitmap_blocks * size)
     for frame in pages:
         bitmap[frame // 8] |= 1 << frame % 8
     utsname = b"".join(
         field.ljust(65, b"\0") for field in (b"", b"", b"", b"", machine, b"")
     )
     header = struct.pack("<8si390s6x16x", b"KDUMP   ", 6, utsname)
-    header += struct.pack("<IIIII", 0, PAGE, 1, 2 * bitmap_blocks, 0)
+    header += struct.pack("<IIIII", 0, size, 1, 2 * bitmap_blocks, 0)
     sub_header = struct.pack("<qii", 0, dump_level, 0) + struct.pack(
-        "<11Q", 0, 0, 0, 0, PAGE + 256, len(core.notes), 0, 0, 0, 0, frames
+        "<11Q", 0, 0, 0, 0, size + 256, len(core.notes), 0, 0, 0, 0, frames
     )
-    assert 256 + len(core.notes) <= 2 * PAGE
+    assert 256 + len(core.notes) <= 2 * size
     with path.open("wb") as file:
-        file.write(header.ljust(PAGE, b"\0"))
-        file.write((sub_header.ljust(256, b"\0") + core.notes).ljust(2 * PAGE, b"\0"))
+        file.write(header.ljust(size, b"\0"))
+        file.write((sub_header.ljust(256, b"\0") + core.notes).ljust(2 * size, b"\0"))
         file.seek(428 + 4)
         file.write(struct.pack("<I", 2))  # blocks of the sub-header
-        file.seek(3 * PAGE)
+        file.seek(3 * size)
         file.write(bitmap + bitmap)
         data = file.tell() + 24 * len(pages)
         descriptors, bodies, zero = [], [], b""
         for frame in sorted(pages):
             page = bytes(pages[frame])
-            if page == ZEROS and zero:
+            if page == zeros and zero:
                 descriptors.append(zero)
                 continue
             body, flags = compress(page)
             descriptors.append(struct.pack("<QIIQ", data, len(body), flags, 0))
-            if page == ZEROS:
+            if page == zeros:
                 zero = descriptors[-1]
             bodies.append(body)
             data += len(body)

@@ -99,7 +99,7 @@ def newest(wanted: str) -> packages.Kernel:
     series, _, flavour = wanted.partition("-")
     if series not in packages.SUITES or flavour not in FLAVOURS:
         raise PackageError(f"{wanted}: the series are {', '.join(packages.SUITES)}")
-    version = rf"{re.escape(series)}[0-9.]*([+]deb[0-9.]+|[.]0-[0-9]+)"
+    version = rf"{re.escape(series)}([.][0-9]+)*([+]deb[0-9.]+|-[0-9]+)"
     pattern = f"^linux-(image|binary)-{version}-{FLAVOURS[flavour]}(-unsigned)?$"
     found = names(pattern)
     # From 6.19 on the image is split into linux-binary and linux-modules.
