@@ -48,11 +48,12 @@ _DECLARATIONS = {
     "node_data": "struct pglist_data *[]",
     "nr_cpu_ids": "unsigned int",
     "page_offset_base": "unsigned long",
-    "saved_command_line": "char *",  # on arm64, for the direct map
     "vmemmap_base": "unsigned long",
     "__cpu_online_mask": "struct cpumask",
     "__cpu_possible_mask": "struct cpumask",
 }
+# What drgn finds the direct map by where there is no page_offset_base.
+_ARM64_DECLARATIONS = {"saved_command_line": "char *"}
 _FUNCTIONS = ("vmemmap_populate",)
 
 
@@ -190,6 +191,8 @@ def _complete(
         Memory(prog, trouble),
         info.numbers,
     )
+    if prog.platform and prog.platform.arch == drgn.Architecture.AARCH64:
+        kernel._declared.update(_ARM64_DECLARATIONS)
     prog.register_object_finder("memcgctl", kernel._find_object, enable_index=-1)
     trouble.settle()
     return kernel
