@@ -47,7 +47,7 @@ def apply(step: Step, machine: Machine, guard: Guard) -> Outcome:
 def _fewer(before: int, machine: Machine) -> bool:
     """Whether there are fewer zombies now; they go asynchronously."""
     deadline = time.monotonic() + _GONE_WITHIN
-    while (count_zombies(machine).count or 0) >= before:
+    while (now := count_zombies(machine).count) is None or now >= before:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)

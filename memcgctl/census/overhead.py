@@ -25,6 +25,7 @@ from memcgctl.census.tree import Tree
 from memcgctl.kernel.errors import KernelError
 from memcgctl.kernel.layout import has_member, offset_of, size_behind, size_of
 from memcgctl.kernel.program import OpenedKernel
+from memcgctl.kernel.trouble import Topic
 from memcgctl.linux.records import Records, read_variable
 from memcgctl.linux.structs import enumerators, read_pointers, read_structs
 from memcgctl.model import Overhead
@@ -163,7 +164,14 @@ def _in_first_chunk(
     try:
         start = np.uint64(kernel.symbol("__per_cpu_start"))
         end = start + np.uint64(read_variable(kernel, "pcpu_unit_size", 4))
-    except (LookupError, drgn.FaultError):  # CONFIG_SMP is off
+    except LookupError:  # CONFIG_SMP is off
+        return found
+    except drgn.FaultError:
+        kernel.trouble.note(
+            Topic.OTHER,
+            "what of per-CPU memory is charged to nobody cannot be read: "
+            "percpu_accounted may be too high",
+        )
         return found
 
     def inside(pointers: NDArray[np.uint64]) -> NDArray[np.bool_]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,13 +39,19 @@ def must_have_the_lock() -> None:
 def must_be_the_host() -> None:
     """The kernel's pids and cgroups are the host's; in a container others have them."""
     for name, initial in _INITIAL_NAMESPACES.items():
-        with suppress(OSError):
-            if os.stat(f"/proc/self/ns/{name}").st_ino != initial:
-                fail(
-                    f"error: this is a container, with a {name} namespace of its own: "
-                    "only --dry-run works in it; run memcgctl on the host",
-                    1,
-                )
+        try:
+            number = os.stat(f"/proc/self/ns/{name}").st_ino
+        except FileNotFoundError:  # a kernel without such namespaces
+            continue
+        except OSError as error:
+            why = f"whether this is a container cannot be told: {error.strerror}"
+            fail(f"error: {why}; only --dry-run works here", 1)
+        if number != initial:
+            fail(
+                f"error: this is a container, with a {name} namespace of its own: "
+                "only --dry-run works in it; run memcgctl on the host",
+                1,
+            )
 
 
 def too_few(

@@ -93,7 +93,7 @@ def test_a_link_of_that_name(path: Path, machine: Machine) -> None:
     path.rename(path.with_name("moved"))
     path.symlink_to(path.with_name("moved"))
     opened: list[int] = []
-    for fd in target._candidates(replace(meant, device="0:0"), (), machine):
+    for fd in target._candidates(replace(meant, device="0:0"), (), machine, []):
         opened.append(fd)
         assert not target._is(fd, replace(meant, device="0:0"), machine)
         os.close(fd)

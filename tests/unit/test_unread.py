@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import drgn
 import numpy as np
 import pytest
 
 from memcgctl.actions import drop_caches, fadvise, pageout_file, swapin
-from memcgctl.actions.host import helper, measure, pages, swapcache
+from memcgctl.actions.host import helper, measure, pages, swapcache, target
 from memcgctl.actions.host.machine import (
     ActionError,
     Guard,
@@ -25,6 +26,7 @@ from memcgctl.actions.host.machine import (
     read_machine,
 )
 from memcgctl.actions.host.pages import U64
+from memcgctl.actions.host.target import open_cgroup, open_file
 from memcgctl.actions.host.thresholds import Zombies, below
 from memcgctl.actions.run import waiting
 from memcgctl.actions.run.checkup import check
@@ -35,7 +37,7 @@ from memcgctl.linux.records import present
 from memcgctl.model import FileTarget, StepResult
 from memcgctl.report import doctor
 from tests.unit.fake_kernel import FakeKernel
-from tests.unit.plans import TMPFS, step
+from tests.unit.plans import FILE, TMPFS, step
 from tests.unit.test_actions_executor import QUICK, Bench, Pretend, plan
 from tests.unit.test_actions_executor import step as numbered
 
@@ -249,3 +251,22 @@ def test_a_member_that_is_none_of_any_kernel_is_not_a_member_that_is_missing() -
     )
     with pytest.raises(LayoutError, match=r"wrong\.n is not an integer"):
         present(fake.prog, "struct wrong", ("n",))
+
+
+def test_a_file_that_may_not_be_opened_is_not_gone(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person looks for who removed it, and it is there: a right is missing."""
+
+    def barred(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    real = read_machine()
+    monkeypatch.setattr(os, "open", barred)
+    file = replace(FILE, path="/", device=real.mounts[-1].device)
+    cannot = "cannot be opened: Operation not permitted"
+    with pytest.raises(ActionError, match=cannot), open_cgroup(7, "/app", machine):
+        pass
+    monkeypatch.setattr(target, "leads_to", lambda *_: True)
+    with pytest.raises(ActionError, match=cannot), open_file(file, (), machine):
+        pass

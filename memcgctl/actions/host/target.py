@@ -33,6 +33,11 @@ _INO32_GEN = 0x01
 _INO64_GEN = 0x81
 _BTRFS_WITHOUT_PARENT = 0x4D
 _KERNFS = 0xFE
+# Errors that keep us from a file that may well be there.
+_BARS = {
+    *(errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+}
 _DEAD = "ZXx"  # exited; a parent may not yet have asked how
 _LOOK = os.O_PATH | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -47,7 +52,8 @@ def open_file(
 
     Raises ActionError if nothing leads to it any more, or it cannot be opened.
     """
-    for candidate in _candidates(file, processes, machine):
+    barred: list[str] = []
+    for candidate in _candidates(file, processes, machine, barred):
         try:
             if not _is(candidate, file, machine):
                 continue
@@ -61,7 +67,20 @@ def open_file(
         finally:
             os.close(fd)
         return
-    raise ActionError(f"{words(file)}: it is gone, or nothing leads to it any more")
+    why = "it is gone, or nothing leads to it any more"
+    raise ActionError(f"{words(file)}: {barred[0] if barred else why}")
+
+
+@contextmanager
+def _tried(barred: list[str]) -> Iterator[None]:
+    """Go on after an error; noted if it does not just say that there is nothing."""
+    try:
+        yield
+    except ValueError:  # a null character in the name
+        pass
+    except OSError as error:
+        if error.errno in _BARS:
+            barred.append(f"it cannot be opened: {error.strerror}")
 
 
 def words(file: Backing) -> str:
@@ -71,7 +90,7 @@ def words(file: Backing) -> str:
 
 
 def _candidates(
-    file: Backing, processes: Iterable[Process], machine: Machine
+    file: Backing, processes: Iterable[Process], machine: Machine, barred: list[str]
 ) -> Iterator[int]:
     """``O_PATH`` descriptors of what might be the file; each is the caller's."""
     for pid, path in ((0, file.path), (file.container_pid or 0, file.container_path)):
@@ -79,17 +98,17 @@ def _candidates(
             continue
         mounts = read_mounts(machine.proc, pid or "self")
         if leads_to(path, file.device, mounts):
-            with suppress(OSError, ValueError):
+            with _tried(barred):
                 above = f"{machine.proc}/{pid}/root" if pid else ""
                 yield os.open(f"{above}{path}", _LOOK | os.O_NOFOLLOW)
     for process in processes:
         with suppress(ActionError), hold(process, machine):
             for name in _used(alive(process), file, machine):
-                with suppress(OSError):
+                with _tried(barred):
                     yield os.open(name, _LOOK)
-    yield from _by_handle(file, machine)
+    yield from _by_handle(file, machine, barred)
     if file.container_pid:
-        yield from _by_handle(file, machine, file.container_pid)
+        yield from _by_handle(file, machine, barred, file.container_pid)
 
 
 def _used(pid: int, file: Backing, machine: Machine) -> Iterator[Path]:
@@ -131,7 +150,7 @@ def _info(directory: Path, name: str) -> str:
 
 
 def _by_handle(
-    file: Backing, machine: Machine, pid: int | str = "self"
+    file: Backing, machine: Machine, barred: list[str], pid: int | str = "self"
 ) -> Iterator[int]:
     """The file by inode and generation; tmpfs knows only those asked for before.
 
@@ -142,7 +161,7 @@ def _by_handle(
     for mount in mounts:
         if mount.device != file.device or not leads_to_mount(mount, mounts):
             continue
-        with suppress(OSError):
+        with _tried(barred):
             at = os.open(f"{root}{mount.point}", _DIRECTORY)
             try:
                 kind, handle = _handle_of(file, at)
@@ -284,12 +303,13 @@ def open_cgroup(memcg_id: int, path: str | None, machine: Machine) -> Iterator[i
     if mount is None:
         raise ActionError("no cgroup file system with memory is mounted")
     name = path or f"cgroup {memcg_id}"
-    fd = _cgroup_by_handle(memcg_id, mount)
+    barred: list[str] = []
+    fd = _cgroup_by_handle(memcg_id, mount, barred)
     if fd is None and path:
-        with suppress(OSError):
+        with _tried(barred):
             fd = os.open(mount.point + path, _DIRECTORY | os.O_NOFOLLOW)
     if fd is None:
-        raise ActionError(f"{name} is gone")
+        raise ActionError(f"{name}: {barred[-1]}" if barred else f"{name} is gone")
     try:
         if os.fstat(fd).st_ino != memcg_id:
             raise ActionError(f"{name} is another cgroup now")
@@ -298,9 +318,9 @@ def open_cgroup(memcg_id: int, path: str | None, machine: Machine) -> Iterator[i
         os.close(fd)
 
 
-def _cgroup_by_handle(memcg_id: int, mount: Mount) -> int | None:
+def _cgroup_by_handle(memcg_id: int, mount: Mount, barred: list[str]) -> int | None:
     """fs/kernfs/mount.c, ``__kernfs_fh_to_dentry``: the id is all the handle."""
-    with suppress(OSError):
+    with _tried(barred):
         at = os.open(mount.point, _DIRECTORY)
         try:
             return open_by_handle(at, _KERNFS, struct.pack("=Q", memcg_id), _DIRECTORY)
