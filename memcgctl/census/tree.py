@@ -58,8 +58,8 @@ OFF = "memory cgroups are off (cgroup_disable=memory)"
 class Tree:
     """All memcgs, parents before children; arrays have one element for each.
 
-    ``parent`` and ``ancestor`` (the nearest online one above) are indices into the
-    same arrays, -1 for the root's. ``refs`` is -1 where the kernel counts per CPU.
+    ``parent`` and ``ancestor`` (the nearest online one above, that what a removed one
+    was charged for goes to) are indices into the same arrays, -1 for the root's. ``refs`` is -1 where the kernel counts per CPU.
     ``memcg`` and ``cgroup`` have a field for each member that was asked for.
     """
 
@@ -88,7 +88,7 @@ def read_tree(
     where they exist. Raises KernelError if there is no tree that can be read.
     """
     prog, memory = kernel.prog, kernel.memory
-    own = ("css.cgroup", "css.flags", "id.id", "memory.usage.counter")
+    own = ("css.cgroup", "css.flags", "id.id", "memory.usage.counter", "memory.parent")
     ref = ("css.refcnt.percpu_count_ptr", "css.refcnt.data")
     address, parent, memcg = _walk(
         kernel,
@@ -123,7 +123,8 @@ def read_tree(
             Topic.MEMCGS, "a memcg went away or is damaged, and is left out", lost
         )
     online = (memcg["css.flags"] & CSS_ONLINE) != 0
-    parent, ancestor = _ancestors(parent, good, online)
+    charged = _charged_above(kernel.prog, address, parent, memcg)
+    parent, ancestor = _ancestors(parent, charged, good, online)
     refs = read_references(prog, memory, memcg)
     default_root = kernel.symbol("cgrp_dfl_root")
     return Tree(
@@ -296,16 +297,46 @@ def _follow(
     return found, True
 
 
+def _charged_above(
+    prog: drgn.Program,
+    address: NDArray[np.uint64],
+    parent: NDArray[np.int64],
+    memcg: Records,
+) -> NDArray[np.int64]:
+    """The index of the memcg that each one's charges count for as well.
+
+    Its parent (``parent_mem_cgroup``), but on cgroup v1 without use_hierarchy the root.
+    Since Linux kernel commit bef8620cd8e0 ("mm: memcg: deprecate the non-hierarchical
+    mode") (in v5.11) there is no such thing.
+    """
+    if "memory.parent" not in (memcg.dtype.names or ()):
+        return parent
+    above = memcg["memory.parent"] - np.uint64(
+        offset_of(prog, "struct mem_cgroup", "memory")
+    )
+    order = np.argsort(address)
+    row = order[np.searchsorted(address, above, sorter=order).clip(max=len(order) - 1)]
+    known = (address[row] == above) & (row < np.arange(len(row)))
+    charged: NDArray[np.int64] = np.where(known, row, parent)
+    return charged
+
+
 def _ancestors(
-    parent: NDArray[np.int64], good: NDArray[np.bool_], online: NDArray[np.bool_]
+    parent: NDArray[np.int64],
+    charged: NDArray[np.int64],
+    good: NDArray[np.bool_],
+    online: NDArray[np.bool_],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices, among the good ones, of each one's parent and online ancestor."""
+    """Indices, among the good ones, of each one's parent and online ancestor.
+
+    Its ancestors are those that ``charged`` leads to.
+    """
     new_index = (np.cumsum(good) - 1).tolist()
     above, nearest = [-1], [-1]
-    for up in parent[1:].tolist():
-        kept = bool(good[up])
-        above.append(new_index[up] if kept else above[up])
-        nearest.append(new_index[up] if kept and online[up] else nearest[up])
+    for up, payer in zip(parent[1:].tolist(), charged[1:].tolist(), strict=True):
+        above.append(new_index[up] if good[up] else above[up])
+        counts = bool(good[payer] and online[payer])
+        nearest.append(new_index[payer] if counts else nearest[payer])
     return np.array(above)[good], np.array(nearest)[good]
 
 

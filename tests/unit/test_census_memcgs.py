@@ -9,6 +9,7 @@ import pytest
 
 from memcgctl.census.tree import CSS_ONLINE, Tree, read_tree
 from memcgctl.kernel.errors import KernelError
+from memcgctl.kernel.layout import offset_of
 from memcgctl.kernel.memory import Memory
 from memcgctl.linux.records import BATCH
 from tests.unit.fake_kernel import BASE, PAGE, FakeKernel, Members
@@ -30,7 +31,7 @@ STRUCTS = {
     "atomic_long": {"counter": "s64"},
     "cgroup_subsys_state": STATE,
     "mem_cgroup_id": {"gap": "u32", "id": "s32"},
-    "page_counter": {"gap": "u64", "usage": "atomic_long"},
+    "page_counter": {"gap": "u64", "usage": "atomic_long", "parent": "void *"},
     "mem_cgroup": {
         "gap": "u64[3]",
         "css": "cgroup_subsys_state",
@@ -164,6 +165,23 @@ def test_identity(rcu: bool) -> None:
 def test_first_version() -> None:
     """A hierarchy of cgroup v1 is told from the default one."""
     assert Forest(version=1).tree()[0].cgroup_version == 1
+
+
+def test_who_is_charged_without_use_hierarchy() -> None:
+    """What is charged to the root would be asked of the parent, and nothing go."""
+    forest = Forest(version=1)
+    app = forest.memcg(forest.root, b"app", online=True)
+    gone = forest.memcg(app, b"gone")
+    below = forest.memcg(gone, b"below")
+    counter = offset_of(forest.fake.kernel.prog, "struct mem_cgroup", "memory")
+    for memcg in (app, gone, below):
+        parent = {"memory.parent": forest.root + counter}
+        forest.fake.put(memcg, "mem_cgroup", parent)
+    tree, _ = forest.tree()
+    assert tree.parent.tolist() == [-1, 0, 1, 2]
+    assert tree.ancestor.tolist() == [-1, 0, 0, 0]
+    forest.fake.put(below, "mem_cgroup", {"memory.parent": app + counter})
+    assert forest.tree()[0].ancestor.tolist() == [-1, 0, 0, 1]
 
 
 def test_references_while_they_are_summed_up() -> None:
