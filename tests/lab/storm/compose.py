@@ -38,8 +38,8 @@ SIZES: list[int] = [
     *(1, 1000, 4095, PAGE, 4097, 3 * PAGE, 60 * KIB, 100_001),
     *(128 * KIB, 200 * KIB, 256 * KIB, 333_333, 512 * KIB, 700 * KIB, 1 << 20, 2 << 20),
 ]
-ROOM = 10 << 20  # bytes that all of a scene may take: a guest and its swap are small
-TOGETHER = 4  # scenes that are played at once: a run takes the longest to begin
+ROOM = 8 << 20  # bytes that all of a scene may take: a guest and its swap are small
+TOGETHER = 6  # scenes that are played at once: a run takes the longest to begin
 
 
 def pick(random: Random, weights: Mapping[str, float]) -> str:
@@ -106,7 +106,7 @@ def together(scenes: list[Json]) -> Json:
         "limits": all_limits,
         "scenes": len(scenes),
         # Also ask who is to be charged: it takes as long as half of a run.
-        "plan": int(origin.split()[5]) // TOGETHER % 4 == 0,
+        "plan": int(origin.split()[5]) // TOGETHER % 3 == 0,
     }
 
 

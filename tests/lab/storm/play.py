@@ -252,8 +252,10 @@ def merge(scene: Json) -> None:
     if not any(part["kind"] == "ksm" for part in parts):
         return
     (KSM / "pages_to_scan").write_text("9999")
+    began, scans = time.monotonic(), number(KSM / "full_scans")
     (KSM / "run").write_text("1")
-    time.sleep(4)
+    while number(KSM / "full_scans") < scans + 3 and time.monotonic() - began < 4:
+        time.sleep(0.1)
     (KSM / "run").write_text("0")
 
 
