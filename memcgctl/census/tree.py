@@ -59,7 +59,8 @@ class Tree:
     """All memcgs, parents before children; arrays have one element for each.
 
     ``parent`` and ``ancestor`` (the nearest online one above, that what a removed one
-    was charged for goes to) are indices into the same arrays, -1 for the root's. ``refs`` is -1 where the kernel counts per CPU.
+    was charged for goes to) are indices into the same arrays, -1 for the root's.
+    ``refs`` is -1 where the kernel counts per CPU.
     ``memcg`` and ``cgroup`` have a field for each member that was asked for.
     """
 
