@@ -24,6 +24,8 @@ from memcgctl.model import CpuTarget, Step
 _TRIES = 3
 _GONE_WITHIN = 1.0
 
+NAME = "charge-on-cpu"
+
 
 def probe(machine: Machine) -> str | None:
     return helper.probe(machine)

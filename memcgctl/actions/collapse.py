@@ -26,6 +26,8 @@ from memcgctl.model import ProcessTarget, Step
 # Other than MADV_PAGEOUT it takes what is locked, and leaves what wants no huge pages.
 _REFUSED = frozenset({"ht", "pf", "io", "nh"})
 
+NAME = "collapse"
+
 
 def probe(machine: Machine) -> str | None:
     if not _huge_size(machine):

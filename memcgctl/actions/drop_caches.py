@@ -12,6 +12,8 @@ from memcgctl.actions.host.machine import (
 from memcgctl.actions.host.sync import sync_disks
 from memcgctl.model import Step
 
+NAME = "drop_caches"
+
 
 def probe(machine: Machine) -> str | None:
     if not (machine.proc / "sys/vm/drop_caches").exists():

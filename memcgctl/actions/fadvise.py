@@ -24,6 +24,8 @@ _WINDOW = 64 << 20
 # Of a larger file, holes are not looked at one by one.
 _LARGE = 256 << 30
 
+NAME = "fadvise"
+
 
 def probe(machine: Machine) -> str | None:
     return machine.lacks("dac_read_search")

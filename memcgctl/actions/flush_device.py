@@ -13,6 +13,8 @@ _BLKFLSBUF = 0x1261
 # include/uapi/linux/major.h. Old kernels' RAM disks lose their contents by it.
 _RAMDISK = 1
 
+NAME = "flush-device"
+
 
 def probe(machine: Machine) -> str | None:
     return machine.lacks("sys_admin")

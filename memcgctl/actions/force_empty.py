@@ -6,6 +6,8 @@ from memcgctl.actions.host.machine import ActionError, Guard, Machine, Outcome, 
 from memcgctl.actions.host.target import open_cgroup, write_at
 from memcgctl.model import CgroupTarget, Step
 
+NAME = "memory.force_empty"
+
 
 def probe(machine: Machine) -> str | None:
     if machine.cgroup1 is None:

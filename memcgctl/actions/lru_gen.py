@@ -32,6 +32,8 @@ _ROUNDS = 4
 # By node: the youngest generation, and pages of anonymous memory and of files.
 Lists = dict[int, tuple[int, int, int]]
 
+NAME = "lru_gen"
+
 
 def probe(machine: Machine) -> str | None:
     enabled = read_text(machine.sys / "kernel/mm/lru_gen/enabled").strip()

@@ -20,6 +20,8 @@ from memcgctl.model import CgroupTarget, Step
 
 _WINDOW = 16 << 20
 
+NAME = "memory.reclaim"
+
 
 def probe(machine: Machine) -> str | None:
     if machine.cgroup2 is None or machine.cgroup1 is not None:

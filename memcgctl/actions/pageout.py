@@ -40,6 +40,8 @@ _REFUSED = {"lo", "ht", "pf", "io"}
 # The process has exited, or is not for us: no other range fares better.
 _HOPELESS = {errno.ESRCH, errno.EPERM, errno.ENOSYS}
 
+NAME = "pageout"
+
 
 def probe(machine: Machine) -> str | None:
     return machine.lacks("sys_admin", "sys_nice", "sys_ptrace")

@@ -27,6 +27,8 @@ from memcgctl.model import FileTarget, Step
 
 _WINDOW = 16 << 20
 
+NAME = "pageout-file"
+
 
 def probe(machine: Machine) -> str | None:
     return machine.lacks_swap() or machine.lacks(

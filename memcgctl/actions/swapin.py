@@ -30,6 +30,8 @@ from memcgctl.model import ProcessTarget, Step
 
 _WINDOW = 256
 
+NAME = "swapin"
+
 
 def probe(machine: Machine) -> str | None:
     return machine.lacks_swap() or machine.lacks("sys_ptrace")

@@ -34,6 +34,8 @@ from memcgctl.model import Step, SwappedFileTarget
 
 _WINDOW = 4 << 20
 
+NAME = "swapin-file"
+
 
 def probe(machine: Machine) -> str | None:
     return helper.probe(machine) or pageout_file.probe(machine)

@@ -24,6 +24,8 @@ from memcgctl.model import FileTarget, Step, SwappedFileTarget
 # Nothing more is paged out to memory when less than this is free beside it.
 _KEEP_FREE = 32 << 20
 
+NAME = "temp-swap"
+
 
 def probe(machine: Machine) -> str | None:
     return zram.probe(machine) or pageout.probe(machine)

@@ -11,6 +11,8 @@ from memcgctl.actions.host.machine import Guard, Machine, Outcome, aim
 from memcgctl.actions.host.sync import sync_disks
 from memcgctl.model import HostTarget, Step
 
+NAME = "writeback-cleanup"
+
 
 def probe(machine: Machine) -> str | None:
     if machine.cgroup2 is None or machine.cgroup1 is not None:

@@ -54,6 +54,7 @@ from memcgctl.model.plan import (
     Step,
     SwappedFileTarget,
     Target,
+    Way,
 )
 from memcgctl.model.run import (
     Ability,
@@ -138,6 +139,7 @@ __all__ = [
     "Topic",
     "Usage",
     "User",
+    "Way",
     "cost_bytes",
     "ids_used",
 ]

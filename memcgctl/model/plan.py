@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from memcgctl.model.census import Backing, Kernel, Process
 
@@ -103,6 +104,7 @@ class HostTarget:
     devices: tuple[str, ...] | None = None
 
 
+Way = Literal["out", "back", "neither"]
 # What a step acts on, by what it is: no name that may come to mean another thing.
 Target = (
     FileTarget
@@ -122,7 +124,9 @@ class Step:
     ``bytes`` is what it moves of theirs, ``collateral_bytes`` what it can move of
     others'. ``charged_to`` names who is charged afterwards, if anybody, and
     ``charged_bytes`` each one's part. ``frees`` are the memcgs that are gone after it.
-    ``over_limit`` are the memcgs that it could push over a limit.
+    ``over_limit`` are the memcgs that it could push over a limit. ``does`` says in a
+    few words what the action is, ``way`` which way memory goes: out of memory, back
+    from swap, or neither.
     """
 
     memcgs: tuple[int, ...]
@@ -138,6 +142,8 @@ class Step:
     frees: tuple[int, ...] = ()
     over_limit: tuple[str, ...] = ()
     charged_bytes: tuple[int, ...] = ()
+    does: str = ""
+    way: Way = "out"
 
     @property
     def untargeted(self) -> bool:

@@ -92,6 +92,8 @@ def _step(
     return Step(
         memcgs=tuple(memcgs),
         action=draft.interface.name,
+        does=draft.interface.does,
+        way=draft.interface.way,
         option=draft.option,
         target=action.target,
         command=action.command,

@@ -14,23 +14,6 @@ from memcgctl.report.overview import brief, source_line
 from memcgctl.report.text import Styled, counted, escape, filled, shorten, size
 from memcgctl.views.bill import Bill, bill
 
-# In at most 38 columns, beside the numbers.
-WHAT = {
-    "fadvise": "drops clean page cache of files",
-    "pageout": "pages out what processes map",
-    "pageout-file": "writes tmpfs files to swap",
-    "temp-swap": "moves it to the parent by way of zram",
-    "swapin": "reads swap back for its processes",
-    "swapin-file": "reads swapped tmpfs files back",
-    "collapse": "makes huge pages of the mappers' own",
-    "writeback-cleanup": "syncs disks, lets go of their inodes",
-    "charge-on-cpu": "has a CPU drop what it charged ahead",
-    "flush-device": "drops clean metadata of a disk",
-    "lru_gen": "evicts one zombie's generations",
-    "memory.reclaim": "evicts the coldest below an ancestor",
-    "memory.force_empty": "evicts all it can below an ancestor",
-    "drop_caches": "drops everybody's page cache",
-}
 # What is done where user space has no way to do what a policy has a kernel do.
 INSTEAD = {
     "recharge-parent": "the parent is charged, and stays so whoever touches it next",
@@ -137,7 +120,7 @@ def _actions(sums: Bill) -> list[str]:
             f"{one.steps:,}",
             size(one.bytes),
             f"{one.frees:,}",
-            WHAT.get(one.action, ""),
+            one.does,
         )
         for one in sums.actions
     ]

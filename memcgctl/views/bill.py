@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 from memcgctl.model import Plan
 
-# They bring memory back from swap; all other actions let memory go or hand it over.
-_FROM_SWAP = frozenset({"swapin", "swapin-file"})
-_IN_MEMORY = frozenset({"collapse", "temp-swap"})
 # A guess for a machine of today: finding a process's or file's pages, moving them, and
 # the wait for the kernel's own workers in the end.
 _SECONDS_A_STEP, _BYTES_A_SECOND, _SECONDS_TO_SETTLE = 0.1, 100 << 20, 1.0
@@ -17,9 +14,13 @@ _SECONDS_A_STEP, _BYTES_A_SECOND, _SECONDS_TO_SETTLE = 0.1, 100 << 20, 1.0
 
 @dataclass(frozen=True)
 class ActionSum:
-    """All steps of one action; ``frees`` are the zombies that go with their last."""
+    """All steps of one action, which ``does`` tells in a few words.
+
+    ``frees`` are the zombies that go with their last.
+    """
 
     action: str
+    does: str
     steps: int
     bytes: int
     frees: int
@@ -49,6 +50,7 @@ class Bill:
 def bill(plan: Plan) -> Bill:
     """The sums over all steps of a plan; actions in the order of their first step."""
     steps: Counter[str] = Counter()
+    does: dict[str, str] = {}
     moved: Counter[str] = Counter()
     frees: Counter[str] = Counter()
     payers: Counter[str] = Counter()
@@ -56,15 +58,16 @@ def bill(plan: Plan) -> Bill:
     over: dict[str, None] = {}
     for step in plan.steps:
         steps[step.action] += 1
+        does.setdefault(step.action, step.does)
         moved[step.action] += step.bytes
         frees[step.action] += len(step.frees)
         others += step.collateral_bytes
         over.update(dict.fromkeys(step.over_limit))
         charged = dict(zip(step.charged_to, step.charged_bytes, strict=True))
         payers.update(charged)
-        if step.action in _FROM_SWAP:
+        if step.way == "back":
             back += step.bytes
-        elif step.action not in _IN_MEMORY:
+        elif step.way == "out":
             leaves += step.bytes
             to_swap += sum(charged.values())
     return Bill(
@@ -79,7 +82,7 @@ def bill(plan: Plan) -> Bill:
         + _SECONDS_A_STEP * steps.total()
         + moved.total() / _BYTES_A_SECOND,
         actions=tuple(
-            ActionSum(action, number, moved[action], frees[action])
+            ActionSum(action, does[action], number, moved[action], frees[action])
             for action, number in steps.items()
         ),
     )

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from memcgctl import actions
 from memcgctl.actions.host.machine import CAPABILITIES, Machine, Mount
 from memcgctl.actions.run.checkup import Wanted, check
 from memcgctl.actions.run.table import ACTIONS
 from memcgctl.cli.doctor import EXIT_CODES, _wanted
 from memcgctl.model import Checkup, Kernel
+from memcgctl.policy import interfaces
 from memcgctl.report.doctor import screen, to_json
 from tests.schemas import read
 
@@ -90,6 +92,18 @@ def read_only(mount: Mount | None) -> Mount:
 def test_every_action_of_a_policy_can_be_probed() -> None:
     """Doctor would fail, or leave out an action that reclaim takes."""
     assert {wanted.action for wanted in _wanted()} == set(ACTIONS)
+
+
+def test_an_action_has_one_file_in_each_room() -> None:
+    """Who looks for what an action does, or why it is chosen, would have to search."""
+    rooms = [Path(actions.__file__).parent, Path(interfaces.__file__).parent]
+    mine, theirs = ({one.stem for one in room.glob("*.py")} for room in rooms)
+    assert theirs - mine == {"base", "common", "context"}
+    assert mine <= theirs
+    for one in interfaces.INTERFACES:
+        assert 0 < len(one.does) <= 38, f"{one.name}: it stands beside the numbers"
+    harms = [one.harm for one in interfaces.INTERFACES]
+    assert len(harms) == len({*harms}), "which is tried first is not said"
 
 
 def test_where_all_is_well(machine: Machine) -> None:

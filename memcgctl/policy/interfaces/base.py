@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from memcgctl.model import Target
+from memcgctl.model import Target, Way
 from memcgctl.policy.cases import Case, Part
 from memcgctl.policy.effects import Effect, left
 from memcgctl.policy.interfaces.context import PlanContext
@@ -69,6 +69,7 @@ def nothing_else(target: Target, served: Served, context: PlanContext) -> int:
 class Interface(Generic[T]):
     """One way of user space to do what ``options`` say in some ``cases``.
 
+    ``does`` says so in at most 38 columns. Those of the least ``harm`` are tried first.
     ``needs`` are names out of ``Kernel.interfaces``; ``seen`` the kernels on which it
     did what is said here; ``requires`` what else must be there (privilege, mounts,
     programs); ``effect`` whom it charges, ``touches`` what else it moves, ``cannot``
@@ -80,10 +81,13 @@ class Interface(Generic[T]):
     reach, or if it is asked for; one with ``ask`` only if that is asked for. Those of a
     higher ``rank`` move what the others leave, so that they come later; one with
     ``after`` moves nothing unless that was done to the same process before. What
-    ``disturbs`` makes a process wait for memory that it uses.
+    ``disturbs`` makes a process wait for memory that it uses. ``way`` says whether
+    memory leaves, comes back from swap, or neither.
     """
 
     name: str
+    does: str
+    harm: int
     options: tuple[Option, ...]
     cases: tuple[Case, ...]
     needs: tuple[str, ...]
@@ -101,6 +105,7 @@ class Interface(Generic[T]):
     rank: int = 0
     after: str | None = None
     disturbs: bool = False
+    way: Way = "out"
 
 
 AnyInterface = Interface[Any]

@@ -50,6 +50,8 @@ def command(cpu: int, mount: str) -> str:
 
 INTERFACE = Interface(
     name="charge-on-cpu",
+    does="has a CPU drop what it charged ahead",
+    harm=120,
     options=("evict",),
     cases=("stock",),
     needs=(),

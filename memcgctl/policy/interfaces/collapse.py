@@ -66,6 +66,9 @@ def action(target: ProcessTarget, served: Served, context: PlanContext) -> Actio
 
 INTERFACE = Interface(
     name="collapse",
+    does="makes huge pages of the mappers' own",
+    harm=20,
+    way="neither",
     options=("recharge-mapper",),
     cases=("swap-backed-mapped",),
     needs=("process_madvise", "collapse", "pagemap", "kpagecgroup"),

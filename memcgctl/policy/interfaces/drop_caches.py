@@ -34,6 +34,8 @@ def command() -> str:
 
 INTERFACE = Interface(
     name="drop_caches",
+    does="drops everybody's page cache",
+    harm=170,
     options=("evict",),
     cases=("file-unmapped", "metadata"),
     needs=("drop_caches",),

@@ -55,6 +55,8 @@ def command(file: str, *, dirty: bool) -> str:
 
 INTERFACE = Interface(
     name="fadvise",
+    does="drops clean page cache of files",
+    harm=10,
     options=("evict", "deferred"),
     cases=("file-unmapped",),
     needs=("fadvise",),

@@ -41,6 +41,8 @@ def command(name: str) -> str:
 
 INTERFACE = Interface(
     name="flush-device",
+    does="drops clean metadata of a disk",
+    harm=130,
     options=("evict", "deferred"),
     cases=("metadata",),
     needs=(),

@@ -31,6 +31,8 @@ def command(directory: str) -> str:
 
 INTERFACE = Interface(
     name="memory.force_empty",
+    does="evicts all it can below an ancestor",
+    harm=160,
     options=("evict",),
     cases=(*FILES, *SWAP_BACKED, "metadata"),
     needs=("memory.force_empty",),

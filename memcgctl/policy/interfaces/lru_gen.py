@@ -66,6 +66,8 @@ def command(private_id: int, swappiness: int) -> str:
 
 INTERFACE = Interface(
     name="lru_gen",
+    does="evicts one zombie's generations",
+    harm=140,
     options=("evict",),
     cases=(*FILES, "swap-backed-unmapped", "metadata"),
     needs=("lru_gen by private id",),

@@ -32,6 +32,8 @@ def command(directory: str, size_bytes: int) -> str:
 
 INTERFACE = Interface(
     name="memory.reclaim",
+    does="evicts the coldest below an ancestor",
+    harm=150,
     options=("evict",),
     cases=(*FILES, *SWAP_BACKED, "metadata"),
     needs=("memory.reclaim",),

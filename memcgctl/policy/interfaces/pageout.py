@@ -135,6 +135,8 @@ def action_again(target: ProcessTarget, served: Served, context: PlanContext) ->
 
 INTERFACE = Interface(
     name="pageout",
+    does="pages out what processes map",
+    harm=60,
     options=("evict",),
     cases=("file-mapped", "swap-backed-mapped"),
     needs=("process_madvise", "pageout", "pagemap", "kpagecgroup"),
@@ -155,6 +157,8 @@ INTERFACE = Interface(
 # After swapin, which maps them.
 AGAIN = Interface(
     name="pageout",
+    does="pages out what processes map",
+    harm=80,
     options=("evict",),
     cases=("swap-backed-unmapped",),
     needs=("process_madvise", "pageout", "pagemap", "kpagecgroup"),

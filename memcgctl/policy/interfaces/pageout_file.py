@@ -77,6 +77,8 @@ def _in_reach(ancestors: Iterable[int], context: PlanContext) -> int:
 
 INTERFACE = Interface(
     name="pageout-file",
+    does="writes tmpfs files to swap",
+    harm=70,
     options=("evict",),
     cases=("swap-backed-unmapped",),
     needs=("pageout",),

@@ -104,6 +104,9 @@ def collateral(target: ProcessTarget, served: Served, context: PlanContext) -> i
 
 INTERFACE = Interface(
     name="swapin",
+    does="reads swap back for its processes",
+    harm=90,
+    way="back",
     options=("recharge-mapper",),
     cases=("swap",),
     needs=("pagemap",),

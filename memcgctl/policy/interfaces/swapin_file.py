@@ -101,6 +101,9 @@ def collateral(target: SwappedFileTarget, served: Served, context: PlanContext) 
 
 INTERFACE = Interface(
     name="swapin-file",
+    does="reads swapped tmpfs files back",
+    harm=100,
+    way="back",
     options=("recharge-parent", "deferred"),
     cases=("swap",),
     needs=("pageout",),

@@ -99,6 +99,9 @@ def _nothing(target: ProcessTarget, served: Served, context: PlanContext) -> int
 
 INTERFACE = Interface(
     name="temp-swap",
+    does="moves it to the parent by way of zram",
+    harm=30,
+    way="neither",
     options=_OPTIONS,
     cases=("swap-backed-unmapped",),
     needs=_NEEDS,
@@ -115,6 +118,9 @@ INTERFACE = Interface(
 )
 MAPPED = Interface(
     name="temp-swap",
+    does="moves it to the parent by way of zram",
+    harm=40,
+    way="neither",
     options=_OPTIONS,
     cases=("swap-backed-mapped",),
     needs=(*_NEEDS, "process_madvise", "pagemap", "kpagecgroup"),
@@ -134,6 +140,9 @@ MAPPED = Interface(
 # After swapin, which maps them.
 AGAIN = Interface(
     name="temp-swap",
+    does="moves it to the parent by way of zram",
+    harm=50,
+    way="neither",
     options=_OPTIONS,
     cases=("swap-backed-unmapped",),
     needs=MAPPED.needs,

@@ -60,6 +60,8 @@ def command(mount: str, devices: tuple[str, ...] | None = None) -> str:
 
 INTERFACE = Interface(
     name="writeback-cleanup",
+    does="syncs disks, lets go of their inodes",
+    harm=110,
     options=("evict", "recharge-parent"),
     cases=("writeback",),
     needs=("writeback cleanup",),
