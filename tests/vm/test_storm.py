@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from itertools import groupby
 
-from tests.lab.storm.compose import together
 from tests.lab.storm.judge import judge
 from tests.lab.storm.run import Stage, cases
 
@@ -14,10 +12,8 @@ SERIES = "6.12"
 
 def test_what_failed_once_holds() -> None:
     """A promise that was broken once would be again; nor would a storm find any."""
-    scenes = sorted(cases(SERIES), key=lambda scene: str(scene["swap"]))
     with closing(Stage(SERIES)) as stage:
-        for _, group in groupby(scenes, lambda scene: str(scene["swap"])):
-            scene = together([*group])
+        for scene in cases(SERIES):
             verdict = judge(scene, stage.play(scene))
             assert verdict.findings == ()
             zombies = [memcg for memcg in scene["memcgs"] if not memcg["online"]]

@@ -72,23 +72,19 @@ def compose(seed: int, number: int, kernel: str) -> Json:
             made["pressure"] = random.choice([64, 256, 1024]) * KIB
         memcgs.append(made)
     return {
-        "origin": f"--kernel {kernel} --seed {seed} --only {number}",
         "swap": swap,
         "memcgs": memcgs,
         "limits": limits(random, online, leaves),
     }
 
 
-def together(scenes: list[Json]) -> Json:
+def together(scenes: Mapping[int, Json], origin: str) -> Json:
     """Scenes as one, side by side: for all of them memcgctl is run once.
 
-    They have their own directories at the top, and the first one's swap.
+    They have their own directories at the top, by number, and the first one's swap.
     """
-    memcgs, all_limits, origin = [], [], scenes[0]["origin"]
-    for scene in scenes:
-        number = scene["origin"].rpartition(" ")[2]
-        if scene is not scenes[0]:
-            origin += f" --only {number}"
+    memcgs, all_limits = [], []
+    for number, scene in scenes.items():
         for memcg in scene["memcgs"]:
             parts = [
                 {key: _within(number, key, value) for key, value in part.items()}
@@ -101,16 +97,16 @@ def together(scenes: list[Json]) -> Json:
             all_limits.append({**limit, "path": path})
     return {
         "origin": origin,
-        "swap": scenes[0]["swap"],
+        "swap": next(iter(scenes.values()))["swap"],
         "memcgs": memcgs,
         "limits": all_limits,
         "scenes": len(scenes),
         # Also ask who is to be charged: it takes as long as half of a run.
-        "plan": int(origin.split()[5]) // TOGETHER % 3 == 0,
+        "plan": min(scenes) // TOGETHER % 3 == 0,
     }
 
 
-def _within(number: str, key: str, value: Any) -> Any:
+def _within(number: int, key: str, value: Any) -> Any:
     """A path within the scene of this number: ``app/z1`` is ``app7/z1``."""
     if key not in ("path", "user", "second", "shared"):
         return value

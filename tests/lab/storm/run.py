@@ -219,14 +219,21 @@ def composed(
     for _, group in itertools.groupby(numbers, lambda number: number // TOGETHER):
         if time.monotonic() > deadline:
             return
-        scenes = [compose(seed, number, series) for number in group]
-        yield without(together(scenes), drop)
+        scenes = {number: compose(seed, number, series) for number in group}
+        only = "".join(f" --only {number}" for number in scenes)
+        origin = f"--kernel {series} --seed {seed}{only}"
+        yield without(together(scenes, origin), drop)
 
 
 def cases(series: str) -> list[Json]:
-    """Scenes that failed once, on this kernel."""
+    """Scenes that failed once, on this kernel: those with the same swap as one."""
     kept = json.loads(CASES.read_text())
-    return [case["scene"] for case in kept if case["kernel"] == series]
+    by_swap: dict[str, dict[int, Json]] = {}
+    for number, case in enumerate(kept):
+        if case["kernel"] == series:
+            by_swap.setdefault(case["scene"]["swap"], {})[number] = case["scene"]
+    origin = f"--kernel {series} --cases"
+    return [together(scenes, origin) for scenes in by_swap.values()]
 
 
 def keep(series: str, scene: Json, verdict: Verdict) -> None:
