@@ -208,4 +208,4 @@ def test_the_direct_map_of_a_52_bit_kernel() -> None:
     spaces = Spaces()
     offset = PHYSICAL - ((1 << 52) - (1 << 48))
     spaces.fake.kernel.numbers = {"VA_BITS": 52, "PHYS_OFFSET": offset}
-    assert direct_map(spaces.fake.kernel) + PHYSICAL == -(1 << 48)
+    assert direct_map(spaces.fake.kernel) + PHYSICAL == 2**64 - (1 << 48)

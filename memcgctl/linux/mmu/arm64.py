@@ -87,7 +87,7 @@ def format_of(kernel: OpenedKernel) -> Arm64:
         top=top,
         user=top,
         mapping=np.uint64(int(_VALID) | absent),
-        to_virtual=np.uint64(direct_map(kernel) % 2**64),
+        to_virtual=np.uint64(direct_map(kernel)),
         mask=np.uint64((1 << (50 if lpa2 else 48)) - (1 << page_shift)),
         high=np.uint64(high),
         high_shift=np.uint64(high_shift),
@@ -139,8 +139,9 @@ def _absent(kernel: OpenedKernel) -> tuple[int, tuple[int, int, int]]:
 
 
 def direct_map(kernel: OpenedKernel) -> int:
-    """Virtual address of physical address 0: PAGE_OFFSET - PHYS_OFFSET."""
-    return -(1 << _number(kernel, "VA_BITS")) - _number(kernel, "PHYS_OFFSET")
+    """Virtual address of physical address 0: PAGE_OFFSET - PHYS_OFFSET, which wraps."""
+    offset = -(1 << _number(kernel, "VA_BITS")) - _number(kernel, "PHYS_OFFSET")
+    return offset % 2**64
 
 
 def _number(kernel: OpenedKernel, name: str) -> int:
