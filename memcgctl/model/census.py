@@ -206,8 +206,8 @@ class Process:
     """A process that uses charged memory; ``bytes`` is how much of it.
 
     ``start_ticks`` tells a process from a later one of the same pid. ``huge_bytes`` of
-    the memory fill as many addresses as a huge page has (2 MiB), in one anonymous
-    mapping, but page by page. ``tid`` is a thread that lives, where the first one has
+    the memory fill as many addresses as a huge page has, in one anonymous mapping,
+    but page by page. ``tid`` is a thread that lives, where the first one has
     ended (0: it has not); ``memcg`` is that thread's.
     """
 

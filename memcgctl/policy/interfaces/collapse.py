@@ -29,7 +29,7 @@ from memcgctl.policy.interfaces.context import PlanContext
 def reach(part: Part, context: PlanContext) -> Reach:
     found = users(part, context.page_size)
     ancestor = context.room.ancestor(part.memcg)
-    # Only where nothing else is in the same 2 MiB of addresses, and nothing is missing.
+    # Only where a huge page has nothing else in it, and nothing is missing.
     if len(found) != 1 or found[0].huge_bytes < part.bytes:
         return cannot(part, "")
     if why := beyond_madvise(found[0]):
@@ -76,7 +76,7 @@ INTERFACE = Interface(
     requires="root, Python 3.9, transparent huge pages",
     effect="the process's memcg is charged at once",
     touches="what the process maps that is charged to the ancestor itself",
-    cannot="what does not fill 2 MiB of addresses of one mapping, huge pages, "
+    cannot="what does not fill a huge page's addresses in one mapping, huge pages, "
     "pinned pages, pages that several map",
     reach=reach,
     action=action,
