@@ -31,7 +31,7 @@ def show_help(
         str | None,
         typer.Argument(
             help="json, policies, actions, cores, numbers, metrics, kernels, glossary; "
-            "or a command.",
+            "a command; or an action of a plan.",
             show_default=False,
             autocompletion=complete,
         ),
@@ -50,15 +50,36 @@ def show_help(
         )
     elif topic in known:
         write(known[topic])
+    elif words := _action(topic):
+        write(words)
     else:
         parent = context.parent
         group = parent.command if parent else None
         command = getattr(group, "commands", {}).get(topic)
         if parent is None or command is None:
             raise typer.BadParameter(
-                f"no topic or command is '{topic}'; topics are {', '.join(known)}."
+                f"no topic, command or action is '{topic}'; topics are "
+                f"{', '.join(known)}."
             )
         with command.make_context(
             f"memcgctl {topic}", [], parent=parent, resilient_parsing=True
         ) as inner:
             write(f"{command.get_help(inner)}\n")
+
+
+def _action(name: str) -> str | None:
+    """What one action of a plan does, and what it does not."""
+    from memcgctl.policy.interfaces import INTERFACES
+
+    for one in INTERFACES:
+        if one.name == name:
+            rows = (
+                ("charges", one.effect),
+                ("touches", one.touches),
+                ("leaves", one.cannot),
+                ("needs", one.requires),
+                ("seen on", ", ".join(one.seen)),
+            )
+            lines = [f"{key.ljust(8)} {text}\n" for key, text in rows]
+            return f"{name}: {one.does}\n\n{''.join(lines)}"
+    return None

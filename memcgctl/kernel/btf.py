@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from memcgctl.kernel.btf_format import (
     ARRAY,
     CONST,
-    DATASEC,
     DECL_TAG,
     ENUM,
     ENUM64,
@@ -130,22 +129,6 @@ class Btf:
         """
         found = [i for i in self._by_name.get(name, ()) if self._drgn_kind(i) in kinds]
         return next(filter(self._is_complete, found), found[0] if found else None)
-
-    def percpu_variables(self) -> dict[str, int]:
-        """Names of the kernel's static per-CPU variables, with their type ids.
-
-        Source: the BTF_KIND_DATASEC of ``.data..percpu``; empty where pahole did
-        not write it (5.10). Of several with one name, the first.
-        """
-        found: dict[str, int] = {}
-        for section in np.flatnonzero(self._kinds == DATASEC).tolist():
-            if self._name(section) != ".data..percpu":
-                continue
-            for variable, _, _ in self._elements(section, 3):
-                if self._kind(variable) != VAR:
-                    raise BtfError(f"BTF: type {variable} is not a variable")
-                found.setdefault(self._name(variable), int(self._third[variable]))
-        return found
 
     def type_of(self, prog: drgn.Program, type_id: int) -> drgn.Type:
         """The type with an id, built once for each program.

@@ -25,7 +25,6 @@ KINDS = (
 )
 # Whom a person has to turn to comes before what goes with the next write.
 _REFERENCES = tuple(kind for kind in KINDS if kind not in (*CLASSES, "swap"))
-GROUPS = ("ancestor", "who", "unit", "pod", "holder", "file", "family")
 
 
 @dataclass(frozen=True)
@@ -195,7 +194,7 @@ def sums(rows: Iterable[Row], key: Callable[[Row], str]) -> tuple[Sum, ...]:
 
 
 def group_key(group: str) -> Callable[[Row], str]:
-    """What rows of one group have in common, for a name out of ``GROUPS``."""
+    """What rows of one group have in common, for a name that ``--group-by`` takes."""
     keys: dict[str, Callable[[Row], str]] = {
         "ancestor": lambda row: row.memcg.ancestor,
         "who": lambda row: whose(row.workload) or row.memcg.path,

@@ -411,23 +411,6 @@ def test_arrays() -> None:
     assert drgn.sizeof(btf.type_of(prog, huge)) == 8 * 0xFFFFFFFF
 
 
-def test_percpu_variables() -> None:
-    """Lost: the types of per-CPU variables such as the charge stock."""
-    blob = Blob()
-    long = blob.integer("long unsigned int", 8)
-    stock = blob.structure("memcg_stock_pcp", 8, [("cached", long, 0)])
-    one = blob.add(VAR, "memcg_stock", stock, [0])
-    two = blob.add(VAR, "counter", long, [1])
-    other = blob.add(VAR, "elsewhere", long, [1])
-    blob.add(DATASEC, ".data..percpu", 16, [one, 0, 8, two, 8, 8], 2)
-    blob.add(DATASEC, ".data", 8, [other, 0, 8], 1)
-    btf, _ = load(blob)
-    assert btf.percpu_variables() == {"memcg_stock": stock, "counter": long}
-    blob.add(DATASEC, ".data..percpu", 8, [long, 0, 8], 1)
-    with pytest.raises(BtfError, match="type 1 is not a variable"):
-        Btf(blob.build()).percpu_variables()
-
-
 def test_names() -> None:
     """Lost: types whose name another kind has too, as tags and typedefs do."""
     blob = Blob()
@@ -679,9 +662,8 @@ def touch_all(data: bytes) -> None:
     btf = Btf(data)
     prog = drgn.Program(X86_64)
     btf.register(prog)
-    for step in (btf.percpu_variables, lambda: prog.constant("PG_dirty")):
-        with suppress(BtfError, LookupError):
-            step()
+    with suppress(BtfError, LookupError):
+        prog.constant("PG_dirty")
     for name in "struct page", "struct bits", "struct old", "alias", "enum wide":
         with suppress(BtfError, LookupError):
             prog.type(name)

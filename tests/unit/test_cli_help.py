@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from memcgctl.cli import app
 from memcgctl.cli.help import topics
+from memcgctl.policy.interfaces import INTERFACES
 
 RUN = CliRunner()
 
@@ -38,3 +39,12 @@ def test_no_such_topic() -> None:
     """Wrong usage is told by its exit code, with what there is."""
     done = RUN.invoke(app, ["help", "colour"])
     assert done.exit_code == 2
+
+
+def test_every_action_is_explained() -> None:
+    """A plan would name what nobody can look up before saying yes to it."""
+    for one in INTERFACES:
+        done = CliRunner().invoke(app, ["help", one.name])
+        assert done.exit_code == 0
+        assert one.does in done.stdout
+        assert all(text in done.stdout for text in (one.requires, one.cannot))

@@ -198,12 +198,6 @@ class PlanContext:
             self.untargeted and bool(asked),
         )
 
-    @cached_property
-    def reclaim_key(self) -> str:
-        """What has memory.reclaim prefer anonymous memory and shmem."""
-        here = self.census.kernel.interfaces
-        return " swappiness=200" if "memory.reclaim swappiness" in here else ""
-
     def pays_for_swapin(self, part: Part, process: Process) -> int:
         """The memcg that is charged for swap entries that are read for a process.
 
