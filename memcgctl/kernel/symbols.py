@@ -19,7 +19,8 @@ from memcgctl.kernel.corefile import read_file
 from memcgctl.kernel.errors import KernelError
 from memcgctl.kernel.vmcoreinfo import Vmcoreinfo
 
-_MAX_SYSTEM_MAP = 256 << 20
+# Those of distributions have 5 to 10 MB; each MB takes 10 MB of memory.
+_MAX_SYSTEM_MAP = 64 << 20
 # KERNEL_IMAGE_SIZE: what is further from _stext is no address in the image, but a
 # per-CPU offset (x86-64), a constant, or what a pointer points to (VMCOREINFO).
 _KERNEL_IMAGE_SIZE = 1 << 30
@@ -119,7 +120,9 @@ def read_system_map(path: Path, info: Vmcoreinfo) -> Symbols:
 
     Raises KernelError if it is none, or if VMCOREINFO has symbols elsewhere.
     """
-    text = read_file(path, _MAX_SYSTEM_MAP)
+    text = read_file(path, _MAX_SYSTEM_MAP + 1)
+    if len(text) > _MAX_SYSTEM_MAP:
+        raise KernelError(f"{path}: is larger than {_MAX_SYSTEM_MAP >> 20} MiB")
     try:
         linked = parse_text(text)
     except ValueError as error:

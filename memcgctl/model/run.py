@@ -186,8 +186,12 @@ class PastRun:
 
 @dataclass(frozen=True)
 class History:
-    """A journal's runs, oldest first; ``damaged`` lines of it could not be read."""
+    """A journal's runs, oldest first; ``damaged`` lines of it could not be read.
+
+    Nor were ``unread_bytes`` at the begin of files that are too large.
+    """
 
     path: str
     runs: tuple[PastRun, ...]
     damaged: int
+    unread_bytes: int = 0

@@ -68,6 +68,8 @@ def headline(history: History) -> Iterator[str]:
     if history.damaged:
         damaged = counted(history.damaged, "damaged line")
         yield f"{damaged} of it passed over, not shown here."
+    if history.unread_bytes:
+        yield f"It is too large: {history.unread_bytes:,} bytes before were not read."
 
 
 def _title(run: PastRun) -> str:
@@ -125,6 +127,7 @@ def to_json(history: History, limit: int | None = None) -> str:
         "runs": [*map(_run_json, shown)],
         "omitted": len(history.runs) - len(shown),
         "damaged": history.damaged,
+        "unread_bytes": history.unread_bytes,
     }
     return utf8.dumps(document, indent=1) + "\n"
 

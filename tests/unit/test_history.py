@@ -254,3 +254,20 @@ def test_a_journal_that_is_not_there(tmp_path: Path) -> None:
         f"memcgctl: error: the journal {tmp_path / 'no'} cannot be read: "
         "No such file or directory"
     ]
+
+
+@pytest.mark.timeout(30)
+def test_a_journal_of_terabytes(path: Path) -> None:
+    """A sparse file would take all memory, and the machine with it."""
+    run(path)
+    whole = path.read_bytes()
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)
+        file.seek(1 << 40)
+        file.write(b"\n" + whole)
+    history = read_history(path)
+    assert len(history.runs) == 1
+    assert history.unread_bytes > 1 << 39
+    assert history.damaged
+    assert f"{history.unread_bytes:,} bytes before were not read" in plain(history)
+    assert json.loads(to_json(history))["unread_bytes"] == history.unread_bytes

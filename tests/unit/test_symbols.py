@@ -148,3 +148,12 @@ def test_wrong_system_maps_are_named(tmp_path: Path, text: bytes, message: str) 
         read_system_map(path, vmcoreinfo(0x1000000))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_map_that_is_larger_than_any_is_refused(tmp_path: Path) -> None:
+    """Lost: gigabytes of memory, or the symbols behind where the reading ended."""
+    path = tmp_path / "System.map"
+    with path.open("wb") as file:
+        file.truncate(1 << 36)
+    with pytest.raises(KernelError, match="is larger than 64 MiB"):
+        read_system_map(path, vmcoreinfo(0))

@@ -25,6 +25,10 @@ _BEGIN = re.compile(r'(?=\{"schema": ")')
 
 Entry = dict[str, Any]
 
+# A run of 99,990 steps writes 100 MB; the end of a file is what is new.
+_MOST_BYTES = 128 << 20
+_LONGEST_LINE = 1 << 20
+
 
 def read_history(path: Path) -> History:
     """The runs in a journal and in the file that came before it (``.1``).
@@ -32,26 +36,32 @@ def read_history(path: Path) -> History:
     Raises OSError if the journal cannot be read.
     """
     runs: dict[str, list[Entry]] = {}
-    damaged = 0
+    damaged = unread = 0
     earlier = path.with_name(path.name + ".1")
     with suppress(FileNotFoundError):
-        damaged += _gather(earlier, runs)
-    damaged += _gather(path, runs)
-    return History(str(path), tuple(map(_run, runs.values())), damaged)
+        damaged, unread = _gather(earlier, runs)
+    more, before = _gather(path, runs)
+    found = tuple(map(_run, runs.values()))
+    return History(str(path), found, damaged + more, unread + before)
 
 
-def _gather(path: Path, runs: dict[str, list[Entry]]) -> int:
-    """Add a file's entries to those of their runs; how many lines are damaged."""
+def _gather(path: Path, runs: dict[str, list[Entry]]) -> tuple[int, int]:
+    """Add a file's entries to those of their runs.
+
+    How many lines are damaged, and how many bytes at its begin are too many.
+    """
     damaged = 0
-    with open(path, encoding="utf-8", errors="replace", opener=_opener) as file:
-        for line in file:
-            for piece in _pieces(line):
+    with open(path, "rb", opener=_opener) as file:
+        unread = max(0, os.fstat(file.fileno()).st_size - _MOST_BYTES)
+        file.seek(unread)
+        while raw := file.readline(_LONGEST_LINE):
+            for piece in _pieces(raw.decode(errors="replace")):
                 entry = _entry(piece)
                 if entry:
                     runs.setdefault(_text(entry, "run"), []).append(entry)
                 else:
                     damaged += 1
-    return damaged
+    return damaged, unread
 
 
 def _opener(path: str, flags: int) -> int:

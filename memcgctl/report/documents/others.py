@@ -39,6 +39,7 @@ class Runs(TypedDict):
     runs: list[PastRun]
     omitted: int
     damaged: int
+    unread_bytes: int
 
 
 class _Facts(TypedDict, total=False):
