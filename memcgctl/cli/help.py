@@ -68,18 +68,20 @@ def show_help(
 
 
 def _action(name: str) -> str | None:
-    """What one action of a plan does, and what it does not."""
+    """What an action of a plan does and what it does not, each way of it."""
     from memcgctl.policy.interfaces import INTERFACES
 
-    for one in INTERFACES:
-        if one.name == name:
-            rows = (
-                ("charges", one.effect),
-                ("touches", one.touches),
-                ("leaves", one.cannot),
-                ("needs", one.requires),
-                ("seen on", ", ".join(one.seen)),
-            )
-            lines = [f"{key.ljust(8)} {text}\n" for key, text in rows]
-            return f"{name}: {one.does}\n\n{''.join(lines)}"
-    return None
+    ways = [one for one in INTERFACES if one.name == name]
+    texts = []
+    for one in ways:
+        rows = (
+            ("charges", one.effect),
+            ("touches", one.touches),
+            ("leaves", one.cannot),
+            ("needs", one.requires),
+            ("seen on", ", ".join(one.seen)),
+        )
+        texts.append("".join(f"{key.ljust(8)} {text}\n" for key, text in rows))
+    if not ways:
+        return None
+    return "\n".join([f"{name}: {ways[0].does}\n", *dict.fromkeys(texts)])
