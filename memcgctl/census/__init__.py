@@ -44,13 +44,15 @@ def take_census(
     kernel: OpenedKernel,
     *,
     scan: bool = True,
+    identities: bool | None = None,
     details: Wanted | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Census:
     """All memcgs of the kernel, online ones and the root included.
 
     Without ``scan`` memory and swap maps are not read; charges, swap and limits are
-    None. ``details`` are taken of the memcgs with these cgroup ids, or of
+    None; when they were made and removed is read then only if ``identities`` is asked
+    for. ``details`` are taken of the memcgs with these cgroup ids, or of
     the offline ones.
     ``progress`` gets what is done, how much of it, and how much there is. Raises
     KernelError if the kernel's memory makes no sense.
@@ -79,7 +81,6 @@ def take_census(
         from memcgctl.census.swap import maps, zswap
 
         bounds = [*limits(tree, page_size)]
-        who = identity.identities(kernel, tree)
         swap_total, swap_free = swap_bytes(kernel)
         found = folios.count_folios(kernel, tree.address, progress)
         socket_pages = sockets.socket_pages(kernel, tree)
@@ -98,6 +99,8 @@ def take_census(
             SwapUse(n, n * page_size, *more)
             for n, *more in zip(entries, *columns, strict=True)
         ]
+    if identities or (identities is None and scan):
+        who = identity.identities(kernel, tree)
     dying_count, bare_count = dying.dying_cgroups(tree)
     census = Census(
         kernel=Kernel(

@@ -26,6 +26,7 @@ from memcgctl.cli.simulate import simulate_policies
 from memcgctl.cli.snapshot import snapshot
 from memcgctl.cli.systemd_units import systemd_units
 from memcgctl.cli.terminal import fail
+from memcgctl.cli.watch import watch
 from memcgctl.kernel.errors import KernelError
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ app.command("reclaim")(reclaim)
 app.command("simulate")(simulate_policies)
 app.command("snapshot")(snapshot)
 app.command("diff")(diff_censuses)
+app.command("watch")(watch)
 app.command("doctor")(doctor)
 app.command("journal")(journal)
 app.command("metrics")(write_metrics)

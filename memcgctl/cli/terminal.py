@@ -42,6 +42,12 @@ def shape() -> tuple[int, str]:
     return shutil.get_terminal_size().columns, encoding
 
 
+def size_of() -> tuple[int, int]:
+    """Columns and lines of the terminal; 80 and 24 where there is none."""
+    columns, lines = shutil.get_terminal_size()
+    return columns, lines
+
+
 def write(data: Styled | Text | str | bytes) -> None:
     """Write all data to stdout.
 
