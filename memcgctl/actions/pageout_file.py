@@ -49,9 +49,12 @@ def apply(
     guard.note(f"opening {words(target.file)}", target.file.device)
     with open_file(target.file, target.users, machine) as fd:
         size = os.fstat(fd).st_size
-        for offset in windows(fd, size, _WINDOW):
+        full = _is_full(fd)
+        for offset in range(0, size, _WINDOW) if full else windows(fd, size, _WINDOW):
             with Mapping(fd, offset, min(_WINDOW, size - offset)) as mapping:
                 meant = _meant(mapping, offset, kept, machine)
+                if full:
+                    _touch_reserved(fd, offset, mapping, meant, machine)
                 frames = _touch(mapping, meant, machine)
                 there = len(frames) * machine.page_size
                 if not guard.allows(there):
@@ -87,6 +90,27 @@ def _meant(mapping: Mapping, offset: int, kept: U64, machine: Machine) -> Bools:
     return result
 
 
+def _is_full(fd: int) -> bool:
+    """Whether the file has no holes: each of its pages is in memory or in swap."""
+    status = os.fstat(fd)
+    return 512 * status.st_blocks >= status.st_size
+
+
+def _touch_reserved(
+    fd: int, offset: int, mapping: Mapping, meant: Bools, machine: Machine
+) -> None:
+    """Read what a full file has no data for, which fills it with zeros.
+
+    What fallocate(2) has reserved is charged, but neither mincore(2) nor SEEK_DATA
+    tells it from a hole.
+    """
+    size = machine.page_size
+    data = pages.with_data(fd, offset, offset + mapping.size, machine)
+    rest = meant.copy()
+    rest[((data - np.uint64(offset)) // np.uint64(size)).astype(np.intp)] = False
+    _read(mapping, rest, machine)
+
+
 def _resident(mapping: Mapping, machine: Machine) -> Bools:
     result: Bools = np.frombuffer(mapping.resident(machine.page_size), np.bool_)
     return result
@@ -111,19 +135,9 @@ def _cannot(size: int, moved: int, machine: Machine, guard: Guard) -> str:
 
 
 def _touch(mapping: Mapping, meant: Bools, machine: Machine) -> U64:
-    """Map what is meant and in memory, and say in which page frames it is.
-
-    The kernel reads for us: where the file has been truncated meanwhile that is an
-    error, and no SIGBUS.
-    """
+    """Map what is meant and in memory, and say in which page frames it is."""
     size = machine.page_size
-    memory = os.open(machine.proc / "self/mem", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        for page in np.flatnonzero(_resident(mapping, machine) & meant).tolist():
-            with suppress(OSError):
-                os.pread(memory, 1, mapping.address + page * size)
-    finally:
-        os.close(memory)
+    _read(mapping, _resident(mapping, machine) & meant, machine)
     area = pages.Area.of(mapping.address, mapping.size)
     found = [pages.NONE]
     for addresses, values in pages.entries(os.getpid(), area, machine):
@@ -132,3 +146,17 @@ def _touch(mapping: Mapping, meant: Bools, machine: Machine) -> U64:
     frames = np.concatenate(found)
     present: U64 = frames[frames != 0]
     return present
+
+
+def _read(mapping: Mapping, meant: Bools, machine: Machine) -> None:
+    """Have the kernel read a byte of each page for us.
+
+    Where the file has been truncated meanwhile that is an error, and no SIGBUS.
+    """
+    memory = os.open(machine.proc / "self/mem", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for page in np.flatnonzero(meant).tolist():
+            with suppress(OSError):
+                os.pread(memory, 1, mapping.address + page * machine.page_size)
+    finally:
+        os.close(memory)

@@ -247,6 +247,17 @@ static void write_file(char *argument)
 	close(fd);
 }
 
+/* A file that has all its memory, and nothing in it. */
+static void reserve(char *argument)
+{
+	char *path = strchr(argument, ':') + 1;
+	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+
+	if (fd < 0 || fallocate(fd, 0, 0, size_of(argument)))
+		die(path);
+	close(fd);
+}
+
 static void sync_file(const char *path)
 {
 	int fd = open(path, O_WRONLY);
@@ -819,6 +830,8 @@ static void perform(char *word)
 		read_file(arg, 0);
 	else if (IS("write"))
 		write_file(arg);
+	else if (IS("fallocate"))
+		reserve(arg);
 	else if (IS("fsync"))
 		sync_file(arg);
 	else if (IS("sleep"))

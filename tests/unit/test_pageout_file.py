@@ -14,6 +14,7 @@ import pytest
 
 from memcgctl.actions import pageout_file
 from memcgctl.actions.host import swapcache
+from memcgctl.actions.host.libc import Mapping
 from memcgctl.actions.host.machine import Guard, Mount, Outcome, read_machine
 from memcgctl.model import FileTarget
 from tests.unit.plans import PAGE, TMPFS, step
@@ -50,6 +51,33 @@ def test_what_waits_where_nobody_can_be_asked_is_paged_out_once_more(
     os.close(fd)
     assert calls == ["page out", "use", "page out"][: 2 * tries - 1]
     assert len(outcome.waiting) == waiting
+
+
+def test_what_was_reserved_is_paged_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lost: zombies of what posix_fallocate(3) made (PostgreSQL's shared memory).
+
+    It is charged, but for mincore(2) and SEEK_DATA it is a hole.
+    """
+    fd = os.memfd_create("file")
+    os.posix_fallocate(fd, 0, 3 * PAGE + 5)
+    os.pwrite(fd, b"x", PAGE)
+
+    @contextlib.contextmanager
+    def opened(*_: Any) -> Iterator[int]:
+        yield fd
+
+    monkeypatch.setattr(pageout_file, "open_file", opened)
+    monkeypatch.setattr(pageout_file, "_page_out", lambda *_: np.zeros(0, np.uint64))
+    machine = read_machine()
+    with Mapping(fd, 0, 4 * PAGE) as mapping:
+        assert mapping.resident(PAGE) == bytes([0, 1, 0, 0])
+        pageout_file.apply(STEP, machine, Guard(make_room=lambda _: True))
+        assert mapping.resident(PAGE) == bytes([1] * 4)
+    os.ftruncate(fd, 5 * PAGE)  # with a hole, none of which is to be filled
+    with Mapping(fd, 0, 5 * PAGE) as mapping:
+        pageout_file.apply(STEP, machine, Guard(make_room=lambda _: True))
+        assert mapping.resident(PAGE) == bytes([1] * 4 + [0])
+    os.close(fd)
 
 
 def test_what_can_be_told_what_to_prefer_can_be_asked(tmp_path: Path) -> None:

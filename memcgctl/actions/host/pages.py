@@ -132,23 +132,31 @@ def absent(pid: int, area: Area, machine: Machine) -> U64:
     """
     if "sh" not in area.flags:
         return NONE
-    size, found = machine.page_size, [NONE]
     used = np.concatenate([NONE, *(at for at, _ in entries(pid, area, machine))])
     name = f"{area.start:x}-{area.end:x}"
     with _opened(machine.proc / str(pid) / "map_files" / name) as fd:
-        at, end = area.offset, area.offset + area.end - area.start
-        try:
-            while (at := os.lseek(fd, at, os.SEEK_DATA)) < end:
-                hole = min(os.lseek(fd, at, os.SEEK_HOLE), end)
-                first = at // size * size
-                found.append(np.arange(first, hole, size, dtype=np.uint64))
-                at = hole
-        except OSError as error:
-            if error.errno != errno.ENXIO:  # that is: only a hole from here on
-                raise ActionError(f"pid {pid}: {error.strerror}") from error
+        end = area.offset + area.end - area.start
+        data = with_data(fd, area.offset, end, machine)
     start, offset = np.uint64(area.start), np.uint64(area.offset)
-    missing: U64 = np.setdiff1d(np.concatenate(found) - offset + start, used)
+    missing: U64 = np.setdiff1d(data - offset + start, used)
     return missing
+
+
+def with_data(fd: int, start: int, end: int, machine: Machine) -> U64:
+    """The offsets of those pages of a file, from ``start`` on, that have data.
+
+    Of shmem what is in memory or in swap, but for what fallocate(2) has reserved.
+    """
+    size, found, at = machine.page_size, [NONE], start
+    try:
+        while (at := os.lseek(fd, at, os.SEEK_DATA)) < end:
+            hole = min(os.lseek(fd, at, os.SEEK_HOLE), end)
+            found.append(np.arange(at // size * size, hole, size, dtype=np.uint64))
+            at = hole
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # that is: only a hole from here on
+            raise ActionError(f"its data: {error.strerror}") from error
+    return np.concatenate(found)
 
 
 def frames(values: U64) -> U64:

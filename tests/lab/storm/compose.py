@@ -16,7 +16,14 @@ PAGE = 4096
 KIB = 1024
 SWAPS = ["none", "disk", "disk", "zram", "zram", "both", "disks"]  # play knows them
 FILES = {"file": 8, "dirty": 3, "private": 3}
-SHMEM = {"tmpfs": 8, "huge-tmpfs": 2, "memfd": 4, "sysv": 2, "shared": 3}
+SHMEM = {
+    "tmpfs": 8,
+    "fallocated": 2,
+    "huge-tmpfs": 2,
+    "memfd": 4,
+    "sysv": 2,
+    "shared": 3,
+}
 ANON = {"anon": 10, "thp": 3, "ksm": 1, "locked": 1, "pinned": 1}
 OTHERS = {"socket": 0.5, "inotify": 0.5}
 USES = {
@@ -24,6 +31,7 @@ USES = {
     "dirty": ["none", "open", "map", "half"],
     "tmpfs": ["none", "open", "map", "half", "fork", "unlinked", "unlinked-map"],
     "huge-tmpfs": ["none", "open", "map", "half", "fork"],
+    "fallocated": ["none", "open", "map", "half"],
     "memfd": ["map", "open", "fork"],
     "sysv": ["map", "none", "fork"],
     "shared": ["map", "fork"],

@@ -67,7 +67,7 @@ class Stage:
 
     def __init__(self, scene: Json) -> None:
         self.scene = scene
-        self.files: dict[Path, int] = {}
+        self.files: dict[Path, bytes] = {}  # what is in them
         self.pids: list[int] = []
         self.ids: dict[str, int] = {}
         self.seed = 0
@@ -136,7 +136,7 @@ def make(stage: Stage, memcg: Json) -> None:
         name = f"{memcg['path'].replace('/', '.')}.{number}"
         part = {"user": memcg["path"], **part}
         kind = part["kind"]
-        if kind in ("file", "dirty", "tmpfs", "huge-tmpfs"):
+        if kind in ("file", "dirty", "tmpfs", "huge-tmpfs", "fallocated"):
             make_file(stage, cgroup, name, part)
         elif kind == "private":
             path = on_disk(stage, EXT4 / name, part["bytes"])
@@ -153,7 +153,7 @@ def make(stage: Stage, memcg: Json) -> None:
 def on_disk(stage: Stage, path: Path, size: int) -> Path:
     """A file that is on its disk, and not in memory."""
     lab(f"write={size}:{path}", f"fsync={path}", f"forget={path}")
-    stage.files[path] = size
+    stage.files[path] = b"x" * size
     return path
 
 
@@ -164,7 +164,8 @@ def half_of(part: Json) -> int:
 
 def make_file(stage: Stage, cgroup: Path, name: str, part: Json) -> None:
     kind, size, use = part["kind"], part["bytes"], part["use"]
-    place = {"tmpfs": TMPFS, "huge-tmpfs": HUGE}.get(kind, EXT4)
+    shmem = {"tmpfs": TMPFS, "fallocated": TMPFS, "huge-tmpfs": HUGE}
+    place = shmem.get(kind, EXT4)
     path = place / name
     sharer = directory(part["shared"]) if "shared" in part else None
     if kind == "file":
@@ -173,8 +174,11 @@ def make_file(stage: Stage, cgroup: Path, name: str, part: Json) -> None:
             window = f"window=0:{half_of(part)}"
             lab(f"join={sharer}", f"map={path}", window, "look")
         lab(f"join={cgroup}", f"read={path}")
+    elif kind == "fallocated":
+        stage.files[path] = bytes(size)
+        lab(f"join={cgroup}", f"fallocate={size}:{path}")
     else:
-        stage.files[path] = size
+        stage.files[path] = b"x" * size
         if sharer and size > PAGE:
             lab(f"join={sharer}", f"write={half_of(part)}:{path}")
         swap = swapped(part)
@@ -397,8 +401,8 @@ def alive(pid: int) -> bool:
 def damage(stage: Stage) -> list[str]:
     """What was lost of files' and processes' contents."""
     found = [f"process {pid} is gone" for pid in stage.pids if not alive(pid)]
-    for path, size in stage.files.items():
-        if path.read_bytes() != b"x" * size:
+    for path, content in stage.files.items():
+        if path.read_bytes() != content:
             found.append(f"{path} has changed")
     NOTES.write_text("".join(f"{note}\n" for note in stage.notes))
     ran = subprocess.run(["lab", "verify", NOTES], capture_output=True, text=True)
