@@ -102,8 +102,10 @@ def _timekeeper(kernel: OpenedKernel) -> int:
         core = kernel.symbol("timekeeper_data")
     except LookupError:
         core = kernel.symbol("tk_core")
+    # Since Linux kernel commit 206db8b13619 ("timekeeping: Define a struct type for
+    # tk_core to make it reusable") (in v6.13).
     if has_member(kernel.prog, "struct tk_data", "timekeeper"):
         return core + offset_of(kernel.prog, "struct tk_data", "timekeeper")
-    # A structure without a name up to 6.12: a sequence counter, aligned, before it.
+    # Before, a structure without a name: a sequence counter, aligned, before it.
     counter: int = size_of(kernel.prog, "seqcount_raw_spinlock_t")
     return core + (counter + 7) // 8 * 8

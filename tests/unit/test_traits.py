@@ -19,14 +19,12 @@ ROOMS = ("kernel", "linux", "census")
 ASKING = {"has_member", "first_member"}
 # A hash with its subject, or an option without which the kernel is built.
 ABOVE = 8
-# What does not ask for one shape, or whose commit could not be verified.
+# What does not ask for one shape itself.
 EXEMPT = {
-    "memcgctl/census/charges/collect.py:_batch": "not verified",
     "memcgctl/census/charges/collect.py:second": "its callers name them",
     "memcgctl/census/overhead.py:_sum": "the lists that it is for name them",
     "memcgctl/census/swap/maps.py:_maps": "its table of generations names them",
     "memcgctl/census/traits.py:_has": "the table of traits names them",
-    "memcgctl/linux/host.py:_timekeeper": "not verified",
 }
 NAMED = re.compile(r'\b[0-9a-f]{12}\b[\s#]*\("|CONFIG_')
 

@@ -352,7 +352,9 @@ def _batch_pages(kernel: OpenedKernel) -> Iterator[int]:
 
 
 def _batch(kernel: OpenedKernel, type_name: str, at: int) -> Iterator[int]:
-    """The pages of a ``struct folio_batch`` (5.16+) or ``struct pagevec``."""
+    """The pages of a ``struct folio_batch`` or ``struct pagevec``."""
+    # Linux kernel commit 10331795fb79 ("pagevec: Add folio_batch") (in v5.17) added the
+    # first, which per-CPU batches came to be one after the other.
     array = first_member(kernel.prog, type_name, "folios", "pages")
     members = {"nr": "nr", "pages": array}
     (row,) = read_structs(kernel, type_name, addresses([at]), members)
