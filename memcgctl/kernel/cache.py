@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 
 from memcgctl.kernel.errors import KernelError
+from memcgctl.private import exposed
 
 LIMIT_VARIABLE = "MEMCGCTL_CACHE_MAX"
 
@@ -263,6 +264,11 @@ def _open_private(path: Path) -> int:
             raise KernelError(
                 f"the cache {path} belongs to uid {status.st_uid}, not to you "
                 "(XDG_CACHE_HOME chooses another directory)"
+            )
+        if above := exposed(path):
+            raise KernelError(
+                f"others can put another cache in the place of {path}: {above} can be "
+                "written to by anybody (XDG_CACHE_HOME chooses another directory)"
             )
         if stat.S_IMODE(status.st_mode) != 0o700:
             os.fchmod(fd, 0o700)

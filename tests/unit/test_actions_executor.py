@@ -619,6 +619,10 @@ def test_a_journal_that_others_can_write(bench: Bench) -> None:
     path.chmod(0o620)
     with pytest.raises(ActionError, match="journal can be written to by others"):
         bench.run(plan(step(2)))
+    path.chmod(0o600)
+    bench.root.chmod(0o777)  # the whole directory could be another one the next time
+    with pytest.raises(ActionError, match=f"{bench.root} can be written to by others"):
+        bench.run(plan(step(2)))
     assert len(bench.action.done) == 1
 
 

@@ -247,6 +247,11 @@ def test_the_cache_is_ours_alone(
         0o700,
         0o600,
     ]
+    cache.parent.chmod(0o777)
+    with pytest.raises(KernelError, match="others can put another cache in the place"):
+        unpack(tmp_path / "core", packed)
+    cache.parent.chmod(0o1777)  # as /tmp
+    assert unpack(tmp_path / "core", packed) == copy
     copy.unlink()
     (tmp_path / "theirs").write_bytes(CORE)
     copy.symlink_to(tmp_path / "theirs")

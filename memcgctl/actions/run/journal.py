@@ -20,6 +20,7 @@ from typing import Any
 
 from memcgctl import utf8
 from memcgctl.actions.host.machine import ActionError
+from memcgctl.private import exposed
 
 SCHEMA = "memcgctl/journal/1"
 # A directory that nobody else can put a file into; the service's, too.
@@ -55,6 +56,9 @@ def open_directory(path: Path) -> int:
         if not path.is_symlink():
             raise
         raise ActionError(f"{path} is a symbolic link: remove it") from error
+    if above := exposed(path):
+        os.close(fd)
+        raise ActionError(f"{above} can be written to by others: chmod o-w it")
     return _trusted(path, fd)
 
 
