@@ -29,11 +29,13 @@ from memcgctl.cli.terminal import fail, shape, write
 if TYPE_CHECKING:
     from memcgctl.model import Census, Frames, Memcg, Plan
 
+    Explained = list[tuple[Memcg, Frames | None]]
+
 
 Wanted = Annotated[
-    str,
+    list[str],
     typer.Argument(
-        metavar="ID",
+        metavar="ID...",
         help="A cgroup id, a path (also below /sys/fs/cgroup), a pod's uid, "
         "memcg:N (the private id), or 0x… (the address of the struct mem_cgroup); "
         "else the last name of a path, a pattern ('pod*') or a part of a path.",
@@ -61,7 +63,7 @@ AsJson = Annotated[
 
 
 def explain_memcg(
-    memcg: Wanted,
+    memcgs: Wanted,
     core: Core = None,
     vmlinux: Vmlinux = None,
     btf: BtfFile = None,
@@ -78,17 +80,17 @@ def explain_memcg(
     """Explain why a memcg is still there: every reference, and whose memory it is.
 
     The verdict comes first, then what holds the memcg, what is charged to it and can
-    be evicted or not, its swap, and who uses all that.
+    be evicted or not, its swap, and who uses all that. Of several memcgs --json
+    writes one document after the other.
     """
     paths = (core, vmlinux, btf, system_map, vmcoreinfo)
-    frames = None
     if census:
         if folios:
             raise typer.BadParameter("--folios needs a kernel: no --census with it.")
         taken = load_census(census, paths)
-        found = shown(taken, memcg)
+        every: Explained = [(found, None) for found in _named(taken, memcgs)]
     else:
-        taken, found, frames = _read(paths, memcg, limit if folios else 0)
+        taken, every = _read(paths, memcgs, limit if folios else 0)
 
     from memcgctl.policy.options import next_command, options
     from memcgctl.report.explain import screen
@@ -96,22 +98,31 @@ def explain_memcg(
     from memcgctl.views.explain import explain
 
     warn(taken)
-    explanation = explain(taken, found)
-    possible = options(taken, found)
-    following = again(next_command(taken, found), paths, census)
-    if as_json:
-        write(to_json(explanation, frames, possible, following, schema))
-        return
     width, encoding = shape()
-    write(
-        screen(
-            *(explanation, frames, possible if with_options else (), following),
-            plan=_way_out(taken, found),
-            verbose=verbose,
-            width=width,
-            encoding=encoding,
+    for row, (found, frames) in enumerate(every):
+        explanation = explain(taken, found)
+        possible = options(taken, found)
+        following = again(next_command(taken, found), paths, census)
+        if as_json:
+            write(to_json(explanation, frames, possible, following, schema))
+            continue
+        if row:
+            write("\n")
+        write(
+            screen(
+                *(explanation, frames, possible if with_options else (), following),
+                plan=_way_out(taken, found),
+                verbose=verbose,
+                width=width,
+                encoding=encoding,
+            )
         )
-    )
+
+
+def _named(census: Census, texts: list[str]) -> list[Memcg]:
+    """Those that the texts name, each once."""
+    found = {memcg.address: memcg for memcg in (shown(census, one) for one in texts)}
+    return list(found.values())
 
 
 def _way_out(census: Census, memcg: Memcg) -> Plan | None:
@@ -124,25 +135,28 @@ def _way_out(census: Census, memcg: Memcg) -> Plan | None:
     return plan(census, POLICIES["least-harm"], [memcg.id])
 
 
-def _read(paths: Paths, text: str, folios: int) -> tuple[Census, Memcg, Frames | None]:
-    """The memcg that ``text`` names with its details, and those below a zombie."""
+def _read(paths: Paths, texts: list[str], folios: int) -> tuple[Census, Explained]:
+    """What ``texts`` name with their details, and what is below a zombie of them."""
     from memcgctl.census import take_census
     from memcgctl.census.charges.frames import read_frames
     from memcgctl.views.explain import descendants
 
     with opened(paths) as (kernel, progress):
         tree = take_census(kernel, scan=False, progress=progress)
-        memcg = shown(tree, text)
-        below = descendants(tree, memcg) if memcg.state == "offline" else ()
-        ids = {memcg.id, *(other.id for other in below)}
+        named = _named(tree, texts)
+        ids = {memcg.id for memcg in named}
+        for memcg in named:
+            if memcg.state == "offline":
+                ids |= {other.id for other in descendants(tree, memcg)}
         census = take_census(kernel, details=ids, progress=progress)
         census = on_this_machine(census)
-        same = [
-            m for m in census.memcgs if (m.id, m.address) == (memcg.id, memcg.address)
-        ]
-        if not same:
-            fail(f"{memcg.path} (id {memcg.id}) went away while it was read", 1)
-        if not folios:
-            return census, same[0], None
-        frames = read_frames(kernel, census, same[0], folios, progress)
-        return census, same[0], frames
+        now = {(memcg.id, memcg.address): memcg for memcg in census.memcgs}
+        every: Explained = []
+        for memcg in named:
+            if (found := now.get((memcg.id, memcg.address))) is None:
+                fail(f"{memcg.path} (id {memcg.id}) went away while it was read", 1)
+            frames = None
+            if folios:
+                frames = read_frames(kernel, census, found, folios, progress)
+            every.append((found, frames))
+        return census, every

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -207,3 +208,21 @@ def test_exit_codes(arguments: list[str], code: int) -> None:
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (code, "")
     assert "Traceback" not in done.stderr
+
+
+def test_several_are_explained_in_one_go(tmp_path: Path) -> None:
+    """Lost: ten zombies of one pod, and a scan of all memory for each."""
+    file = saved(tmp_path, ROOT, FOLIO, LEAK)
+    done = run("explain", "20", "40", "20", "--census", file)
+    assert done.returncode == 0
+    verdicts = [line for line in done.stdout.splitlines() if ", offline)" in line]
+    assert [line.partition("(id ")[2][:2] for line in verdicts] == ["20", "40"]
+    written = run("explain", "20", "40", "--census", file, "--json").stdout
+    decoder, ids = json.JSONDecoder(), []
+    while written := written.strip():
+        document, end = decoder.raw_decode(written)
+        ids.append(read(document)["memcg"]["id"])
+        written = written[end:]
+    assert ids == [20, 40]
+    missing = run("explain", "20", "7777", "--census", file)
+    assert (missing.returncode, missing.stdout) == (2, "")
