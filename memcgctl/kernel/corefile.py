@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -171,6 +172,13 @@ def _inspect_kdump(path: Path, dump: kdump.KdumpFile) -> CoreFile:
     if machine not in elf.MACHINES.values():
         raise KernelError(f"is of another machine, {machine}; {elf.READABLE}")
     dump.check()
+    # QEMU has one block size for all kernels of arm64, the largest.
+    pages = re.search(rb"^PAGESIZE=(\d{1,9})$", dump.notes, re.MULTILINE)
+    if pages and int(pages[1]) != dump.block_size:
+        raise KernelError(
+            f"has blocks of {dump.block_size} bytes, the kernel pages of "
+            f"{int(pages[1])}, which libkdumpfile cannot read: dump the guest as ELF"
+        )
     return CoreFile(
         path,
         "kdump",

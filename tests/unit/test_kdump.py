@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,17 @@ def test_a_descriptor_that_points_beyond_the_end(tmp_path: Path, plain: bytes) -
         data = bytearray(plain)
         data[descriptors + 24 * number + byte] ^= 0x80
         assert "is truncated or damaged" in damaged(tmp_path, bytes(data))
+
+
+def test_blocks_that_are_no_pages(tmp_path: Path) -> None:
+    """Lost: what to do with a dump of arm64 that QEMU wrote in kdump's format."""
+    path = tmp_path / "dump"
+    core = replace(CORE, notes=b"OSRELEASE=1\nPAGESIZE=4096\nA=1\n")
+    write_kdump(core, path, machine=b"aarch64", size=1 << 16)
+    with pytest.raises(KernelError, match="dump the guest as ELF"):
+        inspect(path)
+    write_kdump(core, path, machine=b"aarch64")
+    assert inspect(path).machine == "aarch64"
 
 
 @pytest.mark.parametrize(
