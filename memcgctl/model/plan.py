@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from memcgctl.model.census import Backing, Kernel, Process
+from memcgctl.model.census import Kernel
+from memcgctl.model.details import Backing, Process
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,7 @@ def device_json(device: SwapDeviceUse) -> documents.SwapDevice:
         "owners": [owner_json(owner) for owner in device.owners],
         "parents_entries": device.parents_entries,
         "synchronous": device.synchronous,
+        "zswap_entries": device.zswap_entries,
         "unowned_entries": unowned(device),
     }
 

@@ -102,6 +102,7 @@ class SwapDevice(TypedDict):
     owners: list[SwapOwner]
     parents_entries: int
     synchronous: bool | None
+    zswap_entries: int | None
     unowned_entries: int
 
 
