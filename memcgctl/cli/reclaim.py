@@ -308,13 +308,14 @@ def _acted(
     with opened(paths) as (kernel, progress):
         from memcgctl.census import take_census
 
-        taken = take_census(kernel, details="offline", progress=progress)
-        taken = on_this_machine(taken)
-        progress("", 0, 0)
-        offline = sum(memcg.state == "offline" for memcg in taken.memcgs)
+        tree = take_census(kernel, scan=False)
+        offline = sum(memcg.state == "offline" for memcg in tree.memcgs)
         if why := too_few(offline):
             screens.nothing(why)
             return True
+        taken = take_census(kernel, details="offline", progress=progress)
+        taken = on_this_machine(taken)
+        progress("", 0, 0)
         made = planned(taken)
         must_be_the_host()
         screens.before(made, taken)

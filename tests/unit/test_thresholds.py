@@ -14,6 +14,7 @@ from memcgctl.actions.host.thresholds import (
     count_dying,
     count_zombies,
     possible_cpus,
+    recount,
 )
 
 # cgroup.stat of a root on 6.1 and on 6.12, with zombies.
@@ -107,7 +108,7 @@ def test_no_cgroups_at_all(tmp_path: Path) -> None:
 def test_the_thresholds(tmp_path: Path) -> None:
     """The timer would scan for nothing each hour, or let zombies pile up."""
     host = machine(tmp_path)
-    stat(tmp_path, STAT_6_1)
+    stat(tmp_path, STAT_6_12)
     zombies = count_zombies(host)
     assert below(zombies, 23, 0) is None
     assert below(zombies, 24, 0) == "23 zombies are fewer than 24"
@@ -116,6 +117,19 @@ def test_the_thresholds(tmp_path: Path) -> None:
     why = below(zombies, 0, zombies.overhead_bytes + 1)
     assert why is not None
     assert "estimated" in why
+
+
+def test_dying_cgroups_are_not_all_dying_memcgs(tmp_path: Path) -> None:
+    """The timer would do nothing for ever where controllers come and go.
+
+    A living cgroup's memcg is removed with the controller, and counted nowhere.
+    """
+    host = machine(tmp_path)
+    stat(tmp_path, STAT_6_1)
+    zombies = count_zombies(host)
+    assert below(zombies, 24, 1 << 40) is None
+    assert below(recount(zombies, 24), 24, 0) is None
+    assert below(recount(zombies, 23), 24, 0) == "23 zombies are fewer than 24"
 
 
 def test_the_estimate_is_no_more_than_what_was_measured(tmp_path: Path) -> None:

@@ -27,12 +27,15 @@ class Zombies:
 
     ``source`` says by what, or why not. ``each_bytes`` is an estimate of what the
     kernel allocates for one: at least that much, on kernels from 5.10 to 7.3; None
-    where it does not tell how many CPUs it may have.
+    where it does not tell how many CPUs it may have. One that is not ``exact`` counts
+    cgroups, of which a living one can have offline memcgs: from when the controller was
+    taken from it and given back.
     """
 
     count: int | None
     source: str
     each_bytes: int | None
+    exact: bool = True
 
     @property
     def overhead_bytes(self) -> int | None:
@@ -51,7 +54,7 @@ def count_zombies(machine: Machine) -> Zombies:
         count, source = _on_v2(machine)
     else:
         count, source = None, "no cgroup file system with memory is mounted"
-    return Zombies(count, source, each)
+    return Zombies(count, source, each, exact=not source.startswith(DYING))
 
 
 def recount(zombies: Zombies, offline: int) -> Zombies:
@@ -59,11 +62,13 @@ def recount(zombies: Zombies, offline: int) -> Zombies:
 
     Up to 6.11 cgroup v2 also counts dying cgroups that no memcg belongs to.
     """
-    return replace(zombies, count=offline, source="the kernel's memory")
+    return replace(zombies, count=offline, source="the kernel's memory", exact=True)
 
 
 def below(zombies: Zombies, min_zombies: int, min_overhead_bytes: int) -> str | None:
     """Why this is too little to act on, None if it is enough or nobody knows."""
+    if not zombies.exact:
+        return None
     count, overhead = zombies.count, zombies.overhead_bytes
     if count is not None and count < min_zombies:
         return f"{count:,} zombies are fewer than {min_zombies:,}"
