@@ -194,7 +194,15 @@ def test_a_layout_that_nobody_knows_is_told() -> None:
     )
 
 
-@pytest.mark.parametrize("numbers", [{}, {"VA_BITS": 3, "PHYS_OFFSET": 0}])
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {},
+        {"VA_BITS": 3, "PHYS_OFFSET": 0},
+        {"VA_BITS": 10**14, "PHYS_OFFSET": 0},
+        {"VA_BITS": 48, "TCR_EL1_T1SZ": 60, "PHYS_OFFSET": 0},
+    ],
+)
 def test_damaged_numbers_are_one_line(numbers: dict[str, int]) -> None:
     """Lost: the clear line for a note that lacks what arm64 needs."""
     spaces = Spaces()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Bit 0: valid. Bit 1: leads to a table or, on the lowest level, maps a page.
 _VALID, _TABLE = np.uint64(1 << 0), np.uint64(1 << 1)
+_WIDTHS = range(36, 53)
 _NG, _PROT_NONE, _PMD_INVALID = 1 << 11, 1 << 58, 1 << 59
 
 
@@ -103,12 +104,19 @@ def _address_bits(kernel: OpenedKernel, page_shift: int) -> int:
     more, which T1SZ tells. With 64 KiB pages the levels are the same, and the lower
     entries of the top table are used.
     """
-    va_bits = _number(kernel, "VA_BITS")
+    va_bits = _built_for(kernel)
     t1sz = kernel.numbers.get("TCR_EL1_T1SZ", 0)
     if page_shift != 16 and t1sz:
         va_bits = 64 - t1sz
-    if not page_shift + 1 < va_bits <= 52:
-        raise KernelError(f"VMCOREINFO is damaged: addresses of {va_bits} bits")
+    if va_bits not in _WIDTHS:
+        raise KernelError("VMCOREINFO is damaged: TCR_EL1_T1SZ")
+    return va_bits
+
+
+def _built_for(kernel: OpenedKernel) -> int:
+    va_bits = _number(kernel, "VA_BITS")
+    if va_bits not in _WIDTHS:
+        raise KernelError("VMCOREINFO is damaged: VA_BITS")
     return va_bits
 
 
@@ -140,7 +148,7 @@ def _absent(kernel: OpenedKernel) -> tuple[int, tuple[int, int, int]]:
 
 def direct_map(kernel: OpenedKernel) -> int:
     """Virtual address of physical address 0: PAGE_OFFSET - PHYS_OFFSET, which wraps."""
-    offset = -(1 << _number(kernel, "VA_BITS")) - _number(kernel, "PHYS_OFFSET")
+    offset = -(1 << _built_for(kernel)) - _number(kernel, "PHYS_OFFSET")
     return offset % 2**64
 
 
