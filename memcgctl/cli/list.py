@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -27,8 +27,8 @@ from memcgctl.cli.reading import read_census, warn
 from memcgctl.cli.terminal import shape, write
 
 if TYPE_CHECKING:
-    from memcgctl.model import Census, Listing, Plan
-    from memcgctl.views.overview import Overview, Row
+    from memcgctl.model import Census, Listing, Memcg, Plan
+    from memcgctl.views.overview import Filters, Overview, Row
 
 
 class Sort(str, Enum):
@@ -84,6 +84,100 @@ def parse_age(text: str) -> float:
     return float(match[1]) * _AGES[match[2] or "s"]
 
 
+Online = Annotated[
+    bool, typer.Option("--all", help="List online memcgs, too (as -o wide).")
+]
+Under = Annotated[
+    str | None,
+    typer.Option(
+        metavar="GLOB|ID",
+        help="Only memcgs at or below a path that matches: '/kubepods*' from the "
+        "root, 'pod*' at any depth; * stays within one name. Or at or below the "
+        "memcg that has this id.",
+    ),
+]
+HeldBy = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KIND",
+        help="Only those held by this: file, shmem, anon, kernel, sock, swap, "
+        "socket, fsnotify, other, writeback, stock, child; repeatable.",
+    ),
+]
+Freeable = Annotated[
+    bool | None,
+    typer.Option(
+        "--freeable/--stuck", help="Only those that reclaim can free, or cannot."
+    ),
+]
+Older = Annotated[
+    float | None,
+    typer.Option(
+        metavar="AGE", parser=parse_age, help="Only those removed so long ago: 6h."
+    ),
+]
+MinSize = Annotated[
+    int | None,
+    typer.Option(metavar="SIZE", parser=parse_size, help="Only those that cost this."),
+]
+Who = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="Only of this pod, container, unit or session."),
+]
+Match = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="Only those whose path has TEXT in it."),
+]
+SortKey = Annotated[
+    Sort,
+    typer.Option(
+        help="Largest first; id and path ascending. cost: memory and swap in all; "
+        "usage: the counter of memory.usage; memcgs: with --group-by only."
+    ),
+]
+Reverse = Annotated[bool, typer.Option("--reverse", "-r", help="The other way round.")]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        "-n",
+        min=0,
+        metavar="N",
+        help="Show the first N rows; 0: all. Else, on a terminal, a screenful.",
+    ),
+]
+GroupKey = Annotated[
+    GroupBy | None,
+    typer.Option(
+        help="One row for all that have this in common. family: a name "
+        "without its digits and hashes."
+    ),
+]
+OutputForm = Annotated[
+    Output | None,
+    typer.Option(
+        "-o",
+        "--output",
+        help="wide: paths, references and bytes by class; name, id: nothing else, "
+        "one a line.",
+    ),
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(metavar="A,B,…", help="These columns, in this order."),
+]
+NoScan = Annotated[
+    bool,
+    typer.Option(
+        "--no-scan",
+        help="Only the tree and its counters: no walk over memory, hence no "
+        "charges and no swap.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON (memcgctl/list/2).")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Write CSV.")]
+
+
 def list_memcgs(
     core: Core = None,
     vmlinux: Vmlinux = None,
@@ -91,187 +185,158 @@ def list_memcgs(
     system_map: SystemMap = None,
     vmcoreinfo: Vmcoreinfo = None,
     census: CensusFile = None,
-    online: Annotated[
-        bool, typer.Option("--all", help="List online memcgs, too (as -o wide).")
-    ] = False,
-    under: Annotated[
-        str | None,
-        typer.Option(
-            metavar="GLOB|ID",
-            help="Only memcgs at or below a path that matches: '/kubepods*' from the "
-            "root, 'pod*' at any depth; * stays within one name. Or at or below the "
-            "memcg that has this id.",
-        ),
-    ] = None,
-    held_by: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KIND",
-            help="Only those held by this: file, shmem, anon, kernel, sock, swap, "
-            "socket, fsnotify, other, writeback, stock, child; repeatable.",
-        ),
-    ] = None,
-    freeable: Annotated[
-        bool | None,
-        typer.Option(
-            "--freeable/--stuck", help="Only those that reclaim can free, or cannot."
-        ),
-    ] = None,
-    older: Annotated[
-        float | None,
-        typer.Option(
-            metavar="AGE", parser=parse_age, help="Only those removed so long ago: 6h."
-        ),
-    ] = None,
-    min_size: Annotated[
-        int | None,
-        typer.Option(
-            metavar="SIZE", parser=parse_size, help="Only those that cost this."
-        ),
-    ] = None,
-    who: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT", help="Only of this pod, container, unit or session."
-        ),
-    ] = None,
-    match: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="Only those whose path has TEXT in it."),
-    ] = None,
-    sort: Annotated[
-        Sort,
-        typer.Option(
-            help="Largest first; id and path ascending. cost: memory and swap in all; "
-            "usage: the counter of memory.usage; memcgs: with --group-by only."
-        ),
-    ] = Sort.cost,
-    reverse: Annotated[
-        bool, typer.Option("--reverse", "-r", help="The other way round.")
-    ] = False,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            "--limit",
-            "-n",
-            min=0,
-            metavar="N",
-            help="Show the first N rows; 0: all. Else, on a terminal, a screenful.",
-        ),
-    ] = None,
-    group_by: Annotated[
-        GroupBy | None,
-        typer.Option(
-            help="One row for all that have this in common. family: a name "
-            "without its digits and hashes."
-        ),
-    ] = None,
-    output: Annotated[
-        Output | None,
-        typer.Option(
-            "-o",
-            "--output",
-            help="wide: paths, references and bytes by class; name, id: nothing else, "
-            "one a line.",
-        ),
-    ] = None,
-    columns: Annotated[
-        str | None,
-        typer.Option(metavar="A,B,…", help="These columns, in this order."),
-    ] = None,
-    no_scan: Annotated[
-        bool,
-        typer.Option(
-            "--no-scan",
-            help="Only the tree and its counters: no walk over memory, hence no "
-            "charges and no swap.",
-        ),
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write JSON (memcgctl/list/2).")
-    ] = False,
+    online: Online = False,
+    under: Under = None,
+    held_by: HeldBy = None,
+    freeable: Freeable = None,
+    older: Older = None,
+    min_size: MinSize = None,
+    who: Who = None,
+    match: Match = None,
+    sort: SortKey = Sort.cost,
+    reverse: Reverse = False,
+    limit: Limit = None,
+    group_by: GroupKey = None,
+    output: OutputForm = None,
+    columns: Columns = None,
+    no_scan: NoScan = False,
+    as_json: AsJson = False,
     schema: Schema = 2,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Write CSV.")] = False,
+    as_csv: AsCsv = False,
 ) -> None:
     """List offline (zombie) memcgs: what they cost, what holds them, what can go.
 
     Of a vmcore or of the running kernel.
     """
-    grouped = group_by is not None
-    if as_json and as_csv:
-        raise typer.BadParameter("--json and --csv exclude each other.")
-    if online and grouped:
-        raise typer.BadParameter("--group-by groups offline memcgs; --all adds none.")
-    if grouped and group_by is not GroupBy.ancestor and (as_json or as_csv):
-        raise typer.BadParameter("--json and --csv group by ancestor only.")
+    from memcgctl.views.overview import Filters
 
-    from memcgctl.report.overview import COLUMNS
-    from memcgctl.views import overview
-    from memcgctl.views.listing import select, sort_keys
-
-    names = columns.split(",") if columns else None
-    for name in names or ():
-        if name not in COLUMNS:
-            raise typer.BadParameter(
-                f"--columns: no column is '{name}'; there are {', '.join(COLUMNS)}."
-            )
-    for kind in held_by or ():
-        if kind not in overview.KINDS:
-            raise typer.BadParameter(
-                f"--held-by: no kind is '{kind}'; there are "
-                f"{', '.join(overview.KINDS)}."
-            )
-    filters = overview.Filters(
-        tuple(held_by or ()), freeable, older, min_size, who, match
+    request = _Request(
+        sort=sort,
+        reverse=reverse,
+        limit=limit,
+        group_by=group_by,
+        output=output,
+        columns=columns.split(",") if columns else None,
+        filters=Filters(tuple(held_by or ()), freeable, older, min_size, who, match),
+        online=online,
+        scan=not no_scan,
+        json=schema if as_json else None,
+        csv=as_csv,
     )
-    filtered = filters != overview.Filters()
-    plain = online or as_csv or as_json or output is Output.wide or no_scan
-    if grouped and not plain:
-        keys = ["cost", "memcgs"]
-    elif plain:
-        keys = sort_keys(by_ancestor=grouped)
-    else:
-        keys = ["age", "who", *sort_keys(by_ancestor=False)]
-    if sort.value not in keys:
-        raise typer.BadParameter(f"--sort takes here one of {', '.join(keys)}.")
-    detailed = not no_scan and (filtered or not plain or (as_json and schema > 1))
-    paths = (core, vmlinux, btf, system_map, vmcoreinfo)
+    request.check()
     taken = read_census(
-        paths, census, scan=not no_scan, details="offline" if detailed else None
+        (core, vmlinux, btf, system_map, vmcoreinfo),
+        census,
+        scan=request.scan,
+        details="offline" if request.detailed else None,
     )
     warn(taken)
-    within = below(taken, under)
-    of_rows = sort in (Sort.age, Sort.who) or (grouped and not plain)
-    key = "cost" if of_rows else sort.value
-    found = overview.overview(
-        taken, within, planned(taken) if detailed else None, filters
-    )
-    if filtered:
+    _show(request, taken, below(taken, under))
+
+
+class _Request(NamedTuple):
+    """What was asked for; ``json`` is the version of its schema."""
+
+    sort: Sort
+    reverse: bool
+    limit: int | None
+    group_by: GroupBy | None
+    output: Output | None
+    columns: list[str] | None
+    filters: Filters
+    online: bool
+    scan: bool
+    json: int | None
+    csv: bool
+
+    @property
+    def plain(self) -> bool:
+        """Whether memcgs are listed as they are, not as rows of the overview."""
+        wide = self.output is Output.wide or not self.scan
+        return self.online or self.csv or self.json is not None or wide
+
+    @property
+    def grouped(self) -> bool:
+        return self.group_by is not None
+
+    @property
+    def filtered(self) -> bool:
+        return self.filters != type(self.filters)()
+
+    @property
+    def detailed(self) -> bool:
+        """Whether it needs to be known what holds each."""
+        shown = self.filtered or not self.plain or (self.json or 0) > 1
+        return self.scan and shown
+
+    def check(self) -> None:
+        """BadParameter for what does not go together, and words that nothing has."""
+        if self.json is not None and self.csv:
+            raise typer.BadParameter("--json and --csv exclude each other.")
+        if self.online and self.grouped:
+            raise typer.BadParameter(
+                "--group-by groups offline memcgs; --all adds none."
+            )
+        other = self.grouped and self.group_by is not GroupBy.ancestor
+        if other and (self.json is not None or self.csv):
+            raise typer.BadParameter("--json and --csv group by ancestor only.")
+
+        from memcgctl.report.overview import COLUMNS
+        from memcgctl.views.overview import KINDS
+
+        _known("--columns", "column", self.columns or (), COLUMNS)
+        _known("--held-by", "kind", self.filters.held_by, KINDS)
+        if self.sort.value not in (keys := self._sort_keys()):
+            raise typer.BadParameter(f"--sort takes here one of {', '.join(keys)}.")
+
+    def _sort_keys(self) -> list[str]:
+        from memcgctl.views.listing import sort_keys
+
+        if self.plain:
+            return [*sort_keys(by_ancestor=self.grouped)]
+        if self.grouped:
+            return ["cost", "memcgs"]
+        return ["age", "who", *sort_keys(by_ancestor=False)]
+
+
+def _known(option: str, what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise typer.BadParameter(
+                f"{option}: no {what} is '{name}'; there are {', '.join(known)}."
+            )
+
+
+def _show(request: _Request, taken: Census, within: Sequence[Memcg]) -> None:
+    """What of the memcgs ``within`` is asked for, in its order and form."""
+    from memcgctl.views import overview
+    from memcgctl.views.listing import select
+
+    plan = planned(taken) if request.detailed else None
+    found = overview.overview(taken, within, plan, request.filters)
+    if request.filtered:
         kept = {row.memcg.address for row in found.rows}
         within = [m for m in within if m.address in kept]
-    several = None if limit == 0 else limit
+    by_row = request.sort in (Sort.age, Sort.who)
+    of_rows = by_row or (request.grouped and not request.plain)
     listing = select(
         replace(taken, memcgs=tuple(within)),
-        online=online,
-        sort=key,
-        limit=several if plain else None,
-        by_ancestor=grouped and plain,
+        online=request.online,
+        sort="cost" if of_rows else request.sort.value,
+        limit=(request.limit or None) if request.plain else None,
+        by_ancestor=request.grouped and request.plain,
     )
-    if reverse:
+    if request.reverse:
         listing = replace(listing, memcgs=listing.memcgs[::-1])
     rows = {row.memcg.address: row for row in found.rows}
-    if not plain:
-        ordered = [rows[memcg.address] for memcg in listing.memcgs]
-        if sort in (Sort.age, Sort.who):
-            ordered = overview.ordered(ordered, sort.value, reverse=reverse)
-        _short(found, ordered, output, names, group_by, limit, sort)
+    if request.plain:
+        _plain(request, listing, rows)
         return
-    if as_json:
-        from memcgctl.report.listing import to_json
-
-        write(to_json(listing, schema, rows))
-        return
-    _plain(listing, online=online, as_csv=as_csv)
+    ordered = [rows[memcg.address] for memcg in listing.memcgs]
+    if by_row:
+        key = request.sort.value
+        ordered = overview.ordered(ordered, key, reverse=request.reverse)
+    _short(request, found, ordered)
 
 
 def planned(taken: Census) -> Plan:
@@ -282,29 +347,21 @@ def planned(taken: Census) -> Plan:
     return plan(taken, POLICIES["least-harm"])
 
 
-def _short(
-    found: Overview,
-    rows: Sequence[Row],
-    output: Output | None,
-    columns: list[str] | None,
-    group_by: GroupBy | None,
-    limit: int | None,
-    sort: Sort,
-) -> None:
+def _short(request: _Request, found: Overview, rows: Sequence[Row]) -> None:
     """Names alone, or the overview: on a terminal a screenful that fits it."""
     from memcgctl.report.overview import screen
     from memcgctl.views.overview import group_key, sums
 
-    if output in (Output.name, Output.id):
+    limit, group_by = request.limit, request.group_by
+    if request.output in (Output.name, Output.id):
+        by_name = request.output is Output.name
         shown = rows[: limit or None]
-        names = (
-            r.memcg.path if output is Output.name else str(r.memcg.id) for r in shown
-        )
+        names = (r.memcg.path if by_name else str(r.memcg.id) for r in shown)
         text = "".join(f"{name}\n" for name in names)
         write(text.encode("utf-8", "surrogateescape"))
         return
     groups = sums(rows, group_key(group_by.value)) if group_by else None
-    if groups and sort is Sort.memcgs:
+    if groups and request.sort is Sort.memcgs:
         groups = tuple(sorted(groups, key=lambda one: -len(one.rows)))
     width, encoding = shape()
     terminal = sys.stdout is not None and sys.stdout.isatty()
@@ -317,19 +374,21 @@ def _short(
             limit=limit or None,
             width=width if terminal else None,
             encoding=encoding,
-            columns=columns,
+            columns=request.columns,
             groups=groups,
             group=group_by.value if group_by else "",
         )
     )
 
 
-def _plain(listing: Listing, *, online: bool, as_csv: bool) -> None:
-    """Numbers and paths: CSV, or the wide table."""
-    from memcgctl.report.listing import screen, to_csv
+def _plain(request: _Request, listing: Listing, rows: Mapping[int, Row]) -> None:
+    """JSON, CSV, or the wide table."""
+    from memcgctl.report.listing import screen, to_csv, to_json
 
-    if as_csv:
+    if request.json is not None:
+        write(to_json(listing, request.json, rows))
+    elif request.csv:
         write(to_csv(listing))
-        return
-    width, encoding = shape()
-    write(screen(listing, width=width, encoding=encoding, online=online))
+    else:
+        width, encoding = shape()
+        write(screen(listing, width=width, encoding=encoding, online=request.online))

@@ -19,7 +19,6 @@ LONG_FUNCTIONS = {
     "census/__init__.py:take_census",
     "census/charges/groups.py:_charge_groups",
     "census/tree.py:read_tree",
-    "cli/list.py:list_memcgs",
     "linux/backing.py:read_backings",
     "linux/pagetables.py:walk",
 }
