@@ -126,7 +126,8 @@ def _absent(kernel: OpenedKernel) -> tuple[int, tuple[int, int, int]]:
     No type tells these. What the kernel itself puts into an entry for memory without
     any access (the first of ``protection_map``) has bit 58 up to Linux kernel commit
     f0f5863a0fb0 ("arm64/mm: Remove PTE_PROT_NONE bit") (in v6.10); the same series
-    moved the other bit to that of PTE_NG, and made room for uffd-wp in swap entries.
+    moved the other bit to that of PTE_NG, and the type to make room for uffd-wp in swap
+    entries (5b32510af77b, "arm64/mm: Add uffd write-protect support").
     """
     try:
         none = int.from_bytes(
