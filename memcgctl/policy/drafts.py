@@ -9,7 +9,7 @@ import numpy as np
 
 from memcgctl.model import Memcg, Target
 from memcgctl.policy.bulk import BulkPlan
-from memcgctl.policy.cases import Part, numbered_parts
+from memcgctl.policy.cases import Case, Part, numbered_parts
 from memcgctl.policy.choice import Chooser
 from memcgctl.policy.effects import Effect
 from memcgctl.policy.headroom import Change
@@ -165,6 +165,12 @@ class Drafts:
     def swaps(self, number: int) -> int:
         """How much it swaps out, in bytes."""
         return sum(max(0, swap) for _, _, swap in self.changes(number))
+
+    def case(self, number: int) -> Case:
+        """The case of what a draft moves, of the first part that it serves."""
+        if number >= self.whole_from:
+            return self._bulk.kinds[number - self.whole_from].case
+        return self.draft(number).shares[0].part.case
 
     def is_of_shmem(self, number: int) -> bool:
         """Whether any of what it swaps out is shmem."""

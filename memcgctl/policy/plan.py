@@ -161,11 +161,8 @@ def _falls_short(
     """Where the steps do another thing than the policy has a kernel do."""
     found: Counter[tuple[str, str]] = Counter()
     for number in taken:
-        if number >= drafts.whole_from:
-            continue
-        draft = drafts.draft(number)
-        asked = policy.options.get(draft.shares[0].part.case, ())
-        if asked and (done := draft.interface.options[0]) not in asked:
+        asked = policy.options.get(drafts.case(number), ())
+        if asked and (done := drafts.interfaces[number].options[0]) not in asked:
             found[asked[0], done] += 1
     return tuple(Shortfall(*pair, steps) for pair, steps in found.items())
 

@@ -32,7 +32,7 @@ LATER = {
     *("struct cgroup_freezer_state", "struct dma_buf", "struct kernfs_iattrs"),
     *("struct pipe_buffer", "struct scm_fp_list", "struct simple_xattr"),
     *("struct simple_xattrs", "struct sk_buff", "struct statx", "struct timekeeper"),
-    *("struct tk_data", "struct udmabuf", "struct unix_skb_parms"),
+    *("struct tk_data", "struct udmabuf", "struct unix_skb_parms", "union swap_header"),
 }
 
 pytestmark = pytest.mark.skipif(not CORES, reason="there are no cores in fixtures/")

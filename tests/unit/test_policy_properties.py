@@ -256,6 +256,7 @@ def test_steps_are_for_zombies_children_first(
     order = [
         (ranks[step.action], step.action in untargeted, max(map(height, step.memcgs)))
         for step in made.steps
+        if ranks[step.action] <= 0  # others come earlier where there are swap entries
     ]
     assert order == sorted(order)
     gone = [one for step in made.steps for one in step.frees]
