@@ -206,7 +206,8 @@ class Details:
 
     ``unexplained`` is the css references that no holder accounts for, None where
     the kernel does not tell the total. ``unread`` has the topics (``Topic``) that were
-    not read in full: what rests on them is a lower bound.
+    not read in full: what rests on them is a lower bound. ``lives_in`` has the path of
+    the memcg that each process is in which ``holders`` name, by its pid.
     """
 
     holders: tuple[Holder, ...]
@@ -214,3 +215,4 @@ class Details:
     charge_groups: tuple[ChargeGroup, ...]
     swap_devices: tuple[SwapDeviceUse, ...]
     unread: tuple[str, ...] = ()
+    lives_in: tuple[tuple[int, str], ...] = ()

@@ -99,6 +99,8 @@ def next_command(census: Census, memcg: Memcg) -> str:
         return f"reclaim --dry-run {memcg.id}" if below else "list"
     if memcg.details and memcg.details.unexplained:
         return "audit"
-    if plan(census, POLICIES["least-harm"], [memcg.id]).steps:
-        return f"reclaim --dry-run {memcg.id}"
-    return "simulate"
+    made = plan(census, POLICIES["least-harm"], [memcg.id])
+    if not made.steps and made.more_by_transit:
+        return f"reclaim --dry-run --allow {TRANSIT} {memcg.id}"
+    # Where there are none, the plan says who has to do what.
+    return f"reclaim --dry-run {memcg.id}"

@@ -26,6 +26,7 @@ from memcgctl.model import (
 from memcgctl.report.parts import backing_json, process_json, remaining_json
 from memcgctl.report.schemas import LATEST, dumper, source_json
 from memcgctl.report.text import counted, escape, filled, shorten, size
+from memcgctl.report.way_out import way_out
 from memcgctl.views.bill import bill
 
 SCHEMA = "memcgctl/plan/"
@@ -60,7 +61,7 @@ def screen(
         text.append(f"      {escape(step.command, encoding)}\n", "bold")
     if limit is not None and len(plan.steps) > limit:
         text.append(f"\n{counted(len(plan.steps) - limit, 'more step')}, not shown.\n")
-    for line in (*_left_out(plan.left_out), *_stays(plan.remaining, memcgs)):
+    for line in (*_left_out(plan.left_out), *_stays(plan, memcgs)):
         text.append(f"{_wrapped(line, width, encoding)}\n" if line[0] else "\n")
     return text
 
@@ -145,10 +146,10 @@ def _left_out(steps: Sequence[Step]) -> Iterator[Line]:
         yield f"{more:,} more; --json shows all", 2
 
 
-def _stays(remaining: Sequence[Remaining], memcgs: Memcgs) -> Iterator[Line]:
+def _stays(plan: Plan, memcgs: Memcgs) -> Iterator[Line]:
     """What stays: reasons with most memcgs first, and the memcgs below each."""
     groups: dict[str, list[Remaining]] = {}
-    for one in remaining:
+    for one in plan.remaining:
         groups.setdefault(one.kinds[0] if one.kinds else one.why, []).append(one)
     if groups:
         yield "", 0
@@ -158,6 +159,8 @@ def _stays(remaining: Sequence[Remaining], memcgs: Memcgs) -> Iterator[Line]:
         for one in members[:SHOWN]:
             detail = "" if one.why == kind else f": {one.why}"
             yield f"{_named([one.id], memcgs)}{detail}", 4
+            for way in way_out(memcgs[one.id], plan) if one.id in memcgs else ():
+                yield way, 6
         if (more := len(members) - SHOWN) > 0:
             yield f"{more:,} more; --json shows all", 4
 

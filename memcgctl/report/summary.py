@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from memcgctl.model import Census, Memcg, Plan, Remaining
 from memcgctl.report.overview import brief, source_line
 from memcgctl.report.text import Styled, counted, escape, filled, shorten, size
+from memcgctl.report.way_out import way_out
 from memcgctl.views.bill import Bill, bill
 
 # What is done where user space has no way to do what a policy has a kernel do.
@@ -46,7 +47,7 @@ def summary(
         text.append(("\n", ""))
         for number, line in enumerate(_actions(sums)):
             text.append((f"{line[:width].rstrip()}\n", "bold" if not number else ""))
-    for line in _stays(plan.remaining, memcgs):
+    for line in _stays(plan, memcgs):
         text.append((f"{filled(escape(line, encoding), width, 0, 2)}\n", ""))
     if plan.steps:
         text.append(("Steps: --steps.  A script of them: --commands FILE.\n", "dim"))
@@ -137,10 +138,12 @@ def _actions(sums: Bill) -> list[str]:
     ]
 
 
-def _stays(
-    remaining: Sequence[Remaining], memcgs: Mapping[int, Memcg]
-) -> Iterator[str]:
-    """What stays, by its first reason, the most frequent first, each with one."""
+def _stays(plan: Plan, memcgs: Mapping[int, Memcg]) -> Iterator[str]:
+    """What stays, by its first reason, the most frequent first, each with one.
+
+    And what somebody has to do so that this one goes.
+    """
+    remaining = plan.remaining
     kinds: Counter[str] = Counter()
     first: dict[str, Remaining] = {}
     for one in remaining:
@@ -154,6 +157,8 @@ def _stays(
         name = f"{memcg.path} (id {memcg.id})" if memcg else f"id {first[kind].id}"
         verb = "stays" if number == 1 else "stay"
         what = f": {first[kind].why}" if number == 1 else f", such as {name}"
+        ways = way_out(memcg, plan)[:1] if memcg else []
+        what += "".join(f": {way}" for way in ways)
         yield (
             f"{number:,} {verb}, {name}{what}"
             if number == 1

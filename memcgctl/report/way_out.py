@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from memcgctl.model import ChargeGroup, Holder, Memcg, Plan, Process
-from memcgctl.report.text import size
+from memcgctl.model import ChargeGroup, Details, Holder, Memcg, Plan
+from memcgctl.report.text import counted, size
 from memcgctl.report.verdict import process_words
 
 # What a person has to see to, by the kind of holder; what is not here goes by itself
@@ -24,6 +24,23 @@ _OBSTACLES = {
 }
 # How a holder that a process has open is written: TCP, lab (pid 374): fd 5.
 _OPENED = re.compile(r"(.+?), (?:in flight to )?(.+ \(pid \d+\)): (fd [\d, ]+)")
+_PID = re.compile(r"\(pid (\d+)\)")
+# How a process is written that is still counted as in the cgroup, and what ends that.
+_CSS_SETS = (
+    (
+        re.compile(r"css_set: (.+ \(pid \d+\)), dead but not reaped"),
+        "the parent of {} has to reap it, or end",
+    ),
+    (
+        re.compile(r"css_set: the cgroup namespace of (.+ \(pid \d+\))"),
+        "{} has to end: its cgroup namespace was made there",
+    ),
+    (
+        re.compile(r"css_set: (.+ \(pid \d+\))"),
+        "{} has to end or be moved: it is still in the cgroup",
+    ),
+)
+_SWAP_BACKED = ("shmem", "anon")
 _SHOWN = 4
 
 
@@ -55,36 +72,62 @@ def cost(memcg: Memcg) -> str:
 
 def to_do(memcg: Memcg, plan: Plan) -> list[str]:
     """What somebody has to do so that it goes; nothing where reclaim frees it."""
-    if memcg.id in plan.freed or memcg.details is None:
+    if memcg.id in plan.freed:
         return []
-    sentences = dict.fromkeys(
-        (*_obstacles(memcg.details.charge_groups), *_holders(memcg.details.holders))
-    )
-    return [*sentences][:_SHOWN]
+    return way_out(memcg, plan)
+
+
+def way_out(memcg: Memcg, plan: Plan) -> list[str]:
+    """Who has to do what, so that something goes that no step frees."""
+    details = memcg.details
+    if details is None:
+        return []
+    sentences = [*_obstacles(details.charge_groups), *_holders(details)]
+    kinds = {group.kind for group in details.charge_groups}
+    if plan.more_by_transit and not kinds.isdisjoint(_SWAP_BACKED):
+        sentences.append("--allow temp-swap moves shmem and anonymous memory")
+    if details.unexplained:
+        number = counted(details.unexplained, "reference")
+        sentences.append(f"who has {number} is not known: memcgctl audit tells more")
+    return [*dict.fromkeys(sentences)][:_SHOWN]
 
 
 def _obstacles(groups: Sequence[ChargeGroup]) -> Iterator[str]:
     for group in groups:
+        who = _who(group)
         for obstacle, _ in group.obstacles:
             if act := _OBSTACLES.get(obstacle):
-                yield f"{_who(group.mappers)} has to {act}"
+                yield f"{who} {act}"
         if group.kind == "kernel":
-            yield "the process that its page tables and stacks belong to has to end"
+            yield f"{who} end: page tables and stacks go with it"
 
 
-def _holders(holders: Sequence[Holder]) -> Iterator[str]:
-    for holder in holders:
-        if not (act := _BY_HAND.get(holder.kind)):
-            continue
-        if opened := _OPENED.fullmatch(holder.detail):
-            what, who, descriptors = opened.groups()
-            yield f"{who} has to close {descriptors} ({what}), or end"
-        else:
-            yield f"{holder.detail}: {act}" if holder.detail else act
+def _holders(details: Details) -> Iterator[str]:
+    paths = dict(details.lives_in)
+
+    def placed(found: re.Match[str]) -> str:
+        path = paths.get(int(found[1]))
+        return f"{found[0]} in {path}" if path else found[0]
+
+    for holder in details.holders:
+        if act := _BY_HAND.get(holder.kind):
+            yield _PID.sub(placed, _holder(holder, act))
 
 
-def _who(processes: Sequence[Process]) -> str:
+def _holder(holder: Holder, act: str) -> str:
+    if opened := _OPENED.fullmatch(holder.detail):
+        what, who, descriptors = opened.groups()
+        return f"{who} has to close {descriptors} ({what}), or end"
+    for pattern, sentence in _CSS_SETS:
+        if found := pattern.fullmatch(holder.detail):
+            return sentence.format(*found.groups())
+    return f"{holder.detail}: {act}" if holder.detail else act
+
+
+def _who(group: ChargeGroup) -> str:
+    """Whoever maps it, or has it otherwise, has to."""
+    processes = [*group.mappers, *(one.process for one in group.keepers)]
     if not processes:
-        return "whoever has it (no process was found that maps it)"
-    more = f" and {len(processes) - 1} more" if len(processes) > 1 else ""
-    return f"{process_words(processes[0])}{more}"
+        return "whoever has it (no process was found that does) has to"
+    first, more = process_words(processes[0]), len(processes) - 1
+    return f"{first} and {more} more have to" if more else f"{first} has to"

@@ -76,7 +76,7 @@ def test_the_next_command_leads_on() -> None:
     assert next_command(census, by_id[APP]) == f"reclaim --dry-run {APP}"
     assert next_command(census, by_id[6]) == "list"
     stuck = held_by("other")
-    assert next_command(world(stuck), stuck) == "simulate"
+    assert next_command(world(stuck), stuck) == f"reclaim --dry-run {stuck.id}"
     assert stuck.details
     leak = replace(stuck, details=replace(stuck.details, unexplained=2))
     assert next_command(world(leak), leak) == "audit"
