@@ -32,6 +32,7 @@ PREPARE = f"""
     echo +memory > {CGROUP}/app/cgroup.subtree_control
     mkdir {CGROUP}/app/inside {CGROUP}/app/outside
     mount -t debugfs debugfs /sys/kernel/debug
+    mkswap /dev/disk/swap1 > /dev/null
     lab do swapon=10:/dev/disk/swap1
 """
 ENABLE = "echo Y > /sys/module/zswap/parameters/enabled"
@@ -62,7 +63,7 @@ def played(request: pytest.FixtureRequest) -> Iterator[Played]:
         give_up(f"no kernel packages: {error}")
     with tempfile.TemporaryDirectory(prefix="memcgctl-lab-") as name:
         disks = run.make_disks(Path(name), False)
-        modules = ("ext4", "zsmalloc", "lzo", "lz4", "zstd")
+        modules = ("crc32c_generic", "ext4", "zsmalloc", "lzo")
         machine = Machine(memory="512M", cpu=CPU, disks=disks, modules=modules)
         with boot_with_python(kernel, machine) as guest:
             guest.sh(PREPARE)
