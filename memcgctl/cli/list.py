@@ -175,6 +175,13 @@ NoScan = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON (memcgctl/list/2).")]
+AsNdjson = Annotated[
+    bool,
+    typer.Option(
+        "--ndjson",
+        help="Write a JSON document a memcg, each on its line (memcgctl/row/1).",
+    ),
+]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Write CSV.")]
 
 
@@ -203,6 +210,7 @@ def list_memcgs(
     as_json: AsJson = False,
     schema: Schema = 2,
     as_csv: AsCsv = False,
+    as_ndjson: AsNdjson = False,
 ) -> None:
     """List offline (zombie) memcgs: what they cost, what holds them, what can go.
 
@@ -222,6 +230,7 @@ def list_memcgs(
         scan=not no_scan,
         json=schema if as_json else None,
         csv=as_csv,
+        ndjson=as_ndjson,
     )
     request.check()
     taken = read_census(
@@ -248,12 +257,18 @@ class _Request(NamedTuple):
     scan: bool
     json: int | None
     csv: bool
+    ndjson: bool
 
     @property
     def plain(self) -> bool:
         """Whether memcgs are listed as they are, not as rows of the overview."""
         wide = self.output is Output.wide or not self.scan
-        return self.online or self.csv or self.json is not None or wide
+        return self.online or wide or self.machine > 0
+
+    @property
+    def machine(self) -> int:
+        """How many forms for programs were asked for."""
+        return self.csv + self.ndjson + (self.json is not None)
 
     @property
     def grouped(self) -> bool:
@@ -266,19 +281,21 @@ class _Request(NamedTuple):
     @property
     def detailed(self) -> bool:
         """Whether it needs to be known what holds each."""
-        shown = self.filtered or not self.plain or (self.json or 0) > 1
+        shown = self.filtered or not self.plain or (self.json or 0) > 1 or self.ndjson
         return self.scan and shown
 
     def check(self) -> None:
         """BadParameter for what does not go together, and words that nothing has."""
-        if self.json is not None and self.csv:
-            raise typer.BadParameter("--json and --csv exclude each other.")
+        if self.machine > 1:
+            raise typer.BadParameter("--json, --ndjson and --csv exclude each other.")
         if self.online and self.grouped:
             raise typer.BadParameter(
                 "--group-by groups offline memcgs; --all adds none."
             )
+        if self.grouped and self.ndjson:
+            raise typer.BadParameter("--ndjson has a memcg a line: no --group-by.")
         other = self.grouped and self.group_by is not GroupBy.ancestor
-        if other and (self.json is not None or self.csv):
+        if other and self.machine:
             raise typer.BadParameter("--json and --csv group by ancestor only.")
 
         from memcgctl.report.overview import COLUMNS
@@ -383,10 +400,12 @@ def _short(request: _Request, found: Overview, rows: Sequence[Row]) -> None:
 
 def _plain(request: _Request, listing: Listing, rows: Mapping[int, Row]) -> None:
     """JSON, CSV, or the wide table."""
-    from memcgctl.report.listing import screen, to_csv, to_json
+    from memcgctl.report.listing import screen, to_csv, to_json, to_ndjson
 
     if request.json is not None:
         write(to_json(listing, request.json, rows))
+    elif request.ndjson:
+        write(to_ndjson(listing, rows))
     elif request.csv:
         write(to_csv(listing))
     else:

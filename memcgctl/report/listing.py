@@ -37,6 +37,7 @@ from memcgctl.report.text import (
 from memcgctl.views.overview import Row
 
 SCHEMA = "memcgctl/list/"
+ROW = "memcgctl/row/1"
 # What charges and swap are counted from.
 COUNTED = (Topic.MEMORY_MAP, Topic.SWAP_MAP)
 HOLDERS = {
@@ -224,6 +225,21 @@ def to_json(
         document["groups"] = [_group_json(group, schema) for group in listing.groups]
     parts = (f"{dumps(key)}: {_lines(value, dumps)}" for key, value in document.items())
     return "{" + ",\n ".join(parts) + "}\n"
+
+
+def to_ndjson(listing: Listing, rows: Mapping[int, Row] | None = None) -> str:
+    """``memcgctl/row/1``: a document a memcg, each on a line that stands for itself."""
+    dumps = dumper(LATEST)
+    common = {
+        "schema": ROW,
+        "source": source_json(listing.kernel),
+        "warnings": listing.warnings,
+    }
+    lines = (
+        dumps(common | memcg_json(memcg, LATEST, (rows or {}).get(memcg.address)))
+        for memcg in listing.memcgs
+    )
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _lines(value: object, dumps: Callable[[object], str]) -> str:

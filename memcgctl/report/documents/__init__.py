@@ -43,6 +43,7 @@ from memcgctl.report.documents.listing import (
     Memcg,
     Memcg2,
     Overhead,
+    Row1,
     Source,
     Source2,
     State,
@@ -151,6 +152,7 @@ __all__ = [
     "Result",
     "ResultPredicted",
     "Root",
+    "Row1",
     "Runs",
     "Simulated",
     "Simulation",
@@ -171,6 +173,6 @@ __all__ = [
 ]
 
 DOCUMENTS: tuple[Any, ...] = (
-    *(List1, List2, Explain1, Explain2, Plan1, Plan2, Result, Runs, JournalLine),
+    *(List1, List2, Row1, Explain1, Explain2, Plan1, Plan2, Result, Runs, JournalLine),
     *(Simulation, Audit, Doctor, Diff, Census),
 )

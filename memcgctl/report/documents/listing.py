@@ -158,6 +158,14 @@ class List1(_ByAncestor):
     warnings: list[str]
 
 
+class Row1(Memcg2):
+    """One memcg on a line of its own, with what it was read of."""
+
+    schema: Literal["memcgctl/row/1"]
+    source: Source2
+    warnings: list[str]
+
+
 class List2(_ByAncestor2):
     schema: Literal["memcgctl/list/2"]
     source: Source2
