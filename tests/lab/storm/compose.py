@@ -15,7 +15,7 @@ Json = dict[str, Any]
 PAGE = 4096
 KIB = 1024
 SWAPS = ["none", "disk", "disk", "zram", "zram", "both", "disks"]  # play knows them
-FILES = {"file": 8, "dirty": 3, "private": 3}
+FILES = {"file": 8, "xfs": 3, "dirty": 3, "private": 3}  # on xfs: in large folios
 SHMEM = {
     "tmpfs": 8,
     "fallocated": 2,
@@ -39,6 +39,7 @@ USES = {
     "anon": ["map", "map", "fork", "threads", "leaderless"],
     "thp": ["map", "fork", "split"],
 }
+USES["xfs"] = USES["file"]
 # What can be in swap.
 SWAPPABLE = {"anon", "thp", "private", "shared", "tmpfs", "huge-tmpfs", "memfd", "sysv"}
 STATES = ["no", "no", "no", "yes", "yes", "half", "cache"]

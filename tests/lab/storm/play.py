@@ -29,7 +29,8 @@ from memcgctl.__main__ import main
 from memcgctl.kernel import program
 
 CGROUPS = Path("/sys/fs/cgroup")
-EXT4, TMPFS, HUGE = Path("/mnt/ext4"), Path("/mnt/tmpfs"), Path("/mnt/huge")
+EXT4, XFS = Path("/mnt/ext4"), Path("/mnt/xfs")
+TMPFS, HUGE = Path("/mnt/tmpfs"), Path("/mnt/huge")
 REQUEST, ANSWER = Path("/run/request"), Path("/run/answer")
 NOTES, EMPTY = Path("/run/notes"), EXT4 / "empty"
 KSM = Path("/sys/kernel/mm/ksm")
@@ -136,7 +137,7 @@ def make(stage: Stage, memcg: Json) -> None:
         name = f"{memcg['path'].replace('/', '.')}.{number}"
         part = {"user": memcg["path"], **part}
         kind = part["kind"]
-        if kind in ("file", "dirty", "tmpfs", "huge-tmpfs", "fallocated"):
+        if kind in ("file", "xfs", "dirty", "tmpfs", "huge-tmpfs", "fallocated"):
             make_file(stage, cgroup, name, part)
         elif kind == "private":
             path = on_disk(stage, EXT4 / name, part["bytes"])
@@ -164,11 +165,11 @@ def half_of(part: Json) -> int:
 
 def make_file(stage: Stage, cgroup: Path, name: str, part: Json) -> None:
     kind, size, use = part["kind"], part["bytes"], part["use"]
-    shmem = {"tmpfs": TMPFS, "fallocated": TMPFS, "huge-tmpfs": HUGE}
-    place = shmem.get(kind, EXT4)
+    places = {"xfs": XFS, "tmpfs": TMPFS, "fallocated": TMPFS, "huge-tmpfs": HUGE}
+    place = places.get(kind, EXT4)
     path = place / name
     sharer = directory(part["shared"]) if "shared" in part else None
-    if kind == "file":
+    if kind in ("file", "xfs"):
         on_disk(stage, path, size)
         if sharer and size > PAGE:
             window = f"window=0:{half_of(part)}"
@@ -479,7 +480,7 @@ def tidy(stage: Stage) -> bool:
             os.kill(pid, signal.SIGKILL)
     for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]:
         libc.shmctl(int(line.split()[1]), 0, None)  # IPC_RMID
-    for place in (EXT4, TMPFS, HUGE):
+    for place in (EXT4, XFS, TMPFS, HUGE):
         for path in place.glob("*.*"):
             path.unlink()
     below = [path for path in CGROUPS.rglob("*") if path.is_dir()]

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from tests.lab import packages, run
 from tests.lab.guest import Guest, GuestError, Machine
 from tests.lab.live import CPU, ENVIRONMENT, ROOT, boot_with_python
-from tests.lab.scenarios import CGROUPS, EXT4, HUGE, TMPFS
+from tests.lab.scenarios import CGROUPS, EXT4, HUGE, TMPFS, XFS
 from tests.lab.storm.compose import TOGETHER, compose, together
 from tests.lab.storm.judge import Verdict, judge
 
@@ -69,12 +69,12 @@ class Stage:
 def _guest(series: str) -> Iterator[Guest]:
     kernel = packages.get(series)
     with tempfile.TemporaryDirectory(prefix="memcgctl-lab-") as name:
-        disks = run.make_disks(Path(name), False)
-        machine = Machine(memory="512M", cpu=CPU, disks=disks)
+        disks = run.make_disks(Path(name), True)
+        machine = Machine(memory="512M", cpu=CPU, disks=disks, modules=("xfs",))
         with boot_with_python(kernel, machine) as guest:
             run.prepare(guest, 2)
             guest.sh(f"""
-                for place in {EXT4} {TMPFS} {HUGE} {CGROUPS}; do
+                for place in {EXT4} {XFS} {TMPFS} {HUGE} {CGROUPS}; do
                     mkdir -p {ROOT}$place; mount --bind $place {ROOT}$place
                 done
                 mount -t debugfs debugfs {ROOT}/sys/kernel/debug
