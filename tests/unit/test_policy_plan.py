@@ -19,6 +19,8 @@ from memcgctl.model import (
     Process,
     ProcessTarget,
     Step,
+    SwapDeviceUse,
+    SwapOwner,
     SwappedFileTarget,
     SwapUse,
 )
@@ -398,6 +400,21 @@ class TestHeadroom:
         assert any("limits" in warning for warning in made.warnings)
 
 
+def test_freed_entries_are_no_process() -> None:
+    """Lost: a promise; a CPU keeps them, whoever's page tables are read.
+
+    Two processes that share five entries have ten, but not the three beside them.
+    """
+    users = [SwapOwner(pid, "user", "/holder", HOLDER, 5, 100) for pid in (77, 78)]
+    freed = SwapOwner(None, "freed entries in a cache of CPU 1", "", 0, 3)
+    swap = (SwapDeviceUse("/dev/zram0", 8, (*users, freed), synchronous=True),)
+    made = plan(world(zombie(100, swap=swap)), LEAST)
+    assert not made.freed
+    assert "a CPU's cache" in made.remaining[0].why
+    alone = (SwapDeviceUse("/dev/zram0", 5, tuple(users), synchronous=True),)
+    assert plan(world(zombie(100, swap=alone)), LEAST).freed == (100,)
+
+
 class TestUnaimed:
     """What cannot be aimed is not taken while it can hit a living cgroup."""
 
@@ -414,6 +431,17 @@ class TestUnaimed:
         (step,) = steps(self.census(0))
         assert (step.action, step.collateral_bytes) == ("memory.reclaim", 0)
         assert aim(step, CgroupTarget).memcg_path == "/app"
+
+    def test_left_where_others_are_swapped_in_before(self) -> None:
+        """Lost: what a step brings back to the living; and the zombie stays for it."""
+        census = self.census(0)
+        users = (SwapOwner(77, "user", "/app/busy", 6, 3, 100),)
+        swap = (SwapDeviceUse("/dev/zram0", 3, users, synchronous=True),)
+        again = replace(census, memcgs=(*census.memcgs, zombie(101, swap=swap)))
+        assert [step.action for step in steps(census)] == ["memory.reclaim"]
+        made = plan(again, LEAST)
+        assert "memory.reclaim" not in [step.action for step in made.steps]
+        assert 100 not in made.freed
 
     def test_left_where_living_memcgs_are_in_its_reach(self) -> None:
         """Lost: other people's page cache."""

@@ -156,6 +156,8 @@ def reach_ancestor(part: Part, context: PlanContext) -> Reach:
         return cannot(part, "its ancestor is not in the census")
     if part.memcg.ancestor == "/":
         return cannot(part, "the root cannot be asked to reclaim")
+    if context.room.ancestor(part.memcg) in context.swapped_in_below:
+        return cannot(part, "it would take what others are swapped in before")
     target = context.memcg(context.room.ancestor(part.memcg))
     return evicted(part, target, context, WRITTEN)
 

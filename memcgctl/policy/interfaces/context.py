@@ -21,7 +21,7 @@ from memcgctl.model import (
     ids_used,
 )
 from memcgctl.policy import commands
-from memcgctl.policy.cases import NO_ROOM_IN_SWAP, Part
+from memcgctl.policy.cases import NO_ROOM_IN_SWAP, Part, swapped_users
 from memcgctl.policy.headroom import Headroom
 from memcgctl.policy.policies import MapperRule
 
@@ -99,6 +99,19 @@ class PlanContext:
             for one in self.room.chain(memcg.id):
                 below[one] += _reclaimable(memcg)
         return below
+
+    @cached_property
+    def swapped_in_below(self) -> frozenset[int]:
+        """The online memcgs at or below which zombies' swap entries are used.
+
+        What is swapped in there is charged to the living, and can be reclaimed then.
+        """
+        users = {
+            process.memcg_id
+            for memcg in self._offline
+            for process in swapped_users(memcg, self.page_size)
+        }
+        return frozenset(one for user in users for one in self.room.chain(user))
 
     @cached_property
     def _losses(self) -> Counter[int]:

@@ -25,6 +25,10 @@ from memcgctl.policy.interfaces.common import (
 )
 from memcgctl.policy.interfaces.context import PlanContext, is_synchronous
 
+_NOT_FOUND = "not all of them are in page tables that were found"
+_CACHED = "what is in the swap cache stays charged when it is read"
+_FREED = "freed ones stay charged in a CPU's cache until that is full"
+
 
 def reach(part: Part, context: PlanContext) -> Reach:
     found = [
@@ -42,7 +46,8 @@ def reach(part: Part, context: PlanContext) -> Reach:
         return cannot(part, f"{frozen.memcg} is frozen (pid {frozen.pid})")
     cached = min(part.bytes, context.stuck[part.memcg.id])
     again = min(part.bytes - cached, context.mapped_again[part.memcg.id])
-    left_over = part.bytes - cached - again
+    freed = min(part.bytes - cached - again, _freed(part, context))
+    left_over = part.bytes - cached - again - freed
     moves: list[Move] = []
     charged: Counter[int] = Counter()
     if again:  # the entry goes, its page stays the zombie's until it is paged out
@@ -72,18 +77,23 @@ def reach(part: Part, context: PlanContext) -> Reach:
             if share or copied:
                 moves.append(Move(context.process(process), share, one, copied))
                 charged[one] += share
-    whys = ["not all of them are in page tables that were found"] if left_over else []
-    if cached:
-        whys.append("what is in the swap cache stays charged when it is read")
+    stay = {_NOT_FOUND: left_over, _CACHED: cached, _FREED: freed}
     done = Effect(
         part,
         "recharge-mapper",
         evicted_bytes=again,
         charged=tuple((one, size) for one, size in charged.items() if size),
-        left_bytes=left_over + cached,
-        why=", ".join(whys),
+        left_bytes=sum(stay.values()),
+        why=", ".join(why for why, size in stay.items() if size),
     )
     return Reach(done, tuple(moves), used=(cached, again))
+
+
+def _freed(part: Part, context: PlanContext) -> int:
+    """What nobody has any more and is charged still, in a CPU's cache (up to 6.13)."""
+    owners = part.device.owners if part.device else ()
+    nobodys = (one for one in owners if one.pid is None and one.file is None)
+    return sum(one.entries for one in nobodys) * context.page_size
 
 
 def action(target: ProcessTarget, served: Served, context: PlanContext) -> Action:
