@@ -170,4 +170,6 @@ def _held_by(memcg: Memcg) -> Kind | None:
     kind = max(held, key=lambda kind: held[kind])
     if held[kind]:
         return kind
+    if memcg.charges.sock_bytes is None:
+        return None  # socket memory may be all that it has
     return "children" if memcg.children else "other"

@@ -34,12 +34,14 @@ from memcgctl.actions.run.executor import Unreadable, carry_out
 from memcgctl.actions.run.waiting import Waiting
 from memcgctl.kernel.layout import LayoutError
 from memcgctl.linux.records import present
-from memcgctl.model import FileTarget, StepResult
+from memcgctl.model import Charges, FileTarget, StepResult, SwapUse
 from memcgctl.report import doctor
+from memcgctl.views.listing import largest_reason
 from tests.unit.fake_kernel import FakeKernel
 from tests.unit.plans import FILE, TMPFS, step
 from tests.unit.test_actions_executor import QUICK, Bench, Pretend, plan
 from tests.unit.test_actions_executor import step as numbered
+from tests.unit.zombies import memcg
 
 PAGE = 4096
 
@@ -270,3 +272,12 @@ def test_a_file_that_may_not_be_opened_is_not_gone(
     monkeypatch.setattr(target, "leads_to", lambda *_: True)
     with pytest.raises(ActionError, match=cannot), open_file(file, (), machine):
         pass
+
+
+def test_socket_memory_that_is_not_known_may_be_the_reason() -> None:
+    """ "Largest reason: references" of a memcg with 12 MiB in a socket."""
+    known, unknown = (
+        memcg(charges=Charges(sock_bytes=sock), swap=SwapUse()) for sock in (0, None)
+    )
+    assert largest_reason([known]) is not None
+    assert largest_reason([unknown]) is None

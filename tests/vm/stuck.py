@@ -27,12 +27,17 @@ PROGRAMS = ("in_guest.py", "stuck_in_guest.py")
 ROUNDS = ("frozen", "fuse", "device")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    more = ["6.1", "7.3"] if metafunc.config.getoption("--every-kernel") else []
+    metafunc.parametrize("played", ["6.12", *more], indirect=True, scope="module")
+
+
 @pytest.fixture(scope="module")
-def played() -> dict[str, Json]:
+def played(request: pytest.FixtureRequest) -> dict[str, Json]:
     """What came of each round."""
     require_programs()
     try:
-        kernel = packages.get("6.12")
+        kernel = packages.get(request.param)
     except packages.PackageError as error:
         give_up(f"no kernel packages: {error}")
     with tempfile.TemporaryDirectory(prefix="memcgctl-lab-") as name:
@@ -98,7 +103,8 @@ def test_a_device_that_is_suspended_is_left_out(played: dict[str, Json]) -> None
     assert "/app/dirty-others" in freed(done["others"])
     assert whys(done["others"]) == {}
     assert "/app/dirty-zombies" in freed(done["zombies"])
-    assert "is left behind" in " ".join(whys(done["zombies"]).values())
+    # The step is done again for all but the device that keeps its process for ever.
+    assert "/mnt/stuck hangs" in whys(done["zombies"])["writeback-cleanup"]
     again = done["zombies"]["next"]
     assert "hangs since an earlier run" in again["stdout"]
     assert (done["later"]["status"], done["notes"]) == (0, [])
