@@ -35,7 +35,9 @@ class Checkup:
     estimate, of the least that these take. ``memory_controller`` and swap are None
     where they cannot be read. ``cgroups`` are version and mount point,
     those of the memory controller first; ``missing`` the capabilities that some action
-    needs.
+    needs. ``transit_room_bytes`` may be in a temporary swap device at once, None where
+    that cannot be read; ``transit_left`` is one that a run left behind, or why that
+    cannot be told.
     """
 
     release: str
@@ -54,6 +56,8 @@ class Checkup:
     overhead_bytes: int | None
     offline: int | None
     ids_used: int | None = None
+    transit_room_bytes: int | None = None
+    transit_left: str = ""
 
     @property
     def refused(self) -> tuple[Ability, ...]:

@@ -56,7 +56,10 @@ def headline(checkup: Checkup) -> Iterator[str]:
     if checkup.swap_total_bytes == 0 and any(
         one.action == "pageout-file" for one in refused
     ):
-        yield "Without swap, shmem and anonymous memory of zombies stays."
+        yield (
+            "Without swap, shmem and anonymous memory of zombies stays, unless "
+            "--allow temp-swap moves it to the parent."
+        )
 
 
 def _privileges(checkup: Checkup) -> str:
@@ -73,6 +76,7 @@ def _facts(checkup: Checkup) -> Iterator[tuple[str, str]]:
     yield "lockdown", checkup.lockdown or "none, or not told to this user"
     yield "cgroups", _cgroups(checkup)
     yield "swap", _swap(checkup)
+    yield "temporary swap", _transit(checkup)
     missing = f"without {', '.join(checkup.missing)}"
     user = "root" if checkup.euid == 0 else f"user {checkup.euid}"
     yield "privileges", f"{user}, {missing if checkup.missing else 'all there'}"
@@ -100,6 +104,21 @@ def _swap(checkup: Checkup) -> str:
         return "none"
     total = size(checkup.swap_total_bytes, long=True)
     return f"{total}, {size(checkup.swap_free_bytes, long=True)} of it free"
+
+
+def _transit(checkup: Checkup) -> str:
+    """Whether a swap device can be made for the transit, and if one was left."""
+    can = next((one for one in checkup.abilities if one.action == "temp-swap"), None)
+    if can is None or can.why:
+        words = f"no: {can.why}" if can else "no"
+    elif checkup.transit_room_bytes is None:
+        words = "how much memory is free cannot be read"
+    else:
+        room = size(checkup.transit_room_bytes, long=True)
+        words = f"with --allow temp-swap, {room} at once"
+    if checkup.transit_left:
+        words += f"; a run left {checkup.transit_left}: memcgctl reclaim --finish"
+    return words
 
 
 def _zombies(checkup: Checkup) -> str:
@@ -154,6 +173,8 @@ def to_json(checkup: Checkup) -> str:
         "swap": {
             "total": checkup.swap_total_bytes,
             "free": checkup.swap_free_bytes,
+            "transit_room": checkup.transit_room_bytes,
+            "transit_left": checkup.transit_left or None,
         },
         "privileges": {"euid": checkup.euid, "missing": checkup.missing},
         "zombies": {

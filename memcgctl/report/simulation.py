@@ -161,6 +161,7 @@ def _simulated_json(one: Simulation) -> documents.Simulated:
         "offline": one.offline,
         "freed": one.freed,
         "freed_here": one.freed_here,
+        "freed_by_transit": one.freed_by_transit,
         "freed_overhead_bytes": one.freed_overhead_bytes,
         "evicted_bytes": one.evicted_bytes,
         "written_bytes": one.written_bytes,

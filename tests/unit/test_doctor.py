@@ -221,7 +221,12 @@ def test_json_has_what_the_screen_has(machine: Machine) -> None:
     assert said["verdict"] == "works"
     assert said["source"]["types"] == "btf"
     assert said["cgroups"][0]["version"] == 2
-    assert said["swap"] == {"total": 1 << 30, "free": 1 << 29}
+    assert said["swap"] == {
+        "total": 1 << 30,
+        "free": 1 << 29,
+        "transit_room": None,
+        "transit_left": None,
+    }
     assert said["privileges"] == {"euid": 0, "missing": []}
     assert said["zombies"]["count"] == said["zombies"]["in_kernel_memory"] == 7
     assert [one["action"] for one in said["actions"]] == [w.action for w in _wanted()]

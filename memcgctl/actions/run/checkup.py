@@ -10,8 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from memcgctl.actions.host.machine import CAPABILITIES, Machine
+from memcgctl.actions.host import zram
+from memcgctl.actions.host.machine import CAPABILITIES, ActionError, Machine
 from memcgctl.actions.host.thresholds import count_zombies
+from memcgctl.actions.run import transit
 from memcgctl.actions.run.table import ACTIONS
 from memcgctl.model import Ability, Checkup, Kernel
 from memcgctl.model.traits import lacking
@@ -55,7 +57,18 @@ def check(
         overhead_bytes=zombies.overhead_bytes,
         offline=offline,
         ids_used=ids_used,
+        transit_room_bytes=zram.room_for(machine) or None,
+        transit_left=_left(machine),
     )
+
+
+def _left(machine: Machine) -> str:
+    """The swap device that a killed run left, if any."""
+    try:
+        found = transit.found(machine)
+    except (ActionError, OSError) as error:
+        return f"not known: {error}"
+    return found[0].name if found else ""
 
 
 def _ability(wanted: Wanted, machine: Machine, kernel: Kernel | None) -> Ability:

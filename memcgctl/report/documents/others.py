@@ -91,6 +91,7 @@ class Simulated(TypedDict):
     offline: int
     freed: int
     freed_here: int
+    freed_by_transit: int
     freed_overhead_bytes: int
     evicted_bytes: int
     written_bytes: int
@@ -153,6 +154,8 @@ class Mount(TypedDict):
 class SwapSpace(TypedDict):
     total: int | None
     free: int | None
+    transit_room: int | None
+    transit_left: str | None
 
 
 class Privileges(TypedDict):
