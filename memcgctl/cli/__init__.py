@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -79,12 +80,26 @@ def memcgctl(
             "--version", callback=_version, is_eager=True, help="Show the version."
         ),
     ] = False,
+    patterns: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="MEMCGCTL_PATTERNS",
+            help="Your own patterns of cgroup names, in TOML: see memcgctl help list.",
+            show_default=False,
+            readable=False,
+        ),
+    ] = None,
 ) -> None:
     """Show zombie memory cgroups: removed, but still there, and why.
 
     Exit codes: 0 done; 1 memcgctl failed; 2 wrong usage; 3 the kernel or core could
     not be opened or understood; 4 done in part: what is left is shown.
     """
+    if patterns is not None:
+        from memcgctl.cli.patterns import use_patterns
+
+        use_patterns(patterns)
     if context.invoked_subcommand is None:
         typer.echo(FIRST, nl=False)
 

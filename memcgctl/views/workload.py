@@ -100,7 +100,7 @@ RULES: tuple[Rule, ...] = (
     ),
 )
 
-_GROUPS = ("pod", "container", "session", "name")
+GROUPS = ("pod", "container", "session", "name")
 # A unit that processes run in; a slice is one only where there is no other.
 _UNIT = re.compile(r"\.(?:service|scope|socket|mount|swap)$")
 
@@ -110,10 +110,17 @@ class Rules:
 
     def __init__(self, rules: Iterable[Rule] = RULES) -> None:
         """Raises re.error if a rule is no regular expression."""
-        self._rules = tuple(rules)
+        self._use(tuple(rules))
+
+    def put_first(self, rules: Iterable[Rule]) -> None:
+        """Rules that count before all others from now on; raises re.error."""
+        self._use((*rules, *self._rules))
+
+    def _use(self, rules: tuple[Rule, ...]) -> None:
+        self._rules = rules
         parts = []
-        for number, (_, pattern) in enumerate(self._rules):
-            for group in _GROUPS:
+        for number, (_, pattern) in enumerate(rules):
+            for group in GROUPS:
                 pattern = pattern.replace(f"(?P<{group}>", f"(?P<{group}_{number}>")
             parts.append(f"(?P<r{number}>{pattern})")
         self._find = re.compile(f"(?:^|/)(?:{'|'.join(parts)})$").search
@@ -141,7 +148,7 @@ class Rules:
             return above
         number = next(n for n in range(len(self._rules)) if match[f"r{n}"] is not None)
         tells = match.groupdict()
-        told = {group: tells.get(f"{group}_{number}") for group in _GROUPS}
+        told = {group: tells.get(f"{group}_{number}") for group in GROUPS}
         name, runtime = path.rpartition("/")[2], self._rules[number].runtime
         unit = above.unit
         if _UNIT.search(name):
