@@ -114,8 +114,14 @@ def _reasons(memcg: Memcg) -> list[tuple[str, str]]:
 
 
 def _swap(swap: SwapUse, devices: Sequence[SwapDeviceUse]) -> tuple[str, str]:
-    names = _listed(device.device for device in devices)
-    what = holders_words(swap.entries, "swap") + (names and f" on {names}")
+    names = _listed(
+        one.device for one in devices if one.entries > (one.zswap_entries or 0)
+    )
+    places = [f"on {names}"] if names else []
+    if any(one.zswap_entries for one in devices):
+        places.append("in zswap")
+    what = " ".join([holders_words(swap.entries, "swap"), " and ".join(places)])
+    what = what.rstrip()
     owners = [owner for device in devices for owner in device.owners]
     if not owners:
         return what, ""

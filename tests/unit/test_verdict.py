@@ -131,6 +131,14 @@ SHMEM = SwapOwner(None, "tmpfs file /tmp/t1", "", 0, 30)
         ((), "640 swap entries"),
         ((SwapDeviceUse("zram0", 640, ()),), "640 swap entries on zram0"),
         (
+            (SwapDeviceUse("a", 640, (), zswap_entries=640),),
+            "640 swap entries in zswap",
+        ),
+        (
+            (SwapDeviceUse("a", 640, (), zswap_entries=40),),
+            "640 swap entries on a and in zswap",
+        ),
+        (
             (SwapDeviceUse("a", 10, ()), SwapDeviceUse("b", 630, (SHMEM, LAB))),
             "640 swap entries on b and a: swapped memory of lab (pid 176) in /holder "
             "and 1 other",
