@@ -26,6 +26,7 @@ from memcgctl.actions.host.target import open_cgroup, write_at
 
 _WRITTEN_WITHIN = 5.0
 _SWAP_SLOTS_CACHE_SIZE = 64  # include/linux/swap_slots.h
+SWAPFILE_CLUSTER = 512  # mm/swap.h, at most
 # Each can be met by files of other zombies, or by a few pages of living memcgs: what is
 # asked for again is only what is left, and not for ever. Where there are only zombies
 # that goes on for as long as it gets what it asks for.
@@ -53,20 +54,21 @@ def can_be_asked(machine: Machine, *, untargeted: bool) -> bool:
     return True
 
 
-def use_up_slots(machine: Machine) -> None:
+def use_up_slots(machine: Machine, count: int = _SWAP_SLOTS_CACHE_SIZE) -> None:
     """Have what is swapped out next go to the device that is to be swapped to next.
 
     Up to 6.13 each CPU keeps free entries of the one before (``swp_slots``): a disk's,
-    maybe, which leave pages in the swap cache where zram's do not. As many pages of
-    our own get these, for a moment.
+    maybe, which leave pages in the swap cache where zram's do not; later ones keep a
+    cluster of it (``percpu_swap_cluster``, ``SWAPFILE_CLUSTER`` entries). As many pages
+    of our own get these, for a moment.
     """
-    size = _SWAP_SLOTS_CACHE_SIZE * machine.page_size
+    size = count * machine.page_size
     before = os.sched_getaffinity(0)
     try:
         for cpu in sorted(before & machine.cpus):
             with suppress(OSError), mmap.mmap(-1, size) as own:
                 os.sched_setaffinity(0, {cpu})
-                own.write(os.urandom(machine.page_size) * _SWAP_SLOTS_CACHE_SIZE)
+                own.write(os.urandom(machine.page_size) * count)
                 own.madvise(MADV_PAGEOUT)
     finally:
         os.sched_setaffinity(0, before)

@@ -203,7 +203,7 @@ def _switch_on(device: SwapDevice, machine: Machine, guard: Guard) -> None:
     others = bool(zram.swap_priorities(machine))
     zram.switch_on(device, machine)
     if others:  # what CPUs keep of a disk's entries would be used first
-        swapcache.use_up_slots(machine)
+        swapcache.use_up_slots(machine, 2 * swapcache.SWAPFILE_CLUSTER)
 
 
 def _remove(device: SwapDevice, state: str, machine: Machine, guard: Guard) -> None:
