@@ -24,7 +24,7 @@ from tests.vm.test_live import give_up, require_programs
 
 Json = dict[str, Any]
 GUESTS: list[tuple[str, int, tuple[str, ...]]] = [
-    ("6.12", 2, ("whole", "KILL:before3", "foreign")),
+    ("6.12", 2, ("whole", "tight", "KILL:before3", "foreign")),
 ]
 MOMENTS = (
     *("KILL:planned", "KILL:made", "KILL:on", "KILL:before2", "KILL:removing"),
@@ -123,6 +123,17 @@ def test_a_signal_has_it_all_brought_back(played: Played) -> None:
         if not one["round"].startswith("KILL"):
             assert one["ran"]["status"] == 4, one["ran"]
             assert one["left"]["swaps"] == [], one["round"]
+
+
+def test_it_goes_in_portions_where_an_ancestor_has_little_room(played: Played) -> None:
+    """Living cgroups would be reclaimed from when all comes back at once."""
+    if "tight" not in played:
+        return
+    one = played["tight"]
+    assert one["after"]["dying"] == one["began"], one["ran"]
+    assert (one["ran"]["events"]["max"], one["ran"]["events"]["oom"]) == ("0", "0")
+    assert one["before"]["living"] == one["after"]["living"]
+    assert one["same"]
 
 
 def test_a_swap_device_of_others_is_left_alone(played: Played) -> None:
