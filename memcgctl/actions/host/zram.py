@@ -159,12 +159,14 @@ def remove(device: SwapDevice, machine: Machine) -> None:
     raise ActionError(f"{device.name} cannot be removed: {why}")
 
 
-def room_for(machine: Machine) -> int:
+def room_for(machine: Machine) -> int | None:
     """How many bytes may be in a device at once: what does not compress takes as much.
 
-    The kernel's own watermarks stay far, and others may want some meanwhile.
+    The kernel's own watermarks stay far, and others may want some meanwhile. None where
+    it cannot be read how much memory is free.
     """
-    return meminfo(machine.proc).get("MemAvailable", 0) // 3
+    free = meminfo(machine.proc).get("MemAvailable")
+    return None if free is None else free // 3
 
 
 def swap_priorities(machine: Machine) -> list[int]:

@@ -57,7 +57,7 @@ def check(
         overhead_bytes=zombies.overhead_bytes,
         offline=offline,
         ids_used=ids_used,
-        transit_room_bytes=zram.room_for(machine) or None,
+        transit_room_bytes=zram.room_for(machine),
         transit_left=_left(machine),
     )
 

@@ -80,7 +80,10 @@ class Transit:
             raise
 
     def _make(self, needed: int) -> None:
-        portion = min(needed, zram.room_for(self.machine))
+        room = zram.room_for(self.machine)
+        if room is None:
+            raise ActionError("how much memory is free cannot be read")
+        portion = min(needed, room)
         if portion < min(LEAST, needed):
             raise ActionError("too little memory is free for a swap device in memory")
         machine = self.machine
