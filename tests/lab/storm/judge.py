@@ -50,7 +50,10 @@ def judge(scene: Json, facts: Json) -> Verdict:
     found += [("promise", word) for word in words]
     lost, bound = _lost(scene, facts), result["predicted"]["collateral_bytes"]
     total = sum(lost.values())
-    if total > bound:
+    stolen = facts["after"].get("stolen", 0) - facts["before"].get("stolen", 0)
+    if total > bound and stolen:  # by kswapd, from everybody, as the guest is small
+        found.append(("scene", f"the machine was short of memory: {stolen} pages"))
+    elif total > bound:
         most = ", ".join(f"{path} {bytes_}" for path, bytes_ in lost.items() if bytes_)
         found.append(("harm", f"the living lost {total}, at most {bound}: {most}"))
     found += [("harm", words) for words in _killed(facts)]

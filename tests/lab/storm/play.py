@@ -358,7 +358,8 @@ def look(stage: Stage) -> Json:
     for line in subprocess.check_output(["lab", "count"], text=True).splitlines():
         inode, *numbers = map(int, line.split())
         pages[inode] = numbers[:4]
-    found: Json = {"dying": gone, "memcgs": {}}
+    stolen = pairs(Path("/proc/vmstat"))["pgsteal_kswapd"]
+    found: Json = {"dying": gone, "stolen": stolen, "memcgs": {}}
     for memcg in stage.scene["memcgs"]:
         place = directory(memcg["path"])
         if not memcg["online"]:

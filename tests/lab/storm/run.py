@@ -70,7 +70,7 @@ def _guest(series: str) -> Iterator[Guest]:
     kernel = packages.get(series)
     with tempfile.TemporaryDirectory(prefix="memcgctl-lab-") as name:
         disks = run.make_disks(Path(name), True)
-        machine = Machine(memory="512M", cpu=CPU, disks=disks, modules=("xfs",))
+        machine = Machine(memory="768M", cpu=CPU, disks=disks, modules=("xfs",))
         with boot_with_python(kernel, machine) as guest:
             run.prepare(guest, 2)
             guest.sh(f"""
