@@ -36,8 +36,8 @@ class Checkup:
     where they cannot be read. ``cgroups`` are version and mount point,
     those of the memory controller first; ``missing`` the capabilities that some action
     needs. ``transit_room_bytes`` may be in a temporary swap device at once, None where
-    that cannot be read; ``transit_left`` is one that a run left behind, or why that
-    cannot be told.
+    that cannot be read; ``transit_left`` is one that a run left behind, None
+    where that cannot be told.
     """
 
     release: str
@@ -57,7 +57,7 @@ class Checkup:
     offline: int | None
     ids_used: int | None = None
     transit_room_bytes: int | None = None
-    transit_left: str = ""
+    transit_left: str | None = ""
 
     @property
     def refused(self) -> tuple[Ability, ...]:

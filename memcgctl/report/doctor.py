@@ -116,7 +116,9 @@ def _transit(checkup: Checkup) -> str:
     else:
         room = size(checkup.transit_room_bytes, long=True)
         words = f"with --allow temp-swap, {room} at once"
-    if checkup.transit_left:
+    if checkup.transit_left is None:
+        words += "; whether a run left one cannot be told"
+    elif checkup.transit_left:
         words += f"; a run left {checkup.transit_left}: memcgctl reclaim --finish"
     return words
 
@@ -174,7 +176,7 @@ def to_json(checkup: Checkup) -> str:
             "total": checkup.swap_total_bytes,
             "free": checkup.swap_free_bytes,
             "transit_room": checkup.transit_room_bytes,
-            "transit_left": checkup.transit_left or None,
+            "transit_left": checkup.transit_left,
         },
         "privileges": {"euid": checkup.euid, "missing": checkup.missing},
         "zombies": {

@@ -225,7 +225,7 @@ def test_json_has_what_the_screen_has(machine: Machine) -> None:
         "total": 1 << 30,
         "free": 1 << 29,
         "transit_room": None,
-        "transit_left": None,
+        "transit_left": "",
     }
     assert said["privileges"] == {"euid": 0, "missing": []}
     assert said["zombies"]["count"] == said["zombies"]["in_kernel_memory"] == 7

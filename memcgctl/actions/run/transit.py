@@ -225,8 +225,10 @@ def _read(notes: Path) -> Note | None:
     """The note; None where there is none. Raises ActionError if it is not to trust."""
     try:
         directory = open_directory(notes)
-    except OSError:
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise ActionError(f"{notes}: {error.strerror}") from error
     try:
         fd = open_file(notes / _NOTE, os.O_RDONLY, directory)
     except FileNotFoundError:
