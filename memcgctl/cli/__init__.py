@@ -13,7 +13,6 @@ from typing import Annotated
 
 import typer
 
-from memcgctl import __version__
 from memcgctl.cli.audit import audit_memcgs
 from memcgctl.cli.diff import diff_censuses
 from memcgctl.cli.doctor import doctor
@@ -29,6 +28,7 @@ from memcgctl.cli.systemd_units import systemd_units
 from memcgctl.cli.terminal import fail
 from memcgctl.cli.watch import watch
 from memcgctl.kernel.errors import KernelError
+from memcgctl.version import __version__
 
 app = typer.Typer(
     name="memcgctl",

@@ -8,6 +8,7 @@ import signal
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 Paths = tuple[Path | None, Path | None, Path | None, Path | None, Path | None]
 Progress = Callable[[str, int, int], None]
 
+# Within drgn: the kernel that its program has open, which the options do not name.
+ADOPTED: ContextVar[OpenedKernel | None] = ContextVar("ADOPTED", default=None)
+
 
 @contextmanager
 def opened(paths: Paths) -> Iterator[tuple[OpenedKernel, Progress]]:
@@ -34,11 +38,13 @@ def opened(paths: Paths) -> Iterator[tuple[OpenedKernel, Progress]]:
     from memcgctl.kernel.errors import KernelError, understood
     from memcgctl.kernel.program import Sources, open_kernel
 
+    adopted = ADOPTED.get()
     with (
         understood(),
         _bounded(paths[0]),
         progress_bar() as progress,
-        open_kernel(Sources(*paths), progress=progress, notify=say) as kernel,
+        adopted
+        or open_kernel(Sources(*paths), progress=progress, notify=say) as kernel,
     ):
         try:
             yield kernel, progress

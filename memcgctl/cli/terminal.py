@@ -6,6 +6,7 @@ imported where it is used, to keep ``--help`` and completion fast.
 
 from __future__ import annotations
 
+import codecs
 import os
 import shutil
 import sys
@@ -37,9 +38,12 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 def shape() -> tuple[int, str]:
-    """How many columns stdout has, and its encoding."""
+    """How many columns stdout has, and its encoding, by Python's own name for it.
+
+    A file opened by Python has the locale's name, which may be UTF-8 for utf-8.
+    """
     encoding = sys.stdout.encoding if sys.stdout else "ascii"
-    return shutil.get_terminal_size().columns, encoding
+    return shutil.get_terminal_size().columns, codecs.lookup(encoding).name
 
 
 def size_of() -> tuple[int, int]:

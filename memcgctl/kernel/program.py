@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -18,10 +19,10 @@ from typing import Literal
 
 import drgn
 
-from memcgctl.kernel import kallsyms, live
+from memcgctl.kernel import kallsyms, live, vmcoreinfo
 from memcgctl.kernel.debuginfo import find_debug_info, load_types
 from memcgctl.kernel.dump import Notify, Progress, open_dump
-from memcgctl.kernel.errors import KernelError
+from memcgctl.kernel.errors import KernelError, understood
 from memcgctl.kernel.kallsyms import NoSymbols
 from memcgctl.kernel.memory import Memory
 from memcgctl.kernel.symbols import Symbols, read_system_map
@@ -55,6 +56,11 @@ _DECLARATIONS = {
 # What drgn finds the direct map by where there is no page_offset_base.
 _ARM64_DECLARATIONS = {"saved_command_line": "char *"}
 _FUNCTIONS = ("vmemmap_populate",)
+
+
+# Where an adopted program keeps what it became, and that we are opening one ourselves.
+_ADOPTED = "memcgctl"
+_opening: ContextVar[bool] = ContextVar("_opening", default=False)
 
 
 @dataclass(frozen=True)
@@ -147,8 +153,46 @@ def open_kernel(
 
     ``notify`` gets messages of one line, such as where a core is being unpacked to.
     """
-    progress = progress or (lambda what, done, total: None)
-    notify = notify or (lambda message: None)
+    token = _opening.set(True)
+    try:
+        return _open(
+            sources,
+            progress or (lambda what, done, total: None),
+            notify or (lambda message: None),
+        )
+    finally:
+        _opening.reset(token)
+
+
+def adopt(prog: drgn.Program) -> OpenedKernel | None:
+    """The kernel of a program that somebody else has opened; each time the same.
+
+    Its own debug info, loaded before or after, is asked first; the core's own symbols
+    and types fill in what that has not. None while ``open_kernel`` opens it. Raises
+    KernelError.
+    """
+    if _opening.get():
+        return None
+    known: OpenedKernel | None = prog.cache.get(_ADOPTED)
+    if known is not None:
+        return known
+    with understood():
+        if not prog.flags & drgn.ProgramFlags.IS_LINUX_KERNEL:
+            raise KernelError("the program is no Linux kernel")
+        info = vmcoreinfo.parse(prog["VMCOREINFO"].string_())
+        types, symbols = prog.enabled_type_finders(), prog.enabled_symbol_finders()
+        path = prog.core_dump_path
+        sources = Sources(None if path is None else Path(os.fsdecode(path)))
+        kernel = _complete(prog, info, sources, Trouble(), lambda message: None)
+        ours = [one for one in prog.enabled_type_finders() if one not in types]
+        prog.set_enabled_type_finders([*types, *ours])
+        ours = [one for one in prog.enabled_symbol_finders() if one not in symbols]
+        prog.set_enabled_symbol_finders([*symbols, *ours])
+    prog.cache[_ADOPTED] = kernel
+    return kernel
+
+
+def _open(sources: Sources, progress: Progress, notify: Notify) -> OpenedKernel:
     if sources.core is None or sources.core == live.KCORE:
         prog, info = live.open_live()
         return _complete(prog, info, sources, Trouble(), notify)

@@ -22,9 +22,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from memcgctl import __version__
 from memcgctl.model import HOLDERS, Census, Group, History, Memcg
 from memcgctl.report.text import escape
+from memcgctl.version import __version__
 from memcgctl.views.listing import group_by_ancestor, ordered, total
 from memcgctl.views.overview import age
 

@@ -33,6 +33,13 @@ USED = {
         ),
         "of Python's HTTP server",
     ),
+    **dict.fromkeys(
+        ("drgn_prog_set", "drgn_priority", "memcg_command", "open"),
+        "drgn's plugins and the API",
+    ),
+    **dict.fromkeys(
+        ("for_each_offline_memcg", "memcg_holders"), "helpers for drgn's shell"
+    ),
     "collect": "Prometheus's registry asks for it",
 }
 # Keys of JSON documents, which are there for mypy and the schemas.
