@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memcgctl.cli.list import parse_age
+from memcgctl.cli.choices import parse_age
 from memcgctl.cli.options import (
     BtfFile,
     CensusFile,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memcgctl.cli.list import Sort
+from memcgctl.cli.choices import Sort
 from memcgctl.model import Charges, Listing, Overhead, SwapUse
 from memcgctl.views.find import is_under
 from memcgctl.views.listing import largest_reason, select, sort_keys
