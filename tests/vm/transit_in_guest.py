@@ -165,7 +165,8 @@ def foreign() -> Json:
     """Somebody else's zram swap, and a note that says that it is ours."""
     number = Path("/sys/class/zram-control/hot_add").read_text().strip()
     Path(f"/sys/block/zram{number}/disksize").write_text("8M")
-    subprocess.run(["busybox", "mkswap", f"/dev/zram{number}"], check=True)
+    made = ["busybox", "mkswap", f"/dev/zram{number}"]
+    subprocess.run(made, check=True, capture_output=True)
     lab(f"swapon=5:/dev/zram{number}")
     size = int(Path(f"/sys/block/zram{number}/disksize").read_text())
     NOTE.parent.mkdir(mode=0o700, exist_ok=True)
