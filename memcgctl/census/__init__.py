@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from memcgctl.model import (
 if TYPE_CHECKING:
     from memcgctl.census.details import Wanted
 
+Progress = Callable[[str, int, int], None]
 # In the order of folios.FILE and so on.
 _CLASSES = ("file", "shmem", "anon", "kernel", "hugetlb")
 _BYTES = [f"{name}_bytes" for name in _CLASSES]
@@ -46,7 +47,7 @@ def take_census(
     scan: bool = True,
     identities: bool | None = None,
     details: Wanted | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Census:
     """All memcgs of the kernel, online ones and the root included.
 
@@ -67,80 +68,19 @@ def take_census(
         ),
     )
     machine = overhead.read_machine(kernel)
-    host = read_host(kernel)
-    overheads = overhead.overheads(kernel, tree, machine)
-    count = len(tree.address)
-    charges: list[Charges | None] = [None] * count
-    swaps: list[SwapUse | None] = [None] * count
-    bounds: list[Limits | None] = [None] * count
-    who = [identity.Identity()] * count
-    swap_total = swap_free = None
     page_size = kernel.memory.page_size
-    if scan:
-        from memcgctl.census import folios
-        from memcgctl.census.swap import maps, zswap
-
-        bounds = [*limits(tree, page_size)]
-        swap_total, swap_free = swap_bytes(kernel)
-        found = folios.count_folios(kernel, tree.address, progress)
-        socket_pages = sockets.socket_pages(kernel, tree)
-        charges = [
-            _charges(f, p * page_size, None if sock < 0 else int(sock) * page_size)
-            for f, p, sock in zip(
-                found.folios[:count], found.pages[:count], socket_pages, strict=True
-            )
-        ]
-        entries = maps.entries(kernel, tree).tolist()
-        inside = zswap.compressed(kernel, tree)
-        columns = (
-            [[None] * count] * 2 if inside is None else [c.tolist() for c in inside]
-        )
-        swaps = [
-            SwapUse(n, n * page_size, *more)
-            for n, *more in zip(entries, *columns, strict=True)
-        ]
+    scanned = _scan(kernel, tree, progress) if scan else _Scanned.nothing(tree)
+    who = [identity.Identity()] * len(tree.address)
     if identities or (identities is None and scan):
         who = identity.identities(kernel, tree)
-    dying_count, bare_count = dying.dying_cgroups(tree)
+    overheads = overhead.overheads(kernel, tree, machine)
     census = Census(
-        kernel=Kernel(
-            kind=kernel.kind,
-            path=kernel.path,
-            release=kernel.release,
-            types=kernel.types,
-            cgroup_version=tree.cgroup_version,
-            page_size=page_size,
-            possible_cpus=machine.cpus,
-            numa_nodes=machine.nodes,
-            swap_total_bytes=swap_total,
-            swap_free_bytes=swap_free,
-            host=host.name,
-            boot_id=host.boot_id,
-            machine_id=host.machine_id,
-            taken_at=host.time,
-            dying_cgroups=dying_count,
-            bare_cgroups=bare_count,
-        ),
-        memcgs=tuple(_memcgs(tree, page_size, overheads, charges, swaps, bounds, who)),
+        kernel=_kernel(kernel, tree, machine, scanned),
+        memcgs=tuple(_memcgs(tree, page_size, overheads, scanned, who)),
         warnings=(),
     )
     if details is not None:
-        from memcgctl.census.details import (
-            with_details,  # list does without all that it imports
-        )
-        from memcgctl.census.swap.maps import at_once_bytes
-        from memcgctl.census.traits import cgroup_mount, interfaces
-
-        detailed = with_details(kernel, tree, census.memcgs, details, progress)
-        at_once = at_once_bytes(kernel)
-        described = replace(
-            census.kernel,
-            interfaces=interfaces(kernel, tree.cgroup_version),
-            swaps_at_once=None if at_once is None else at_once > 0,
-            at_once_bytes=at_once,
-            cgroup_mount=cgroup_mount(kernel, tree),
-        )
-        census = replace(census, kernel=described, memcgs=detailed)
+        census = _detailed(kernel, tree, census, details, progress)
     return replace(
         census,
         warnings=(
@@ -152,13 +92,102 @@ def take_census(
     )
 
 
+class _Scanned(NamedTuple):
+    """What the scan found, a list with an element for each memcg; None: no scan."""
+
+    charges: list[Charges | None]
+    swaps: list[SwapUse | None]
+    limits: list[Limits | None]
+    swap_total_bytes: int | None = None
+    swap_free_bytes: int | None = None
+
+    @classmethod
+    def nothing(cls, tree: Tree) -> _Scanned:
+        count = len(tree.address)
+        return cls([None] * count, [None] * count, [None] * count)
+
+
+def _scan(kernel: OpenedKernel, tree: Tree, progress: Progress | None) -> _Scanned:
+    """Read memory map, swap maps, socket memory and limits."""
+    from memcgctl.census import folios
+    from memcgctl.census.swap import maps, zswap
+
+    page_size, count = kernel.memory.page_size, len(tree.address)
+    bounds = [*limits(tree, page_size)]
+    swap_total, swap_free = swap_bytes(kernel)
+    found = folios.count_folios(kernel, tree.address, progress)
+    socket_pages = sockets.socket_pages(kernel, tree)
+    charges = [
+        _charges(f, p * page_size, None if sock < 0 else int(sock) * page_size)
+        for f, p, sock in zip(
+            found.folios[:count], found.pages[:count], socket_pages, strict=True
+        )
+    ]
+    entries = maps.entries(kernel, tree).tolist()
+    inside = zswap.compressed(kernel, tree)
+    columns = [[None] * count] * 2 if inside is None else [c.tolist() for c in inside]
+    swaps = [
+        SwapUse(n, n * page_size, *more)
+        for n, *more in zip(entries, *columns, strict=True)
+    ]
+    return _Scanned([*charges], [*swaps], [*bounds], swap_total, swap_free)
+
+
+def _kernel(
+    kernel: OpenedKernel, tree: Tree, machine: overhead.Machine, scanned: _Scanned
+) -> Kernel:
+    host = read_host(kernel)
+    dying_count, bare_count = dying.dying_cgroups(tree)
+    return Kernel(
+        kind=kernel.kind,
+        path=kernel.path,
+        release=kernel.release,
+        types=kernel.types,
+        cgroup_version=tree.cgroup_version,
+        page_size=kernel.memory.page_size,
+        possible_cpus=machine.cpus,
+        numa_nodes=machine.nodes,
+        swap_total_bytes=scanned.swap_total_bytes,
+        swap_free_bytes=scanned.swap_free_bytes,
+        host=host.name,
+        boot_id=host.boot_id,
+        machine_id=host.machine_id,
+        taken_at=host.time,
+        dying_cgroups=dying_count,
+        bare_cgroups=bare_count,
+    )
+
+
+def _detailed(
+    kernel: OpenedKernel,
+    tree: Tree,
+    census: Census,
+    details: Wanted,
+    progress: Progress | None,
+) -> Census:
+    """With details of what is wanted, and what this kernel can do."""
+    # list does without all that these import
+    from memcgctl.census.details import with_details
+    from memcgctl.census.swap.maps import at_once_bytes
+    from memcgctl.census.traits import cgroup_mount, interfaces
+
+    detailed = with_details(kernel, tree, census.memcgs, details, progress)
+    at_once = at_once_bytes(kernel)
+    described = replace(
+        census.kernel,
+        interfaces=interfaces(kernel, tree.cgroup_version),
+        swaps_at_once=None if at_once is None else at_once > 0,
+        at_once_bytes=at_once,
+        cgroup_mount=cgroup_mount(kernel, tree),
+    )
+    return replace(census, kernel=described, memcgs=detailed)
+
+
 def _memcgs(
     tree: Tree,
     page_size: int,
     overheads: list[Overhead],
-    charges: list[Charges | None],
-    swaps: list[SwapUse | None],
-    bounds: list[Limits | None],
+    scanned: _Scanned,
     who: list[identity.Identity],
 ) -> Iterator[Memcg]:
     """The memcgs of the tree, in its order, with what was found out about each."""
@@ -187,10 +216,10 @@ def _memcgs(
             overhead=overheads[i],
             address=at,
             private_id=private,
-            charges=charges[i],
-            swap=swaps[i],
+            charges=scanned.charges[i],
+            swap=scanned.swaps[i],
             parent_id=0 if up < 0 else ids[up],
-            limits=bounds[i],
+            limits=scanned.limits[i],
             created_at=who[i].created_at,
             removed_at=who[i].removed_at,
             xattrs=who[i].xattrs,

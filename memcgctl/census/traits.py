@@ -13,8 +13,8 @@ import drgn
 
 from memcgctl.kernel.layout import has_member, offset_of
 from memcgctl.kernel.trouble import Topic, reading
-from memcgctl.linux.backing import mount_point
 from memcgctl.linux.lists import list_structs
+from memcgctl.linux.paths import mount_point
 from memcgctl.linux.structs import addresses, read_structs
 from memcgctl.model.traits import TRAITS, Trait
 

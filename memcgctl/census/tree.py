@@ -9,7 +9,7 @@ reference is gone (``css_release_work_fn``, kernel/cgroup/cgroup.c). Names come 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Literal, NamedTuple
@@ -18,6 +18,7 @@ import drgn
 import numpy as np
 from numpy.typing import NDArray
 
+from memcgctl.census.names import names_of
 from memcgctl.kernel.errors import KernelError
 from memcgctl.kernel.layout import dtype_of, offset_of, size_of
 from memcgctl.kernel.memory import Memory
@@ -27,7 +28,6 @@ from memcgctl.linux.records import (
     BATCH,
     Records,
     decode,
-    first_member,
     gather_records,
     present,
     read_variable,
@@ -35,9 +35,6 @@ from memcgctl.linux.records import (
 
 # Bounds on what damaged memory can make of the tree.
 MAX_MEMCGS = 1 << 20
-MAX_DEPTH = 1024
-NAME_MAX = 255  # include/uapi/linux/limits.h
-SHORT_NAME = 64
 # The largest slab that a struct mem_cgroup is in, and how many of a dump are kept.
 BLOCK = 1 << 15
 MAX_BLOCKS = 1 << 10
@@ -50,7 +47,6 @@ CSS_ONLINE = 1 << 1
 # rmdir does first (percpu_ref_kill).
 PERCPU_REF_ATOMIC = 1
 
-UNKNOWN_NAME = b"?"
 OFF = "memory cgroups are off (cgroup_disable=memory)"
 
 
@@ -91,29 +87,15 @@ def read_tree(
     prog, memory = kernel.prog, kernel.memory
     own = ("css.cgroup", "css.flags", "id.id", "memory.usage.counter", "memory.parent")
     ref = ("css.refcnt.percpu_count_ptr", "css.refcnt.data")
-    address, parent, memcg = _walk(
-        kernel,
-        dtype_of(
-            prog,
-            "struct mem_cgroup",
-            present(prog, "struct mem_cgroup", (*own, *ref, *memcg_members)),
-        ),
-    )
+    found = present(prog, "struct mem_cgroup", (*own, *ref, *memcg_members))
+    dtype = dtype_of(prog, "struct mem_cgroup", found)
+    address, parent, memcg = _walk(kernel, dtype)
     children = np.bincount(parent[1:], minlength=len(parent))
-    cgroup, _ = gather_records(
-        memory,
-        memcg["css.cgroup"].tolist(),
-        dtype_of(
-            prog,
-            "struct cgroup",
-            present(
-                prog,
-                "struct cgroup",
-                ("kn", "root", "self.cgroup", "level", *cgroup_members),
-            ),
-        ),
-    )
-    ids, path = _names(kernel, cgroup["kn"].tolist())
+    members = ("kn", "root", "self.cgroup", "level", *cgroup_members)
+    found = present(prog, "struct cgroup", members)
+    dtype = dtype_of(prog, "struct cgroup", found)
+    cgroup, _ = gather_records(memory, memcg["css.cgroup"].tolist(), dtype)
+    ids, path = names_of(kernel, cgroup["kn"].tolist())
     # A cgroup is its own css's cgroup (init_cgroup_housekeeping); where it is not, it
     # was freed in the meantime or overwritten.
     good = (cgroup["self.cgroup"] == memcg["css.cgroup"]) & (ids != 0)
@@ -361,98 +343,3 @@ def read_references(
     counted = read & (records["count"] >= 0)
     refs[atomic[counted]] = records["count"][counted]
     return refs
-
-
-class _Node(NamedTuple):
-    """A kernfs node: id, the parent's address (0 at the root), the name's address."""
-
-    id: int
-    parent: int
-    name: int
-
-
-def node_paths(kernel: OpenedKernel, nodes: Sequence[int]) -> list[str]:
-    """The path of each ``struct kernfs_node *`` of a cgroup."""
-    return _names(kernel, nodes)[1]
-
-
-def _names(
-    kernel: OpenedKernel, nodes: Sequence[int]
-) -> tuple[NDArray[np.uint64], list[str]]:
-    """Cgroup ids (0: unreadable) and paths from the hierarchy's root of kernfs nodes.
-
-    A removed node keeps its parent and its name for as long as it is referenced.
-    """
-    prog, memory = kernel.prog, kernel.memory
-    known = _kernfs_nodes(prog, memory, nodes)
-    names = _read_names(memory, [node.name for node in known.values()])
-    paths: dict[int, bytes] = {0: b""}
-    for node in nodes:
-        chain: list[int] = []
-        while node in known and node not in paths and len(chain) < MAX_DEPTH:
-            chain.append(node)
-            paths[node] = b"/" + UNKNOWN_NAME  # for a cycle
-            node = known[node].parent
-        path = paths.get(node, b"/" + UNKNOWN_NAME)
-        for node in reversed(chain):
-            # The root of a hierarchy has an empty name.
-            if known[node].parent:
-                path += b"/" + (names[known[node].name] or UNKNOWN_NAME)
-            paths[node] = path
-    if lost := sum(not names[node.name] for node in known.values() if node.parent):
-        kernel.trouble.note(Topic.MEMCGS, "the name of a cgroup cannot be read", lost)
-    ids = [known[node].id if node in known else 0 for node in nodes]
-    texts = [paths.get(n, b"") or b"/" for n in nodes]
-    return np.array(ids, np.uint64), [
-        path.decode("utf-8", "surrogateescape") for path in texts
-    ]
-
-
-def _kernfs_nodes(
-    prog: drgn.Program, memory: Memory, nodes: Iterable[int]
-) -> dict[int, _Node]:
-    """Kernfs nodes and all above them, by address; unreadable ones are missing."""
-    # Renamed by Linux kernel commit 633488947ef6 ("kernfs: Use RCU to access
-    # kernfs_node::parent.") (in v6.15).
-    parent = first_member(prog, "struct kernfs_node", "__parent", "parent")
-    members = {"id": "id", "parent": parent, "name": "name"}
-    dtype = dtype_of(prog, "struct kernfs_node", members)
-    known: dict[int, _Node] = {}
-    wanted = {node for node in nodes if node}
-    for _ in range(MAX_DEPTH):
-        if not wanted:
-            break
-        addresses = list(wanted)
-        records, read = gather_records(memory, addresses, dtype)
-        rows = zip(addresses, records.tolist(), read.tolist(), strict=True)
-        found = {address: _Node._make(row) for address, row, ok in rows if ok}
-        known |= found
-        wanted = {node.parent for node in found.values()} - known.keys() - {0}
-    return known
-
-
-@reading(None)  # what comes behind a name may not be there; who asks counts the rest
-def _read_names(memory: Memory, addresses: Sequence[int]) -> dict[int, bytes]:
-    """Kernfs names by address, empty where there is none."""
-    # Most names are short, and neighbours in one slab.
-    starts = memory.gather(addresses, SHORT_NAME)
-    return {
-        address: start.partition(b"\0")[0]
-        if start and b"\0" in start
-        else _read_name(memory, address)
-        for address, start in zip(addresses, starts, strict=True)
-    }
-
-
-def _read_name(memory: Memory, address: int) -> bytes:
-    """A kernfs name; reads up to page ends, since the next page may not be there."""
-    name = b""
-    while b"\0" not in name and len(name) <= NAME_MAX:
-        at = address + len(name)
-        left = memory.page_size - at % memory.page_size
-        part = memory.try_read(at, min(left, NAME_MAX + 1 - len(name)))
-        if part is None:
-            break
-        name += part
-    name, end, _ = name.partition(b"\0")
-    return name if end else b""

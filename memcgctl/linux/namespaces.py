@@ -16,9 +16,9 @@ import numpy as np
 
 from memcgctl.kernel.layout import offset_of
 from memcgctl.kernel.trouble import Topic
-from memcgctl.linux.backing import Names, mounts_of, read_dentries, read_mounts
 from memcgctl.linux.files import Opened
 from memcgctl.linux.lists import list_structs
+from memcgctl.linux.paths import Names, mounts_of, read_dentries, read_mounts
 from memcgctl.linux.structs import U64, addresses, read_strings, read_structs
 
 if TYPE_CHECKING:

@@ -119,10 +119,17 @@ def walk(
         )
         if not len(table):
             return
-        order = np.lexsort((table, mm))
-        mm, table, base = mm[order], table[order], base[order]
-        once = np.append(True, (np.diff(table) != 0) | (np.diff(mm) != 0))
-        mm, table, base = mm[once], table[once], base[once]
+        mm, table, base = _once(mm, table, base)
+
+
+def _once(
+    mm: NDArray[np.int64], table: U64, base: U64
+) -> tuple[NDArray[np.int64], U64, U64]:
+    """Each table of an address space once, in the order of memory."""
+    order = np.lexsort((table, mm))
+    mm, table, base = mm[order], table[order], base[order]
+    once = np.append(True, (np.diff(table) != 0) | (np.diff(mm) != 0))
+    return mm[once], table[once], base[once]
 
 
 def _full(

@@ -20,9 +20,9 @@ from memcgctl.census.folios import (
     SHMEM,
     Charged,
     Owners,
-    PageLayout,
     charged_folios,
 )
+from memcgctl.census.pages import PageLayout
 from tests.unit.fake_kernel import BASE, FakeKernel
 
 HEAD, SWAPBACKED = 6, 17

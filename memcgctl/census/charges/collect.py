@@ -17,6 +17,7 @@ from drgn.helpers.linux.percpu import per_cpu
 from numpy.typing import NDArray
 
 from memcgctl.census import folios
+from memcgctl.census.pages import page_layout
 from memcgctl.kernel.layout import (
     dtype_of,
     has_member,
@@ -108,7 +109,7 @@ def collect_folios(
     ``memcgs`` are all memcgs of the kernel. Raises KernelError if there is no memory
     map, as in a dump that excludes it.
     """
-    layout = folios.page_layout(kernel.prog)
+    layout = page_layout(kernel.prog)
     counters = _counters(kernel)
     owners = folios.Owners(kernel, memcgs)
     # The position among those wanted of each row of memcgs, the unknown one's last.

@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memcgctl.census.tree import (
-    node_paths,
-)
+from memcgctl.census.names import node_paths
 from memcgctl.kernel.layout import (
     has_member,
     offset_of,

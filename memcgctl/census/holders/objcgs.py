@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from memcgctl.census import folios
 from memcgctl.census.overhead import read_machine
+from memcgctl.census.pages import page_layout
 from memcgctl.kernel.layout import (
     has_member,
     offset_of,
@@ -164,7 +165,7 @@ def _charges(
     progress: Progress | None,
 ) -> tuple[Int64, Int64]:
     """Folios charged to each obj_cgroup, and their bytes."""
-    layout = folios.page_layout(kernel.prog)
+    layout = page_layout(kernel.prog)
     order = np.argsort(objcgs)
     known = objcgs[order]
     counts, pages = np.zeros(len(objcgs), np.int64), np.zeros(len(objcgs), np.int64)

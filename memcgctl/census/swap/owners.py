@@ -30,8 +30,9 @@ from memcgctl.kernel.trouble import (
     Topic,
     reading,
 )
-from memcgctl.linux.backing import file_paths, read_backings
+from memcgctl.linux.backing import read_backings
 from memcgctl.linux.pagetables import swap_entries, walk
+from memcgctl.linux.paths import file_paths
 from memcgctl.linux.rmap import file_vmas
 from memcgctl.linux.structs import (
     U64,
