@@ -22,7 +22,6 @@ from tests.lab.guest import Guest
 from tests.lab.live import ROOT, live, run_in
 from tests.lab.packages import PackageError
 from tests.lab.scenarios import CGROUPS, EXT4, HUGE, TMPFS
-from tests.schemas import read
 from tests.vm.test_live import give_up, require_programs
 
 # Beside those of test_live: 6.1 and 6.18 lie between changes of what is charged where,
@@ -133,8 +132,7 @@ def act(guest: Guest, truth: dict[str, Any], meanwhile: str = "") -> Acted:
     before = run.dying(guest), checksums(guest), innocent(guest)
     ran = run_in(guest, sys.executable, "/run/act.py", meanwhile)
     assert ran.status == 0, ran.stderr
-    *documents, journal = map(json.loads, ran.stdout.splitlines())
-    plan, result = map(read, documents)
+    plan, result, journal = map(json.loads, ran.stdout.splitlines())
     after = run.dying(guest), checksums(guest), innocent(guest)
     check = run_in(guest, sys.executable, "-c", CHECK, *touched(truth))
     return Acted(
