@@ -69,7 +69,7 @@ def _read(kernel: OpenedKernel, trees: int) -> Zswap:
     devices = min(read_variable(kernel, "nr_swapfiles", 4), MAX_DEVICES)
     # A table for all that there can be: MAX_SWAPFILES is less than these.
     words = kernel.memory.read(trees, devices * 8)
-    heads = np.frombuffer(words, "<u8").astype(np.uint64)
+    heads: U64 = np.frombuffer(words, "<u8").astype(np.uint64)
     try:
         counts = kernel.memory.read(kernel.symbol("nr_zswap_trees"), devices * 4)
         each = np.frombuffer(counts, "<u4").astype(np.int64)
@@ -92,7 +92,8 @@ def _read(kernel: OpenedKernel, trees: int) -> Zswap:
         size = size_of(kernel.prog, "struct xarray")
         root_at = offset_of(kernel.prog, "struct xarray", "xa_head")
         look = _in_xarrays
-    at = heads[device.astype(np.intp)] + number * np.uint64(size) + np.uint64(root_at)
+    at: U64 = number * np.uint64(size) + np.uint64(root_at)
+    at += heads[device.astype(np.intp)]
     tree, offset, length = look(kernel, read_pointers(kernel, at))
     entry = (device[tree] << np.uint64(_TYPE_SHIFT)) | offset
     order = np.argsort(entry)
