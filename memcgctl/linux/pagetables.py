@@ -70,10 +70,10 @@ def walk(
     """
     wanted = None if ranges is None else _Wanted(ranges)
     spanned = None if areas is None else _Wanted(areas)
-    mm = np.arange(len(mms), dtype=np.int64)
-    table = read_structs(kernel, "struct mm_struct", mms, {"pgd": "pgd"})["pgd"]
+    mm: NDArray[np.int64] = np.arange(len(mms), dtype=np.int64)
+    table: U64 = read_structs(kernel, "struct mm_struct", mms, {"pgd": "pgd"})["pgd"]
     mm, table = mm[table != 0], addresses(table[table != 0])
-    base = np.zeros(len(table), np.uint64)
+    base: U64 = np.zeros(len(table), np.uint64)
     format_ = format_of(kernel)
     budget = _TABLES_LIMIT
     top, lowest = format_.shifts[0], format_.page_shift
@@ -114,18 +114,18 @@ def walk(
             below.append((owner[down], address, at[down]))
         if not below:
             return
-        mm, table, base = (
-            np.concatenate(column) for column in zip(*below, strict=True)
-        )
+        mm, table, base = _once(below)
         if not len(table):
             return
-        mm, table, base = _once(mm, table, base)
 
 
 def _once(
-    mm: NDArray[np.int64], table: U64, base: U64
+    found: list[tuple[NDArray[np.int64], U64, U64]],
 ) -> tuple[NDArray[np.int64], U64, U64]:
     """Each table of an address space once, in the order of memory."""
+    mm, table, base = (np.concatenate(column) for column in zip(*found, strict=True))
+    if not len(table):
+        return mm, table, base
     order = np.lexsort((table, mm))
     mm, table, base = mm[order], table[order], base[order]
     once = np.append(True, (np.diff(table) != 0) | (np.diff(mm) != 0))
