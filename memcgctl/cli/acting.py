@@ -154,6 +154,8 @@ def finish_transit(journal: Path | None, *, only: bool = False) -> None:
     from memcgctl.report.text import size
 
     machine = read_machine()
+    if machine.euid and not only:
+        return  # only root makes one; why nobody else can act is told by what comes
     try:
         if transit.found(machine) is None:
             if only:

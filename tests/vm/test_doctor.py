@@ -136,7 +136,7 @@ def said() -> Said:
     assert ran.status == 0, ran.stderr
     found = re.search(r"^nr_dying_descendants (\d+)$", stat, re.M)
     assert found
-    return Said(int(found[1]), read(ran.stdout))
+    return Said(int(found[1]), json.loads(ran.stdout))
 
 
 def test_the_services_capabilities_are_enough(said: Said) -> None:

@@ -216,6 +216,8 @@ def play(name: str) -> Json:
 
 
 def main() -> None:
+    if not V1:
+        (ABOVE / "cgroup.subtree_control").write_text("+memory")
     LIVING.mkdir(exist_ok=True)
     path = TMPFS / "living"
     lab(f"join={LIVING}", "anon=6M", "touch", f"write=3M:{path}", f"map={path}", "hold")
