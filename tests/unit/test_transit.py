@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from memcgctl.actions.host import zram
 from memcgctl.actions.host.machine import ActionError, Machine, SwapDevice, read_machine
 from memcgctl.actions.run import transit
 
@@ -85,4 +86,32 @@ def test_a_note_that_others_can_write_to_is_not_believed(
     write(notes)
     (notes / "temp-swap").chmod(0o666)
     with pytest.raises(ActionError, match="written to by others"):
+        transit.found(machine, notes)
+
+
+@pytest.mark.parametrize("path", ["sys/block/zram7/disksize", "proc/swaps"])
+def test_what_cannot_be_read_is_not_told_to_be_gone(
+    notes: Path, machine: Machine, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The note would go, and with it who has somebody's pages in the device."""
+    write(notes)
+    (machine.sys / "block/zram7/disksize").write_text(f"{1 << 24}\n")
+    (machine.proc / "swaps").write_text("Filename Type Size Used Priority\n")
+    header = (NOTE["uuid"], zram.LABEL)
+    monkeypatch.setattr(zram, "_read_header", lambda device, machine: header)
+    found = transit.found(machine, notes)
+    assert found is not None
+    assert found[1] == "off"
+    (machine.sys.parent / path).unlink()
+    with pytest.raises(ActionError, match="cannot be read"):
+        transit.found(machine, notes)
+
+
+def test_without_a_boot_id_a_note_is_not_another_boots(
+    notes: Path, machine: Machine
+) -> None:
+    """The same: all devices would be another boot's."""
+    write(notes)
+    (machine.proc / "sys/kernel/random/boot_id").unlink()
+    with pytest.raises(ActionError, match="cannot be read"):
         transit.found(machine, notes)

@@ -90,8 +90,11 @@ def switch_on(device: SwapDevice, machine: Machine) -> None:
 
 
 def used(device: SwapDevice, machine: Machine) -> int | None:
-    """What is in it, in bytes; None where it is not switched on."""
-    for line in read_text(machine.proc / "swaps").splitlines()[1:]:
+    """What is in it, in bytes; None where it is not switched on.
+
+    Raises ActionError where that cannot be read.
+    """
+    for line in _swaps(machine):
         words = line.split()
         if len(words) == 5 and words[0].endswith(f"/zram{device.number}"):
             return int(words[3]) << 10
@@ -122,11 +125,14 @@ def state(device: SwapDevice, machine: Machine) -> str:
     """``gone``, ``empty`` (no size), ``unused``, ``off``, ``on``; or ``not ours``.
 
     ``unused``: of our size, without a header, and nothing was ever written to it.
+    Raises ActionError where that cannot be told.
     """
     block = _block(device, machine)
     if not block.is_dir():
         return "gone"
     size = read_text(block / "disksize").strip()
+    if not size:
+        raise ActionError(f"the size of {device.name} cannot be read")
     if size == "0":
         return "empty"
     if size != str(device.size):
@@ -170,9 +176,17 @@ def room_for(machine: Machine) -> int | None:
 
 
 def swap_priorities(machine: Machine) -> list[int]:
-    """Those of what is swapped to now."""
-    lines = read_text(machine.proc / "swaps").splitlines()[1:]
-    return [int(one) for one in re.findall(r"(-?\d+)$", "\n".join(lines), re.M)]
+    """Those of what is swapped to now; raises ActionError where that is not told."""
+    lines = "\n".join(_swaps(machine))
+    return [int(one) for one in re.findall(r"(-?\d+)$", lines, re.M)]
+
+
+def _swaps(machine: Machine) -> list[str]:
+    """The lines of /proc/swaps below its title."""
+    title, *lines = read_text(machine.proc / "swaps").splitlines() or [""]
+    if not title:
+        raise ActionError(f"{machine.proc}/swaps cannot be read")
+    return lines
 
 
 def _block(device: SwapDevice, machine: Machine) -> Path:

@@ -138,13 +138,14 @@ def finish(notes: Path, journal: Journal, worker: Runner, machine: Machine) -> F
     """Bring back what is in the device that is written down, and remove it."""
     try:
         left = found(machine, notes)
+        size = left and zram.used(left[0], machine)
     except ActionError as error:
         return Finished(why=str(error))
     if left is None:
         _forget(notes)
         return Finished()
     device, state = left
-    size, why = zram.used(device, machine) or 0, ""
+    why = ""
     with suppress(ActionError):  # without a journal it has to come back all the same
         journal.write("transit", state="removing", **asdict(device))
     try:
@@ -155,7 +156,7 @@ def finish(notes: Path, journal: Journal, worker: Runner, machine: Machine) -> F
     with suppress(ActionError):
         done = "left" if why else "removed"
         journal.write("transit", state=done, **asdict(device), why=why)
-    return Finished(device.name, why, size)
+    return Finished(device.name, why, size or 0)
 
 
 def finish_alone(journal: Path, machine: Machine, lock: Path | None = None) -> Finished:
@@ -216,9 +217,11 @@ def _remove(device: SwapDevice, state: str, machine: Machine, guard: Guard) -> N
 
 
 def _boot_id(machine: Machine) -> str:
-    with suppress(OSError):
-        return (machine.proc / "sys/kernel/random/boot_id").read_text().strip()
-    return ""
+    path = machine.proc / "sys/kernel/random/boot_id"
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise ActionError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _read(notes: Path) -> Note | None:
