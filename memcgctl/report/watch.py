@@ -66,25 +66,28 @@ def line(seen: Watched) -> str:
     parts = [
         f"{moment} zombies={seen.offline} born={seen.born} gone={seen.gone}",
         f"overhead_bytes={seen.overhead_bytes} usage_bytes={seen.usage_bytes}",
-        f"warnings={len(seen.warnings)}",
+        f"whole={'yes' if seen.whole else 'no'} warnings={len(seen.warnings)}",
     ]
     return " ".join(parts) + "\n"
 
 
 def _head(seen: Watched) -> list[str]:
-    how_many = (
+    how_many = "" if seen.whole else "at least "
+    how_many += (
         f"{counted(seen.offline, 'zombie cgroup')}, {size(seen.overhead_bytes)} of "
         f"kernel overhead, {size(seen.usage_bytes)} on their counters."
     )
     counted_by_kernel = seen.kernel.dying_cgroups
     lines = [how_many]
     born, gone = seen.per_minute(seen.born), seen.per_minute(seen.gone)
-    if born is None or gone is None:
+    if not seen.whole:
+        lines.append("The cgroup tree could not be read in full this time.")
+    elif born is None or gone is None:
         lines.append("The next look tells how fast they come and go.")
     else:
         lines.append(
             f"In {duration(seen.seconds)}: {seen.offline - seen.first:+,}; "
-            f"{_rate(seen.born, born)} came, {_rate(seen.gone, gone)} went."
+            f"{_rate(seen.born, born)} seen to come, {_rate(seen.gone, gone)} to go."
         )
     if counted_by_kernel is not None and counted_by_kernel != seen.offline:
         lines.append(f"The kernel counts {counted(counted_by_kernel, 'dying cgroup')}.")

@@ -1,7 +1,8 @@
 """How do zombies come and go, from one look at the tree to the next? Pure functions.
 
 One that comes and goes between two looks is in no look, so births and deaths are lower
-bounds; what grows is not.
+bounds. A look that did not read the whole tree compares nothing: what is missing from
+it may be there.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from memcgctl.model import Census, Kernel, Memcg
+from memcgctl.model import Census, Kernel, Memcg, Topic
 from memcgctl.views.workload import Rules, workload
 
 
@@ -26,14 +27,16 @@ class Growth:
 class Watched:
     """What looks at one kernel have shown so far.
 
-    ``seconds`` is from the first look to the last, ``born`` and ``gone`` what came and
-    went between them; ``families`` the fastest growing first, then the largest;
+    ``seconds`` is from the first whole look to the last, ``born`` and ``gone`` what
+    came and went between them; of one that is not ``whole`` the numbers are what was
+    read. ``families`` are the fastest growing first, then the largest;
     ``oldest`` the longest removed, of those whose removal is known, with seconds.
     ``usage_bytes`` is on their counters, ``overhead_bytes`` the kernel's structures.
     """
 
     kernel: Kernel
     looks: int
+    whole: bool
     seconds: float
     offline: int
     first: int
@@ -56,9 +59,10 @@ class Watch:
     def __init__(self, rules: Rules = workload) -> None:
         self._rules = rules
         self._began: float | None = None
+        self._last = 0.0
         self._first: Counter[str] = Counter()
         self._known: frozenset[tuple[int, int]] = frozenset()
-        self._born = self._gone = self._looks = self._offline = 0
+        self._born = self._gone = self._looks = 0
 
     def see(self, census: Census, at: float, rows: int = 20) -> Watched:
         """What is to be told once ``census`` was taken, at ``at`` seconds of a clock
@@ -68,24 +72,26 @@ class Watch:
         # Several memcgs can have one cgroup id; one address is used again.
         now = frozenset((memcg.id, memcg.address) for memcg in zombies)
         families = Counter(map(self._family, zombies))
-        if self._began is None:
-            self._began, self._first = at, families
-            self._offline = len(zombies)
-        else:
+        whole = Topic.MEMCGS.value not in census.unread
+        self._looks += 1
+        if whole and self._began is None:
+            self._began, self._first, self._known = at, families, now
+        if whole:
             self._born += len(now - self._known)
             self._gone += len(self._known - now)
-        self._known = now
-        self._looks += 1
+            self._known, self._last = now, at
+        first = families if self._began is None else self._first
         grown = sorted(
-            (Growth(name, n, n - self._first[name]) for name, n in families.items()),
+            (Growth(name, n, n - first[name]) for name, n in families.items()),
             key=lambda one: (-one.more, -one.now, one.name),
         )
         return Watched(
             kernel=census.kernel,
             looks=self._looks,
-            seconds=at - self._began,
+            whole=whole,
+            seconds=0.0 if self._began is None else self._last - self._began,
             offline=len(zombies),
-            first=self._offline,
+            first=first.total(),
             born=self._born,
             gone=self._gone,
             overhead_bytes=sum(memcg.overhead.total_bytes for memcg in zombies),

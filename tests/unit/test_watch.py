@@ -76,3 +76,33 @@ def test_a_line_a_look_in_a_pipe() -> None:
     words = line(looks()).split()
     assert words[0] == "1970-01-12T13:47:40Z"
     assert words[1:4] == ["zombies=4", "born=4", "gone=2"]
+
+
+def test_a_tree_that_was_read_in_part_tells_nobody_is_gone() -> None:
+    """Lost: a torn look at a busy tree, told as zombies that went and came again."""
+    watch = Watch()
+    every = [named(100 + n, f"job-{n}.service") for n in range(3)]
+    watch.see(census(*every), 0.0)
+    torn = replace(
+        census(*every[:1]), unread=("cgroup tree",), warnings=("a part is unread",)
+    )
+    seen = watch.see(torn, 30.0)
+    assert (seen.offline, seen.whole) == (1, False)
+    assert (seen.born, seen.gone) == (0, 0)
+    assert "at least 1 zombie cgroup" in screen(seen, 10).plain
+    assert "came" not in screen(seen, 10).plain
+    assert "whole=no" in line(seen)
+    after = watch.see(census(*every), 60.0)
+    assert (after.born, after.gone, after.whole) == (0, 0, True)
+    assert "none seen to come, none to go" in screen(after, 10).plain
+    assert "whole=yes" in line(after)
+
+
+def test_growth_is_counted_from_the_first_whole_look() -> None:
+    """Lost: all zombies there are, told as so many that came."""
+    watch = Watch()
+    every = [named(100 + n, f"job-{n}.service") for n in range(3)]
+    watch.see(replace(census(*every[:1]), unread=("cgroup tree",)), 0.0)
+    seen = watch.see(census(*every), 30.0)
+    assert (seen.first, seen.born, seen.seconds) == (3, 0, 0.0)
+    assert [one.more for one in seen.families] == [0]
