@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,10 +106,14 @@ def memcg_holders(memcg: drgn.Object) -> list[tuple[str, int, str]]:
 
     :param memcg: ``struct mem_cgroup *``
     :return: For each holder its kind, how many references it has, and what it is.
+
+    What could not be read, so that holders may be missing, is told by ``warnings``.
     """
     from memcgctl.census import take_census
 
     census = take_census(_kernel(memcg.prog_), details="offline")
+    for warning in census.warnings:
+        warnings.warn(warning, stacklevel=2)
     for found in census.memcgs:
         if found.address == memcg.value_() and found.details is not None:
             return [(one.kind, one.count, one.detail) for one in found.details.holders]

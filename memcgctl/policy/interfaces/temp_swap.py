@@ -8,6 +8,7 @@ run, nothing waits in the swap cache, and no swap of the machine's own is needed
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from memcgctl.model import FileTarget, ProcessTarget
 from memcgctl.policy.cases import Part
@@ -138,24 +139,11 @@ MAPPED = Interface(
     disturbs=True,
 )
 # After swapin, which maps them.
-AGAIN = Interface(
-    name="temp-swap",
-    does="moves it to the parent by way of zram",
+AGAIN = replace(
+    MAPPED,
     harm=50,
-    way="neither",
-    options=_OPTIONS,
     cases=("swap-backed-unmapped",),
-    needs=MAPPED.needs,
-    seen=("5.10", "6.1", "6.12", "7.0"),
-    requires=_REQUIRES,
-    effect=_EFFECT,
-    touches=MAPPED.touches,
-    cannot=MAPPED.cannot,
     reach=_again,
     action=_again_action,
-    collateral=_nothing,
-    ask="temp-swap",
-    rank=AFTER_SWAPIN,
     after="swapin",
-    disturbs=True,
 )
