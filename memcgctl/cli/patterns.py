@@ -13,9 +13,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+from memcgctl.cli.reading import read_toml
 from memcgctl.views.workload import GROUPS, Rule, workload
-
-MAX_BYTES = 1 << 20
 
 
 def use_patterns(path: Path) -> None:
@@ -31,11 +30,7 @@ def _read(path: Path) -> list[Rule]:
         return typer.BadParameter(f"{path}: {why}")
 
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-        if len(raw) > MAX_BYTES:
-            raise wrong(f"larger than {MAX_BYTES:,} bytes")
-        document = tomllib.loads(raw.decode())
+        document = tomllib.loads(read_toml(path))
     except OSError as error:
         raise wrong(error.strerror) from error
     except (ValueError, RecursionError) as error:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from memcgctl.cli.reading import read_toml
+
 if TYPE_CHECKING:
     from memcgctl.policy.policies import Policy
 
-MAX_POLICY_BYTES = 1 << 20
 UNITS = "KMGT"
 
 
@@ -64,18 +65,12 @@ def load_policy(name: str, mapper: MapperRule | None = None) -> Policy:
     if policy is None:
         path = Path(name)
         try:
-            with path.open("rb") as file:
-                data = file.read(MAX_POLICY_BYTES + 1)
-            if len(data) > MAX_POLICY_BYTES:
-                raise PolicyError("too large for a policy")
-            policy = parse_policy(data.decode(), path.stem)
+            policy = parse_policy(read_toml(path), path.stem)
         except OSError as error:
             known = ", ".join(POLICIES)
             raise typer.BadParameter(
                 f"'{name}' is neither a policy ({known}) nor a file: {error.strerror}."
             ) from error
-        except UnicodeDecodeError as error:
-            raise typer.BadParameter(f"{name}: not UTF-8.") from error
-        except PolicyError as error:
+        except (PolicyError, ValueError) as error:
             raise typer.BadParameter(f"{name}: {error}.") from error
     return policy if mapper is None else replace(policy, mapper=mapper.value)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Paths = tuple[Path | None, Path | None, Path | None, Path | None, Path | None]
 Progress = Callable[[str, int, int], None]
+MAX_TOML_BYTES = 1 << 20
 
 # Within drgn: the kernel that its program has open, which the options do not name.
 ADOPTED: ContextVar[OpenedKernel | None] = ContextVar("ADOPTED", default=None)
@@ -97,6 +98,18 @@ def _size_of(core: Path) -> int:
         return 0
     is_file = stat.S_ISREG(status.st_mode) and not str(core).startswith("/proc/")
     return min(status.st_size, 4096 * status.st_blocks) if is_file else 0
+
+
+def read_toml(path: Path) -> str:
+    """The text of a file that a person wrote; OSError, or ValueError if it is none."""
+    with path.open("rb") as file:
+        data = file.read(MAX_TOML_BYTES + 1)
+    if len(data) > MAX_TOML_BYTES:
+        raise ValueError(f"larger than {MAX_TOML_BYTES:,} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8") from error
 
 
 def load_census(path: Path, paths: Paths) -> Census:
