@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Format:
+class Format(ABC):
     """Page tables of processes: numbers, and what an entry means.
 
     ``shifts`` has the address bits below each level's index, the top level's first;
@@ -35,18 +36,18 @@ class Format:
         found: Flags = entry & self.mapping != 0
         return found
 
+    @abstractmethod
     def is_huge(self, entry: U64, shift: int) -> Flags:
         """Which entries of the level of ``shift``, above the lowest, map memory."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_table(self, entry: U64, shift: int) -> Flags:
         """Which of these lead to a table of the level below."""
-        raise NotImplementedError
 
+    @abstractmethod
     def physical(self, entry: U64) -> U64:
         """Where what such entries map, or the table that they lead to, begins."""
-        raise NotImplementedError
 
+    @abstractmethod
     def swap(self, entry: U64) -> tuple[NDArray[np.int64], U64]:
         """Type and offset of entries that do not map memory."""
-        raise NotImplementedError
